@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from patchifier import audio, model_folder, spectrogram, windows
+from patchifier import audio, estimates, heads, model_folder, spectrogram, windows
 from patchifier.config import (
     DESCRIPTORS_VERSION,
     Config,
@@ -56,7 +56,8 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     path : str or Path
         By default "patchifier-base", which comes with the package. Else another bundled model, such
         as "patchifier-paper" (a folder of that name is "./patchifier-paper"), a model folder, as
-        training writes it, or, downloaded, "hf://owner/name" or "hf://owner/name@revision".
+        training writes it, the folder of a head, or, downloaded, "hf://owner/name" or
+        "hf://owner/name@revision".
     device : str
         "cpu", "cuda", "cuda:1", "mps", or "auto", which is the best available.
 
@@ -76,6 +77,10 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     >>> model.embed("music/one.ogg").shape == (model.size,)
     True
     """
+    if heads.is_head(path):
+        assert path is not None
+        head = heads.read(path)
+        return load(head.model, device=device).with_head(head)
     if device == "auto" and importlib.util.find_spec("torch") is None:
         device = "cpu"
     folder = model_folder.read(path)
@@ -117,6 +122,8 @@ class Embedder:
         What it was made with. ``config.embed`` says how a sequence becomes a vector.
     task : Task
         Of a fine-tuned model.
+    head : Head
+        Predicts from an embedding, in place of a head inside the network.
 
     Notes
     -----
@@ -125,8 +132,15 @@ class Embedder:
     vectors. Padding is masked, so a vector does not depend on its batch.
     """
 
-    def __init__(self, network: Network, config: Config, task: Task | None = None) -> None:
-        self.network, self.config, self.task = network, config, task
+    def __init__(
+        self,
+        network: Network,
+        config: Config,
+        task: Task | None = None,
+        *,
+        head: heads.Head | None = None,
+    ) -> None:
+        self.network, self.config, self.task, self.head = network, config, task, head
 
     def __repr__(self) -> str:
         """Length of a vector and number of parameters."""
@@ -154,6 +168,21 @@ class Embedder:
         lengths = config.pretrain.n_patches, config.pretrain.stage_two_patches
         version = [DESCRIPTORS_VERSION] if config.embed.summaries else []
         return digest(*sections, *lengths, self.network.weights_hash, *version)
+
+    def with_head(self, head: heads.Head) -> "Embedder":
+        """Return this model with a head on its embeddings.
+
+        Raises
+        ------
+        RequestError
+            If the head was trained on vectors of another model or of other settings.
+        """
+        if (head.identity, head.size) != (self.identity, self.size):
+            raise RequestError(
+                f"the head was trained on vectors of another model than {head.model}, or of other "
+                "settings: train it again on vectors of this one."
+            )
+        return Embedder(self.network, self.config, Task("one-of", head.names), head=head)
 
     def embed(self, x: Music | Sequence[Music], sample_rate: int | None = None) -> np.ndarray:
         """Embed music.
@@ -201,6 +230,8 @@ class Embedder:
             Mean over windows, as in the test of the model.
         """
         self.require_task()
+        if self.head:
+            return self.head.probabilities(self._each(x, sample_rate, _vectors))
         return self._each(x, sample_rate, _predictions)
 
     def predict_windows(
@@ -219,6 +250,10 @@ class Embedder:
         """
         self.require_task()
         pieces = self.pieces(x, sample_rate, start_s=start_s, end_s=end_s)
+        if self.head:
+            found = self._stretches(pieces, window_s, hop_s, _vectors)
+            probabilities = self.head.probabilities(found.vectors)
+            return Embedding(probabilities, found.start_s, found.end_s)
         return self._stretches(pieces, window_s, hop_s, _predictions)
 
     def require_task(self) -> Task:
@@ -227,7 +262,7 @@ class Embedder:
             return self.task
         raise RequestError(
             "this model has no head, expected one from 'patchifier finetune', such as "
-            "RUN/full/model."
+            "RUN/full/model, or a head that the page of 'patchifier app' saved."
         )
 
     def embed_windows(
@@ -315,6 +350,36 @@ class Embedder:
         starts = np.array(spectrogram.patch_starts(frames, length=length, tail="anchor"))
         ends = np.minimum(starts + length, frames)
         return Embedding(means.result(), starts * frame_s, ends * frame_s)
+
+    def tempo(self, x: Music, sample_rate: int | None = None) -> estimates.Tempo:
+        """Estimate the tempo of one piece of music; see :func:`patchifier.estimates.tempo`.
+
+        Examples
+        --------
+        >>> clicks = np.zeros(10 * 22_050, np.float32)
+        >>> clicks[:: 22_050 // 2] = 0.5
+        >>> round(patchifier.load().tempo(clicks, 22_050).bpm)
+        120
+        """
+        config = self.config.spectrogram
+        return estimates.tempo(estimates.features(self.pieces(x, sample_rate), config))
+
+    def key(self, x: Music, sample_rate: int | None = None) -> estimates.Key:
+        """Estimate the key of one piece of music; see :func:`patchifier.estimates.key`.
+
+        Raises
+        ------
+        RequestError
+            Also if the model's log-mel has no pitch bands.
+
+        Examples
+        --------
+        >>> patchifier.load().key(np.zeros(10 * 22_050, np.float32), 22_050).name is None
+        True
+        """
+        config = self.config.spectrogram
+        estimates.require_pitch_bands(config)
+        return estimates.key(estimates.features(self.pieces(x, sample_rate), config))
 
     def log_mel(self, x: Music, sample_rate: int | None = None) -> np.ndarray:
         """Log-mel (M, T) of a file or of samples, with this model's settings.

@@ -164,7 +164,7 @@ def test_numpy_and_lancedb_give_the_same(write, build):
             (row.path, row.start_s) for row in other
         ]
         assert [row.score for row in one] == pytest.approx([row.score for row in other], abs=1e-6)
-    one, other = (store.playlist("5", 20, artist_gap=2) for store in (exact, index))
+    one, other = (store.mix("5", 20, artist_gap=2) for store in (exact, index))
     assert paths(one) == paths(other)
 
 
@@ -236,7 +236,7 @@ def test_an_index_of_one_row(write, build):
     index = build(write(on_circle(7), ["only"]))
     assert paths(index.similar(on_circle(0)[0])) == ["only"]
     assert index.similar("only") == ()
-    assert paths(index.playlist("only", 5)) == ["only"]
+    assert paths(index.mix("only", 5)) == ["only"]
     assert index.near_duplicates() == ()
     assert index.remove("only") == search.Changes(removed=1)
     assert index.similar(on_circle(0)[0]) == ()
@@ -398,7 +398,7 @@ def test_an_empty_table_answers_with_nothing(opened, write):
     store = opened(write(np.zeros((0, 2)), []))
     assert len(store) == 0
     query = on_circle(0)[0]
-    assert store.similar(query) == store.playlist(query) == store.near_duplicates() == ()
+    assert store.similar(query) == store.mix(query) == store.near_duplicates() == ()
     assert store.filter(Filter()) == ()
     with pytest.raises(RequestError, match="is not in"):
         store.similar("a.mp3")
@@ -494,15 +494,15 @@ def test_too_many_pairs_are_refused(write):
 
 def test_a_playlist_walks_to_the_nearest_that_was_not_played(opened, write):
     store = opened(write(on_circle(0, 10, 19, 27, -11), "abcde"))
-    walk = store.playlist("a", 4)
+    walk = store.mix("a", 4, drift=1.0)
     assert paths(walk) == [*"abcd"]
     assert [row.score for row in walk] == cosine(0, 10, 9, 8)
-    assert paths(store.playlist("a", 4, drift=0.0)) == [*"abec"]  # always near the start
-    assert paths(store.playlist("a", 99)) == [*"abcde"]  # no repeats, then the end
+    assert paths(store.mix("a", 4, drift=0.0)) == [*"abec"]  # always near the start
+    assert paths(store.mix("a", 99, drift=1.0)) == [*"abcde"]  # no repeats, then the end
 
 
 def test_a_playlist_keeps_artists_apart(opened, circle):
-    songs = opened(circle).playlist(song(0), 4, artist_gap=1)
+    songs = opened(circle).mix(song(0), 4, artist_gap=1)
     artists = [row.tags.get("artist") for row in songs]
     assert len(songs) == 4
     assert all(one != other for one, other in itertools.pairwise(artists))
@@ -511,7 +511,7 @@ def test_a_playlist_keeps_artists_apart(opened, circle):
 def test_a_long_playlist_has_no_repeats(opened, write):
     names = [f"{UNICODE} {QUOTES} {row // 2}" for row in range(120)]
     store = opened(write(random_vectors(120), names, starts=np.arange(120) % 2))
-    songs = paths(store.playlist(names[0], 60))
+    songs = paths(store.mix(names[0], 60))
     assert len(set(songs)) == len(songs) == 60
 
 
@@ -538,7 +538,8 @@ def test_another_model_is_refused_and_the_difference_named(write, build, circle)
         (np.array([np.nan, 1]), "not finite"),
         (np.ones((1, 2)), "shape"),
         (np.array([1, 0]), "int64"),
-        ([1.0, 0.0], "list"),
+        ([1.0, 0.0], "float"),
+        ([], "no file was given"),
         ("missing.mp3", "missing.mp3 is not in"),
     ],
 )
@@ -552,8 +553,8 @@ def test_queries_that_make_no_sense(opened, circle, query, message):
     [
         ("similar", (song(0), 0), {}),
         ("similar", (song(0), 2.5), {}),
-        ("playlist", (song(0), -1), {}),
-        ("playlist", (song(0), 2), {"drift": 2}),
+        ("mix", (song(0), -1), {}),
+        ("mix", (song(0), 2), {"drift": 2}),
         ("near_duplicates", (0,), {}),
         ("near_duplicates", (float("nan"),), {}),
     ],

@@ -91,7 +91,7 @@ def _write_index(folder: Path) -> None:
 
 def _read_index(folder: Path) -> Any:
     index = search.load(folder / "index")
-    return [row.path for row in index.similar(np.ones(test_table.SIZE, np.float32), k=5)]
+    return [row.path for row in index.similar(np.ones(test_table.SIZE, np.float32), count=5)]
 
 
 def _write_manifest(folder: Path) -> None:

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from patchifier import predictors
 from patchifier.train import references
 from patchifier.train.references import (
     Kriging,
     OnsetCounts,
-    band_means,
     count_matches,
     count_onsets,
     onsets,
@@ -17,55 +17,6 @@ from patchifier.train.references import (
 # One clip of six patches and two bands; patches 1 and 4 are visible.
 BANDS = np.array([[[9.0, 9.0], [1.0, -2.0], [9.0, 9.0], [9.0, 9.0], [4.0, 10.0], [9.0, 9.0]]])
 VISIBLE = np.array([[False, True, False, False, True, False]])
-
-
-def test_band_means_are_over_the_frames_of_a_patch():
-    patches = np.arange(12.0, dtype=np.float32).reshape(1, 2, 2, 3)
-    np.testing.assert_array_equal(band_means(patches), [[[1, 4], [7, 10]]])
-
-
-def test_visible_mean_is_the_mean_over_visible_patches_at_every_patch():
-    np.testing.assert_array_equal(references.visible_mean(BANDS, VISIBLE), [[[2.5, 4.0]] * 6])
-    alone = VISIBLE & [True, True, True, False, False, False]
-    np.testing.assert_array_equal(references.visible_mean(BANDS, alone), [[[1.0, -2.0]] * 6])
-
-
-def test_interpolation_is_linear_between_visible_patches_and_held_beyond():
-    expected = [[[1, -2], [1, -2], [2, 2], [3, 6], [4, 10], [4, 10]]]
-    np.testing.assert_allclose(references.interpolation(BANDS, VISIBLE), expected, rtol=1e-12)
-
-
-def test_shrunk_interpolation_is_half_interpolation_and_half_visible_mean():
-    expected = [[[1.75, 1], [1.75, 1], [2.25, 3], [2.75, 5], [3.25, 7], [3.25, 7]]]
-    np.testing.assert_allclose(
-        references.shrunk_interpolation(BANDS, VISIBLE), expected, rtol=1e-12
-    )
-
-
-@pytest.mark.parametrize("name", references.UNTRAINED)
-def test_a_predictor_looks_at_visible_patches_of_its_own_clip_alone(name):
-    generator = np.random.default_rng(0)
-    bands, visible = generator.normal(size=(3, 7, 2)), generator.random((3, 7)) < 0.4
-    visible[:, 3], visible[2] = True, False  # the last clip shows nothing
-    changed = np.where(visible[..., None], bands, 99.0)  # padding and masked patches hold anything
-    predict = references.UNTRAINED[name]
-    np.testing.assert_array_equal(predict(bands, visible), predict(changed, visible))
-    np.testing.assert_array_equal(predict(bands, visible)[1], predict(bands[1:2], visible[1:2])[0])
-    assert np.isnan(predict(bands, visible)[2]).all()
-    assert np.isfinite(predict(bands, visible)[:2]).all()
-
-
-def test_errors_of_predictors_without_training_are_those_of_masked_patches():
-    patches = np.repeat(BANDS[0][:, :, None], 4, axis=2)
-    found = references.untrained_mse(patches, ~VISIBLE[0])
-    assert list(found) == ["visible_mean", "interpolation", "shrunk_interpolation"]
-    for name, predict in references.UNTRAINED.items():
-        wanted = np.square(predict(BANDS, VISIBLE) - 9.0)[~VISIBLE].mean()
-        assert found[name] == pytest.approx(wanted)
-    for mask in (np.ones(6, bool), np.zeros(6, bool)):
-        assert references.untrained_mse(patches, mask) == {}
-
-
 AR = 0.8  # correlation of neighbours
 
 
@@ -98,7 +49,7 @@ def test_kriging_reaches_the_least_error_of_a_known_process_and_beats_interpolat
     kriged = errors(Kriging.fit(training).predict(held_out, masks))
     np.testing.assert_allclose(kriged[~visible], known_error(visible)[~visible], rtol=0.06)
     assert kriged[visible].max() < 1e-5
-    interpolated = errors(references.shrunk_interpolation(held_out, masks))
+    interpolated = errors(predictors.shrunk_interpolation(held_out, masks))
     assert kriged[~visible].mean() < 0.9 * interpolated[~visible].mean()
 
 
@@ -156,7 +107,7 @@ def test_padding_behind_a_clip_changes_nothing():
     padded = np.pad(bands, [(0, 0), (0, 3), (0, 0)], constant_values=-1.0)
     shown = np.pad(visible, [(0, 0), (0, 3)])
     # Raising negative eigenvalues to 0 depends on the length a little.
-    ways = {kriging.predict: 0.02} | dict.fromkeys(references.UNTRAINED.values(), 0.0)
+    ways = {kriging.predict: 0.02} | dict.fromkeys(predictors.UNTRAINED.values(), 0.0)
     for predict, atol in ways.items():
         found = predict(padded, shown)[:, :5]
         np.testing.assert_allclose(found, predict(bands, visible), rtol=1e-12, atol=atol)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from patchifier import predictors
 from patchifier.config import Config, update
 from patchifier.datasets.splits import Splits
 from patchifier.nn.model import Patchifier
-from patchifier.train import references, validation
+from patchifier.train import validation
 from patchifier.train.metrics import CSVLogger
 from patchifier.train.validation import (
     equal_positions,
@@ -55,8 +56,8 @@ class Levelling(Patchifier):
     """Draws the mean of the visible patches."""
 
     def reconstruct(self, patches, *, mask=None, valid=None):
-        means = references.band_means(patches[:, :, 0].numpy())
-        bands = references.visible_mean(means, (valid & ~mask).numpy())
+        means = predictors.band_means(patches[:, :, 0].numpy())
+        bands = predictors.visible_mean(means, (valid & ~mask).numpy())
         fallback = statistics_of(DATA).mean_patch[0, :, 0].numpy()
         bands = np.where(np.isnan(bands), fallback, bands)
         return torch.from_numpy(bands)[:, :, None, :, None].expand(patches.shape)

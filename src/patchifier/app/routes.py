@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from patchifier.app import audio, similar, tracks, uploads
+from patchifier.app import audio, map, similar, tracks, uploads, why
 
 
 @dataclass(frozen=True)
@@ -43,5 +43,11 @@ ENDPOINTS = (
     Endpoint("GET", "/api/tracks/{id}", tracks.one),
     Endpoint("GET", "/api/audio/{id}", audio.sound),
     Endpoint("POST", "/api/similar", similar.similar),
+    Endpoint("GET", "/api/why", why.why),
+    Endpoint("GET", "/api/map", map.state),
+    Endpoint("POST", "/api/map", map.start),
+    Endpoint("GET", "/api/map/points", map.points),
+    Endpoint("GET", "/api/map/ids", map.ids),
+    Endpoint("GET", "/api/map/colours", map.colours),
     Endpoint("POST", "/api/upload", uploads.receive, raw=True),
 )

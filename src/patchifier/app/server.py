@@ -20,10 +20,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from patchifier import weights
 from patchifier.app import routes
 from patchifier.app.asked import RefusedError, checked
 from patchifier.app.collection import Collection, Place
-from patchifier.app.embedding import Embedding
+from patchifier.app.folders import table_of
+from patchifier.app.job import Job
 from patchifier.app.routes import Endpoint
 from patchifier.app.security import Access, Guard
 from patchifier.app.state import Served
@@ -130,38 +132,25 @@ def serve(source: Path, settings: Settings) -> Served:
         assert collection.table is not None
         served.model, served.embedder = _model_of(collection.table.identity, settings.model)
         return served
-    find(source)
     embedder = load(settings.model or None)
-    out = settings.out or _table_of(source)
+    out = settings.out or table_of(source)
     served = Served(Collection(name=source.resolve().name), limits=settings.limits)
-    served.model, served.embedder = settings.model or "patchifier-base", embedder
+    served.model, served.embedder = settings.model or weights.DEFAULT, embedder
+    try:
+        find(source)
+    except RequestError as error:  # the page says it
+        served.message = str(error)
+        return served
 
     def grown(collection: Collection) -> None:
         served.collection = collection
 
-    served.job = Embedding(source, out, embedder, grown=grown, workers=settings.workers)
+    served.job = Job(source, out, embedder, grown=grown, workers=settings.workers)
     return served
-
-
-def cache_folder() -> Path:
-    """Folder of this user's caches."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "patchifier"
-
-
-def _table_of(folder: Path) -> Path:
-    """Table of a folder in the user's cache; two folders of one name have two."""
-    import hashlib
-
-    real = os.path.realpath(folder)
-    digest = hashlib.blake2b(real.encode(errors="surrogateescape"), digest_size=6).hexdigest()
-    return cache_folder() / f"{os.path.basename(real) or 'music'}-{digest}.parquet"
 
 
 def _model_of(identity: str, model: str) -> tuple[str, Embedder | None]:
     """Name of the model that made a table, and the model; none if it is not at hand."""
-    from patchifier import weights
-
     for name in [model] if model else weights.names():
         embedder = load(name)
         if embedder.identity == identity:

@@ -6,15 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from patchifier import jobs
 from patchifier.app.asked import RefusedError
 from patchifier.app.collection import TAGS, Collection
-from patchifier.app.embedding import Embedding
-from patchifier.embed import Embedder
+from patchifier.app.job import Job
+from patchifier.embed import Embedder, Embedding
+
+if TYPE_CHECKING:
+    from patchifier.app.map import Map
 
 AT_ONCE = 2  # decodings in worker processes at one time
 WAIT_S = 20.0  # for one of them
@@ -141,7 +144,7 @@ class Served:
 
     Attributes
     ----------
-    job : Embedding or None
+    job : Job or None
         The job that makes the collection.
     arriving : int
         Uploads that arrive now.
@@ -162,19 +165,23 @@ class Served:
         self.collection, self.embedder, self.model = collection, embedder, model
         self.limits = limits or UploadLimits()
         self.arriving = 0
-        self.job: Embedding | None = None
+        self.job: Job | None = None
         self.message = ""
         self._temporary = TemporaryDirectory(prefix="patchifier-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._locks: dict[str, threading.Lock] = {}
         self.uploads: dict[str, Upload] = {}
+        self.windows: dict[str, Embedding] = {}
+        self.map: Map | None = None
 
     def close(self) -> None:
         """End the job and remove temporary files."""
         if self.job:
             self.job.cancel()
             self.job.wait(jobs.GRACE_S)
+        if self.map:
+            self.map.stop()
         self._temporary.cleanup()
 
     def require_embedder(self) -> Embedder:

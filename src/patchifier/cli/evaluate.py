@@ -197,10 +197,10 @@ def reconstruct(
     """
     import numpy as np
 
-    from patchifier import embed, weights
+    from patchifier import embed, predictors, weights
     from patchifier.evaluate import report
     from patchifier.jobs import file_lock
-    from patchifier.train import pictures, references
+    from patchifier.train import pictures
 
     embedder, picture = embed.load(model or weights.PAPER), Path(out)
     arrays = _reconstructions(embedder, file, start_s)
@@ -209,7 +209,7 @@ def reconstruct(
         masked = arrays[f"masked_{ratio}"].astype(bool)
         difference = arrays["original"] - arrays[f"reconstructed_{ratio}"]
         errors[ratio] = float(np.square(difference[masked]).mean())
-        baselines[ratio] = references.untrained_mse(arrays["original"], masked)
+        baselines[ratio] = predictors.untrained_mse(arrays["original"], masked)
     facts = pictures.picture_facts(Path(file).name, {"title": Path(file).stem}, embedder.config)
     picture.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(picture, "reconstruct"):

@@ -172,7 +172,7 @@ def similar(
     query = _query(store, table, to, model)
     if count < 1:
         raise RequestError(f"--count is {count}, expected at least 1.")
-    walk = store.playlist if playlist else store.similar
+    walk = store.mix if playlist else store.similar
     found = walk(query, count, where=where, exact=exact)
     scores = [1.0 if row.score is None else row.score for row in found]
     text = "\n".join(

@@ -1,4 +1,6 @@
-"""Reference predictors of masked patches, and statistics of reconstructions.
+"""A trained reference predictor of masked patches, and statistics of reconstructions.
+
+:mod:`patchifier.predictors` has the references that need no training.
 
 Shapes: B clips, N patches, M mel bands, W frames in a patch, T frames. ``bands`` (B, N, M) holds
 the mean of each mel band over the frames of a patch; ``visible`` (B, N) bool is False for masked
@@ -8,10 +10,12 @@ squares.
 The protocol: 25 consecutive patches, 19 of them masked, four fixed masks for each clip, seed 0.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
+from patchifier.predictors import band_means, visible_mean
 
 MASK_RATIO = 0.75
 N_MASKS = 4
@@ -25,85 +29,6 @@ ONSET_DB = 1.0  # least difference of an onset's strength from its local mean
 ONSET_PEAK_FRAMES = 3  # frames on both sides (70 ms) of which an onset is the largest value
 ONSET_MEAN_FRAMES = 10  # frames on both sides (232 ms) of the local mean
 ONSET_TOLERANCE_FRAMES = 2  # 46 ms at the paper's hop of 23.2 ms
-
-
-# --- Predictions of masked patches ---
-
-
-def band_means(patches: np.ndarray) -> np.ndarray:
-    """Means over time (..., M) of the mel bands of patches (..., M, W), in float64."""
-    return np.asarray(patches).mean(-1, dtype=np.float64)
-
-
-def visible_mean(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Mean over the visible patches of a clip, the same for each of its patches.
-
-    Parameters
-    ----------
-    bands : ndarray, shape (B, N, M)
-    visible : ndarray, shape (B, N), bool
-
-    Returns
-    -------
-    ndarray, shape (B, N, M)
-        NaN for a clip without a visible patch.
-    """
-    count = visible.sum(1)[:, None, None]  # (B, 1, 1)
-    total = (bands * visible[..., None]).sum(1, keepdims=True, dtype=np.float64)  # (B, 1, M)
-    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return np.broadcast_to(mean, bands.shape).copy()
-
-
-def interpolation(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Linear interpolation over the patch index between visible patches, constant beyond them.
-
-    Parameters and returned array are those of :func:`visible_mean`.
-    """
-    B, N = visible.shape
-    index = np.broadcast_to(np.arange(N), (B, N))
-    before = np.maximum.accumulate(np.where(visible, index, -1), axis=1)
-    after = np.minimum.accumulate(np.where(visible, index, N)[:, ::-1], axis=1)[:, ::-1]
-    before, after = np.where(before < 0, after, before), np.where(after >= N, before, after)
-    before, after = before.clip(0, N - 1), after.clip(0, N - 1)  # unused where none is visible
-    part = ((index - before) / np.maximum(after - before, 1)).clip(0, 1)[..., None]
-    clip = np.arange(B)[:, None]
-    between = (1 - part) * bands[clip, before] + part * bands[clip, after]
-    return np.where(visible.sum(1)[:, None, None] > 0, between, np.nan)
-
-
-def shrunk_interpolation(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Mean of :func:`interpolation` and :func:`visible_mean`."""
-    return 0.5 * interpolation(bands, visible) + 0.5 * visible_mean(bands, visible)
-
-
-UNTRAINED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "visible_mean": visible_mean,
-    "interpolation": interpolation,
-    "shrunk_interpolation": shrunk_interpolation,
-}
-
-
-def untrained_mse(patches: np.ndarray, masked: np.ndarray) -> dict[str, float]:
-    """Mean squared error of each predictor of :data:`UNTRAINED` on the masked patches of one clip.
-
-    Parameters
-    ----------
-    patches : ndarray, shape (N, M, W)
-    masked : ndarray, shape (N,), bool
-
-    Returns
-    -------
-    dict of str to float
-        By the predictor's name; empty if no patch is masked or all are.
-    """
-    if masked.all() or not masked.any():
-        return {}
-    bands = band_means(patches)[None]  # (1, N, M)
-    guesses = {name: predict(bands, ~masked[None])[0] for name, predict in UNTRAINED.items()}
-    return {
-        name: float(np.square(patches - guess[..., None])[masked].mean())
-        for name, guess in guesses.items()
-    }
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchifier import spectrogram
+from patchifier import predictors, spectrogram
 from patchifier.augment import NO_AUGMENTATION
 from patchifier.cache import Cache
 from patchifier.config import Config
@@ -279,7 +279,7 @@ def patch_bands(log_mel: np.ndarray, width: int, *, silence: float) -> np.ndarra
     whole = log_mel[: max(width, len(log_mel) // width * width)]
     # (N, 1, M, W)
     patches = spectrogram.cut(whole.T, length=width, tail="anchor", silence=silence)
-    return references.band_means(patches[:, 0])
+    return predictors.band_means(patches[:, 0])
 
 
 def masked_predictors(batches: list[Batch], statistics: TrainingStatistics) -> dict[str, float]:
@@ -306,8 +306,8 @@ def guesses(batch: Batch, statistics: TrainingStatistics) -> dict[str, Tensor]:
     A clip without a visible patch is predicted by the training mean.
     """
     keep = visible(batch.mask, batch.valid).numpy()
-    bands = references.band_means(batch.patches[:, :, 0].numpy())  # (B, N, M)
-    found = {name: predict(bands, keep) for name, predict in references.UNTRAINED.items()}
+    bands = predictors.band_means(batch.patches[:, :, 0].numpy())  # (B, N, M)
+    found = {name: predict(bands, keep) for name, predict in predictors.UNTRAINED.items()}
     found |= {"kriging": statistics.kriging.predict(bands, keep)}
     mean = statistics.mean_patch[0, :, 0].numpy()
     seen = keep.sum(1)[:, None, None] > 0

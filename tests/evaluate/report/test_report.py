@@ -17,12 +17,11 @@ import pytest
 from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 
-from patchifier import config
+from patchifier import config, predictors
 from patchifier.config import RequestError
 from patchifier.evaluate import report
 from patchifier.evaluate.report.figures import curves_figure, health_figure, predictors_in
 from patchifier.evaluate.report.folders import read_columns, read_results, read_run
-from patchifier.train import references
 
 N, M, W = 10, 64, 32
 METHODS = ("linear-probe", "freeze-extractor", "freeze-bottleneck", "full")
@@ -462,7 +461,7 @@ def test_reconstructions_are_read_and_drawn(tmp_path):
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles[0] == "Original: Ca$h $ong"
     masked = arrays["masked_0.9"].astype(bool)
-    mse = references.untrained_mse(arrays["original"], masked)["interpolation"]
+    mse = predictors.untrained_mse(arrays["original"], masked)["interpolation"]
     assert f"interpolation {mse:.4f}" in titles[4].splitlines()[-1]
     said = "90 % masked: 9 of 10 patches, filled in with an error of 5.0 dB RMSE (MSE 0.0025)"
     assert said in titles[4]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from patchifier import predictors
 from patchifier.config import RequestError
 from patchifier.evaluate.report.drawing import SCALES, new_figure
-from patchifier.train import references
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,7 +137,7 @@ def _ratio_title(ratio: str, mask: np.ndarray, error: np.ndarray, scale: float) 
 
 def _reference_title(original: np.ndarray, mask: np.ndarray) -> str:
     """Second line of a title: the MSE of predictors that need no model."""
-    found = references.untrained_mse(original, mask)
+    found = predictors.untrained_mse(original, mask)
     words = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.items())
     return f"\nMSE without a model: {words}" if words else ""
 

@@ -1,6 +1,6 @@
 """What sounds alike in a library.
 
-Neighbours, near-duplicates and playlists, in a table of embeddings or an index of it.
+Neighbours, near-duplicates, paths and mixes, in a table of embeddings or an index of it.
 
 A :class:`Table` is the Parquet file that ``patchifier embed`` writes, searched exactly in memory,
 with the core dependencies alone. An :class:`Index` is a LanceDB table made from such a file (extra
@@ -12,6 +12,7 @@ precision from the stored vectors, also where an approximate index chose the can
 from pathlib import Path
 
 from patchifier.library.search.index import Index, UnreadableIndexError, is_index
+from patchifier.library.search.metric import slice_weights
 from patchifier.library.search.rows import Changes, Filter, SearchResult
 from patchifier.library.search.store import Pair, VectorStore
 from patchifier.library.search.table import Table
@@ -30,6 +31,7 @@ __all__ = [
     "VectorStore",
     "load",
     "read",
+    "slice_weights",
 ]
 
 

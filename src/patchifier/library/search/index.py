@@ -18,9 +18,10 @@ from patchifier.config import RequestError
 from patchifier.extras import need
 from patchifier.io import parse_json, replaced_folder, require_file, restore_folder
 from patchifier.jobs import file_lock
+from patchifier.library.search.ranking import Candidates, Target
 from patchifier.library.search.rows import Changes, Filter, digests, quoted_list
 from patchifier.library.search.store import VectorStore
-from patchifier.library.stored import TYPES, Stored, require_same_model
+from patchifier.library.stored import TYPES, Stored, require_same_model, vectors_of
 
 NAME = "embeddings"  # of the LanceDB table
 FACTS = b"patchifier.index"  # schema metadata: facts in JSON
@@ -31,6 +32,7 @@ PARTITION_ROWS = 2000  # rows in a partition of the approximate index
 PROBES = 20  # partitions that are searched
 REFINE = 4  # factor of candidates that are compared exactly
 GROWTH = 4  # growth of the rows after which partitions are computed again
+WEIGHTED_FACTOR = 10  # growth of the candidates where weights change their order
 AT_ONCE = 1000  # values named in one condition
 
 
@@ -311,6 +313,30 @@ class Index(VectorStore):
         query = query.where(where.sql()) if where.sql() else query
         with self._read():
             return query.limit(None).to_arrow()
+
+    def _candidates(
+        self, target: Target, first: int, *, where: Filter, exact: bool
+    ) -> Iterator[Candidates]:
+        weighted = target.metric.weights is not None
+        vector = target.metric.plain(target.direction)
+        # without weights, the nearest are found; with them, they are among many
+        limit = first * WEIGHTED_FACTOR if weighted else first
+        if weighted and exact:
+            limit = max(1, len(self))
+        while True:
+            table = self._nearest(vector, limit, where=where, exact=exact)
+            yield Candidates(
+                table.drop_columns(["embedding"]),
+                vectors_of(table, self.size),
+                len(table) < limit,
+            )
+            limit *= 4
+
+    def _sample(self, count: int) -> np.ndarray:
+        with self._read():
+            rows = np.linspace(0, len(self) - 1, min(count, len(self))).astype(int).tolist()
+            table = self._table.take_offsets(rows).select(["embedding"]).to_arrow()
+        return vectors_of(table, self.size)
 
     def _nearest(self, vector: np.ndarray, limit: int, *, where: Filter, exact: bool) -> pa.Table:
         query = (

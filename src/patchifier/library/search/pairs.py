@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from patchifier.library.search.metric import SLACK
 from patchifier.library.search.rows import unit
 
 BLOCK = 1024  # rows compared with as many times WIDTH at once: 64 MB of scores
 WIDTH = 16
-SLACK = 1e-5  # more than the error of a cosine in single precision
 
 
 def pairs_above(

@@ -1,8 +1,9 @@
 """Conditions on the rows of a table of embeddings, results of a search, and digests of rows."""
 
+import dataclasses
 import hashlib
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -83,6 +84,11 @@ class Filter:
                 parts.append(pc.invert(pc.is_in(table[name], pa.array(values))))
         arrays = [np.asarray(pc.fill_null(part, False)) for part in parts]
         return reduce(operator.and_, arrays, np.ones(len(table), bool))
+
+
+def without(where: Filter, paths: Iterable[str]) -> Filter:
+    """The same conditions, some files left out."""
+    return dataclasses.replace(where, without_paths=(*where.without_paths, *paths))
 
 
 def quoted(value: str) -> str:

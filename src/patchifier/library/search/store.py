@@ -2,19 +2,39 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
-from patchifier.library.search.pairs import SLACK, nearest_of, pairs_above
-from patchifier.library.search.rows import Filter, SearchResult, found, unit
+from patchifier.library.search.metric import SLACK, Metric, direction_of
+from patchifier.library.search.pairs import nearest_of, pairs_above
+from patchifier.library.search.ranking import (
+    HUB_ROWS,
+    HUB_SAMPLE,
+    POOL,
+    POOL_FACTOR,
+    Candidates,
+    Caps,
+    Ranked,
+    Target,
+    best_files,
+    hub_discount,
+)
+from patchifier.library.search.route import Place, choose, places
+from patchifier.library.search.rows import Filter, SearchResult, found, unit, without
+from patchifier.library.search.walk import in_order, walk_on
 from patchifier.library.stored import require_same_model, vectors_of
 
 EVERYTHING = Filter()
+DISCOUNT_HUBS = False
+Query = str | Path | np.ndarray
+Seeds = Query | Sequence[Query]
 
 
 @dataclass(frozen=True)
@@ -52,11 +72,14 @@ class VectorStore(abc.ABC):
         """All rows where the conditions hold; without the vectors if `vectors` is false."""
 
     @abc.abstractmethod
-    def _nearest(self, vector: np.ndarray, limit: int, *, where: Filter, exact: bool) -> pa.Table:
-        """Up to `limit` rows nearest to a unit vector (E,), in any order.
+    def _candidates(
+        self, target: Target, first: int, *, where: Filter, exact: bool
+    ) -> Iterator[Candidates]:
+        """Rows nearest to a target: at least `first` if there are so many, then more each time."""
 
-        Fewer only if there are no more.
-        """
+    @abc.abstractmethod
+    def _sample(self, count: int) -> np.ndarray:
+        """Vectors of up to `count` rows, evenly spread over the store: (m, E)."""
 
     def filter(self, where: Filter) -> tuple[SearchResult, ...]:
         """Rows where the conditions hold, by path and time; their score is None."""
@@ -67,10 +90,15 @@ class VectorStore(abc.ABC):
 
     def similar(
         self,
-        query: str | Path | np.ndarray,
-        k: int = 10,
+        query: Seeds,
+        count: int = 10,
         *,
+        unlike: Seeds = (),
         where: Filter = EVERYTHING,
+        weights: np.ndarray | None = None,
+        max_per_artist: int = 0,
+        max_per_album: int = 0,
+        discount_hubs: bool = DISCOUNT_HUBS,
         exact: bool = False,
         identity: str | None = None,
     ) -> tuple[SearchResult, ...]:
@@ -78,28 +106,44 @@ class VectorStore(abc.ABC):
 
         Parameters
         ----------
-        query : str, Path or ndarray (E,)
+        query : str, Path, ndarray (E,), or a sequence of these
             The path of a file in here (never among its own results), or a vector: of a file
             outside, made by the same model. A file of several rows is looked for by the mean of
-            their directions.
-        k : int
+            their directions, and so are several files.
+        count : int
             How many, at least 1. If fewer files take part, all of them are given.
+        unlike : str, Path, ndarray (E,), or a sequence of these
+            What the files should not sound like; it is not among the results. The query is then
+            the mean direction of `query` minus half of that of `unlike`.
         where : Filter
             Which rows take part.
+        weights : ndarray (E,)
+            Factors of the squared contribution of each number, at least 0, as
+            :func:`~patchifier.library.search.slice_weights` makes them. An index looks for
+            candidates without them.
+        max_per_artist, max_per_album : int
+            Most results of one artist and of one album; 0 is no limit. A file without the tag is
+            not limited.
+        discount_hubs : bool
+            Rank files that are near to everything lower, in a store of at least 100 rows (see
+            docs/search.md).
         exact : bool
             Compare with every row, also where an approximate index exists.
         identity : str
-            Of the model that made the vector, to be sure that it is the same.
+            Of the model that made the vectors, to be sure that it is the same.
 
         Returns
         -------
         tuple of SearchResult
-            By score, the highest first; of each file its nearest section.
+            The best first; of each file its nearest section. A score is the cosine with the mean
+            direction of `query`, with weights if there are some. The order is that of the scores
+            unless `unlike` or `discount_hubs` is used.
 
         Raises
         ------
         RequestError
-            For a path that is not in here, or a vector of another size or model.
+            For a path that is not in here, a vector of another size or model, no query, or weights
+            that are none.
 
         Examples
         --------
@@ -108,26 +152,60 @@ class VectorStore(abc.ABC):
         >>> query = store.filter(search.Filter())[0].path
         >>> [row.path == query for row in store.similar(query, 2)]
         [False, False]
+        >>> other = store.similar(query, 2)[1].path
+        >>> len(store.similar([query], unlike=[other]))
+        1
         """
-        _require_count(k, "k")
-        vector = self._query_vector(query, identity)
-        if not isinstance(query, np.ndarray):
-            where = dataclasses.replace(where, without_paths=(*where.without_paths, str(query)))
-        return self._best_of_each_file(vector, k, where=where, exact=exact)
+        require_count(count, "count")
+        target, named = self._target(query, unlike, weights=weights, identity=identity)
+        where = without(where, named)
+        caps = _caps(max_per_artist, max_per_album)
+        options: dict[str, Any] = {"where": where, "exact": exact, "caps": caps}
+        found = self._best(target, count, discount_hubs=discount_hubs, **options)
+        return tuple(file.row for file in found)
 
-    def _best_of_each_file(
-        self, vector: np.ndarray, k: int, *, where: Filter, exact: bool
-    ) -> tuple[SearchResult, ...]:
-        limit = 2 * k
-        while True:
-            table = self._nearest(vector, limit, where=where, exact=exact)
-            scores = unit(vectors_of(table, self.size)) @ vector
-            rows = sorted(found(table, scores.tolist()), key=_rank)
-            # the last one written is the best
-            files = list({row.path: row for row in reversed(rows)}.values())
-            if len(files) >= k or len(table) < limit:
-                return tuple(sorted(files, key=_rank)[:k])
-            limit *= 4  # one file has so many near sections that other files are missing
+    def _best(
+        self,
+        target: Target,
+        count: int,
+        *,
+        where: Filter,
+        exact: bool,
+        caps: Caps,
+        discount_hubs: bool = False,
+    ) -> list[Ranked]:
+        """Return the best files for a target."""
+        adjust, first = None, 2 * count
+        if discount_hubs and len(self) >= HUB_ROWS:
+            first = POOL + POOL_FACTOR * count
+            sample = target.metric.unit(self._hub_sample)
+            adjust = hub_discount(sample, target.direction)
+        parts = self._candidates(target, first, where=where, exact=exact)
+        return best_files(parts, target, count, caps=caps, adjust=adjust)
+
+    @functools.cached_property
+    def _hub_sample(self) -> np.ndarray:
+        return self._sample(HUB_SAMPLE)
+
+    def _target(
+        self,
+        query: Seeds,
+        unlike: Seeds = (),
+        *,
+        weights: np.ndarray | None = None,
+        identity: str | None = None,
+    ) -> tuple[Target, tuple[str, ...]]:
+        """Return what to look for, and the paths of files in here that it was made of."""
+        seeds, others = _listed(query), _listed(unlike)
+        metric = Metric.of(weights, self.size)
+        if not seeds:
+            raise RequestError("no file was given to search with: expected at least one.")
+        likes, dislikes = (
+            [self._query_vector(one, identity) for one in some] for some in (seeds, others)
+        )
+        shown = direction_of(likes, (), metric)
+        ranked = direction_of(likes, dislikes, metric)
+        return Target(metric, ranked, shown), paths_of([*seeds, *others])
 
     def _query_vector(self, query: str | Path | np.ndarray, identity: str | None) -> np.ndarray:
         """Unit vector (E,) of a query."""
@@ -261,89 +339,195 @@ class VectorStore(abc.ABC):
         files = np.unique(paths, return_inverse=True)[1] if rows else np.zeros(0, int)
         return rows, vectors_of(table, self.size), files
 
-    def playlist(
+    def mix(
         self,
-        start: str | Path | np.ndarray,
-        length: int = 10,
+        seeds: Seeds,
+        count: int = 25,
         *,
+        unlike: Seeds = (),
         where: Filter = EVERYTHING,
-        drift: float = 1.0,
+        weights: np.ndarray | None = None,
+        drift: float = 0.5,
         artist_gap: int = 0,
+        max_per_artist: int = 0,
+        max_per_album: int = 0,
+        discount_hubs: bool = DISCOUNT_HUBS,
         exact: bool = False,
     ) -> tuple[SearchResult, ...]:
         """Walk from neighbour to neighbour, never to the same file twice.
 
         Parameters
         ----------
-        start : str, Path or ndarray (E,)
-            The first file, or a vector to begin near. A first file stays, even if `where` excludes
-            it.
-        length : int
-            Number of files, the first included; fewer if no more take part.
+        seeds : str, Path, ndarray (E,), or a sequence of these
+            The first files, in their order, also if `where` excludes them; or vectors to begin
+            near.
+        count : int
+            Number of files, the seeds included; fewer if no more take part.
+        unlike : str, Path, ndarray (E,), or a sequence of these
+            As for :meth:`similar`.
         where : Filter
             Which rows take part.
+        weights : ndarray (E,)
+            As for :meth:`similar`.
         drift : float
-            From 0, every file near the start, to 1, every file near the one before.
+            From 0, every file near the seeds, to 1, every file near the one before.
         artist_gap : int
             How many files lie at least between two of the same artist.
-        exact : bool
-            Compare with every row, also where an approximate index exists.
+        max_per_artist, max_per_album : int
+            As for :meth:`similar`; the seeds count.
+        discount_hubs, exact : bool
+            As for :meth:`similar`.
 
         Returns
         -------
         tuple of SearchResult
-            In playing order; a score is the cosine with where the walk stood.
+            In playing order. A score is the cosine with the file before, that of the first is 1; if
+            no seed is in here, it is the cosine with the seeds.
 
         Examples
         --------
         >>> from patchifier.library import search
         >>> store = search.load("music.parquet")
         >>> first = store.filter(search.Filter())[0].path
-        >>> walk = store.playlist(first, 3)
+        >>> walk = store.mix(first, 3)
         >>> len({row.path for row in walk}), walk[0].path == first
         (3, True)
         """
-        _require_count(length, "length")
+        require_count(count, "count")
         if not 0 <= drift <= 1 or artist_gap < 0:
             raise RequestError(
                 f"drift is {drift} and artist_gap {artist_gap}, expected 0 to 1 and at least 0."
             )
-        origin = self._query_vector(start, None)
-        songs = [] if isinstance(start, np.ndarray) else [self._first(str(start))]
-        here = origin
-        while len(songs) < length:
-            artists = tuple(
-                song.tags["artist"]
-                for song in songs[max(0, len(songs) - artist_gap) :]
-                if "artist" in song.tags
+        target, named = self._target(seeds, unlike, weights=weights)
+        first = [self._file(path, target.metric) for path in dict.fromkeys(paths_of(seeds))]
+
+        def nearest(target: Target, where: Filter, caps: Caps) -> list[Ranked]:
+            options: dict[str, Any] = {"exact": exact, "discount_hubs": discount_hubs}
+            return self._best(target, 1, where=where, caps=caps, **options)
+
+        walk = walk_on(
+            target,
+            first[:count],
+            count,
+            drift=drift,
+            artist_gap=artist_gap,
+            caps=_caps(max_per_artist, max_per_album),
+            where=without(where, named),
+            nearest=nearest,
+        )
+        return tuple(in_order(walk, None if first else target.shown))
+
+    def path(
+        self,
+        start: Query,
+        end: Query,
+        count: int = 10,
+        *,
+        waypoints: Sequence[Query] = (),
+        where: Filter = EVERYTHING,
+        weights: np.ndarray | None = None,
+        max_per_artist: int = 0,
+        max_per_album: int = 0,
+        exact: bool = False,
+    ) -> tuple[SearchResult, ...]:
+        """Go from one file to another in small steps, never to the same file twice.
+
+        Parameters
+        ----------
+        start, end : str, Path or ndarray (E,)
+            The first file and the last, also if `where` excludes them. For a vector it is the file
+            nearest to it.
+        count : int
+            Number of files, `start`, `end` and `waypoints` included, at least as many as these;
+            fewer if no more take part.
+        waypoints : sequence of str, Path or ndarray (E,)
+            Files between, in their order.
+        where : Filter
+            Which rows take part.
+        weights : ndarray (E,)
+            As for :meth:`similar`.
+        max_per_artist, max_per_album : int
+            As for :meth:`similar`; the files given count, and stay.
+        exact : bool
+            Compare with every row, also where an approximate index exists.
+
+        Returns
+        -------
+        tuple of SearchResult
+            In playing order. A score is the cosine with the file before; that of the first is 1.
+
+        Raises
+        ------
+        RequestError
+            As :meth:`similar`; if a file is given twice, or `count` is too small.
+
+        Notes
+        -----
+        Places for the files lie evenly on the arc between the directions of the files given. Of the
+        30 files nearest to each place one is chosen, so that the sum of squares of (1 - cosine)
+        over all steps is the least.
+
+        Examples
+        --------
+        >>> from patchifier.library import search
+        >>> store = search.load("music.parquet")
+        >>> one, two, three = (row.path for row in store.filter(search.Filter()))
+        >>> [row.path == three for row in store.path(one, two, 3)]
+        [False, True, False]
+        """
+        stops = [start, *waypoints, end]
+        require_count(count, "count")
+        named = paths_of(stops)
+        if len(set(named)) < len(named):
+            raise RequestError("a file was given twice for a path: expected different ones.")
+        if count < len(stops):
+            raise RequestError(
+                f"count is {count} for a path through {len(stops)} files, expected at least "
+                f"{len(stops)}."
             )
-            paths = (*where.without_paths, *(song.path for song in songs))
-            narrowed = dataclasses.replace(
-                where, without_paths=paths, without_artists=(*where.without_artists, *artists)
-            )
-            step = self._best_of_each_file(
-                _between(origin, here, drift), 1, where=narrowed, exact=exact
-            )
-            if not step:
-                break
-            songs += step
-            here = self._vector_of_file(step[0].path)
-        return tuple(songs)
+        metric = Metric.of(weights, self.size)
+        line = places([self._place(stop, metric) for stop in stops], count)
 
-    def _first(self, path: str) -> SearchResult:
-        return dataclasses.replace(self.filter(Filter(path=path))[0], score=1.0)
+        def nearest(direction: np.ndarray, many: int, caps: Caps, taken: Set[str]) -> list[Ranked]:
+            target = Target(metric, direction, direction)
+            return self._best(target, many, where=without(where, taken), exact=exact, caps=caps)
 
+        chosen = choose(line, nearest, _caps(max_per_artist, max_per_album))
+        return tuple(in_order(chosen))
 
-def _between(origin: np.ndarray, here: np.ndarray, drift: float) -> np.ndarray:
-    mixed = (1 - drift) * origin + drift * here
-    return unit(mixed) if np.linalg.norm(mixed) > SLACK else here
+    def _place(self, stop: Query, metric: Metric) -> Place:
+        """Return the place of a path that a file or a vector prescribes."""
+        if isinstance(stop, np.ndarray):
+            return Place(direction_of([self._query_vector(stop, None)], (), metric))
+        file = self._file(str(stop), metric)
+        return Place(file.direction, file)
 
-
-def _rank(row: SearchResult) -> tuple[float, str, float]:
-    assert row.score is not None
-    return -row.score, row.path, row.start_s
+    def _file(self, path: str, metric: Metric) -> Ranked:
+        """A file in here as it begins, with its direction."""
+        vector = self._vector_of_file(path)
+        row = dataclasses.replace(self.filter(Filter(path=path))[0], score=1.0)
+        return Ranked(row, 1.0, direction_of([vector], (), metric))
 
 
-def _require_count(value: int, name: str) -> None:
+def _listed(given: Seeds) -> list[Query]:
+    return [given] if isinstance(given, str | Path | np.ndarray) else list(given)
+
+
+def paths_of(given: Seeds) -> tuple[str, ...]:
+    """Paths among what was given to search with."""
+    return tuple(str(one) for one in _listed(given) if not isinstance(one, np.ndarray))
+
+
+def require_count(value: int, name: str) -> None:
+    """Refuse a number of files that is no whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RequestError(f"{name} is {value!r}, expected a whole number of at least 1.")
+
+
+def _caps(max_per_artist: int, max_per_album: int) -> Caps:
+    if max_per_artist < 0 or max_per_album < 0:
+        raise RequestError(
+            f"max_per_artist is {max_per_artist} and max_per_album {max_per_album}, expected at "
+            "least 0."
+        )
+    return Caps(max_per_artist, max_per_album)

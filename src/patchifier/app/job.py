@@ -24,7 +24,7 @@ class _CancelledError(Exception):
     """The job was told to stop."""
 
 
-class Embedding:
+class Job:
     """A job that embeds a folder in a thread, with worker processes.
 
     Parameters

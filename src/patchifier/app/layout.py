@@ -1,0 +1,109 @@
+"""Vectors in two dimensions and in groups: UMAP and k-means, seeded."""
+
+import importlib.util
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+FEWEST = 15  # points for UMAP; fewer are laid out along their principal axes
+AXES = 50  # principal axes that UMAP and k-means work on
+MOST_GROUPS = 20
+SEED = 0
+BLOCK = 512  # points compared with all others at once
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Places (n, 2) float32 in about [-1, 1], and the group (n,) of each, from 0 on."""
+
+    places: np.ndarray
+    clusters: np.ndarray
+
+
+def lay_out(vectors: np.ndarray) -> Layout:
+    """Lay vectors out in two dimensions.
+
+    Parameters
+    ----------
+    vectors : ndarray (n, E), float32
+        Of length 1.
+
+    Returns
+    -------
+    Layout
+        The same for the same vectors and versions of the packages. By UMAP (cosine, seeded); along
+        the two longest principal axes for few vectors, or where umap-learn is not installed.
+
+    Examples
+    --------
+    >>> found = lay_out(np.eye(4, 8, dtype=np.float32))
+    >>> found.places.shape, found.clusters.shape
+    ((4, 2), (4,))
+    """
+    axes = principal(vectors, min(AXES, *vectors.shape))
+    few = len(vectors) < FEWEST or importlib.util.find_spec("umap") is None
+    places = axes[:, :2] if few else _umap(axes)
+    if places.shape[1] < 2:
+        places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
+    places = places - (places.max(0) + places.min(0)) / 2
+    places = places / max(float(np.abs(places).max()), 1e-9)
+    return Layout(places.astype(np.float32), groups(axes))
+
+
+def principal(vectors: np.ndarray, count: int) -> np.ndarray:
+    """Coordinates (n, count) float32 of vectors along their longest principal axes."""
+    centred = vectors - vectors.mean(0)
+    _, axes = np.linalg.eigh(centred.T.astype(np.float64) @ centred)
+    axes = axes[:, ::-1][:, :count].astype(np.float32)
+    # an axis has no direction: its largest number is positive
+    signs = np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
+    return np.asarray(centred @ (axes * signs))
+
+
+def _umap(axes: np.ndarray) -> np.ndarray:
+    import umap
+
+    count = min(FEWEST, len(axes) - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a seed means one thread, and no later points
+        made = umap.UMAP(
+            n_neighbors=count,
+            min_dist=0.1,
+            random_state=SEED,
+            n_jobs=1,
+            precomputed_knn=neighbours(axes, count),
+        )
+        return np.asarray(made.fit_transform(axes))
+
+
+def neighbours(axes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest points (n, count) of each, itself first, and their distances: exact.
+
+    UMAP's own search compiles for long, and calls Python for each pair of few points.
+    """
+    squares = (axes**2).sum(1)
+    places = np.empty((len(axes), count), np.int32)
+    distances = np.empty((len(axes), count), np.float32)
+    for start in range(0, len(axes), BLOCK):
+        rows = slice(start, start + BLOCK)
+        apart = squares[rows, None] - 2 * (axes[rows] @ axes.T) + squares  # (b, n)
+        apart[np.arange(len(apart)), np.arange(start, start + len(apart))] = -1.0  # itself first
+        near = np.argpartition(apart, count - 1, axis=1)[:, :count]
+        found = np.take_along_axis(apart, near, axis=1)
+        order = np.argsort(found, axis=1, kind="stable")
+        places[rows] = np.take_along_axis(near, order, axis=1)
+        distances[rows] = np.sqrt(np.maximum(np.take_along_axis(found, order, axis=1), 0))
+    return places, distances
+
+
+def groups(axes: np.ndarray) -> np.ndarray:
+    """Group (n,) of each vector by k-means; the largest group is 0."""
+    count = min(MOST_GROUPS, max(1, round((len(axes) / 8) ** 0.5)))
+    if count < 2 or importlib.util.find_spec("sklearn") is None:
+        return np.zeros(len(axes), np.uint16)
+    from sklearn.cluster import KMeans
+
+    found = KMeans(count, n_init=3, random_state=SEED).fit_predict(axes)
+    order = np.argsort(-np.bincount(found, minlength=count), kind="stable")
+    return np.argsort(order)[found].astype(np.uint16)

@@ -1,0 +1,99 @@
+"""Endpoint: which stretches of two songs sound alike, and which parts of their vectors agree."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from patchifier import audio, jobs, spectrogram
+from patchifier.app.similar import agreement
+from patchifier.app.state import Served, Song
+from patchifier.config import RequestError
+from patchifier.embed import Embedder, Embedding
+
+WINDOW_S = 10.0
+LONGEST_S = 1200.0  # what lies behind it is not compared
+STRETCHES = 5
+KEPT = 200  # songs whose windows are kept: 30 MB
+
+
+@dataclass(frozen=True)
+class WhyAsked:
+    """Two songs."""
+
+    first: str
+    second: str
+
+    def __post_init__(self) -> None:
+        if self.first == self.second:
+            raise RequestError("first and second are the same song, expected two songs.")
+
+
+def why(served: Served, asked: WhyAsked) -> dict[str, Any]:
+    """Cosine of two songs, of each part of their vectors, and their most similar stretches."""
+    first, second = served.song(asked.first), served.song(asked.second)
+    served.require_embedder()
+    with ThreadPoolExecutor(2) as threads:
+        windows = list(threads.map(lambda song: windows_of(served, song), (first, second)))
+    return {
+        "similarity": round(float(first.vector @ second.vector), 4),
+        "slices": agreement(served, first.vector, second.vector),
+        "stretches": stretches(*windows),
+    }
+
+
+def stretches(first: Embedding, second: Embedding) -> list[dict[str, float]]:
+    """Pairs of stretches by cosine, the highest first, each stretch once."""
+    units = [
+        found.vectors / np.linalg.norm(found.vectors, axis=1, keepdims=True)
+        for found in (first, second)
+    ]
+    cosines = units[0] @ units[1].T  # (k, l)
+    pairs = list[dict[str, float]]()
+    while len(pairs) < min(STRETCHES, *cosines.shape):
+        row, column = np.unravel_index(int(cosines.argmax()), cosines.shape)
+        pairs.append(
+            {
+                "first_start_s": round(float(first.start_s[row]), 3),
+                "first_end_s": round(float(first.end_s[row]), 3),
+                "second_start_s": round(float(second.start_s[column]), 3),
+                "second_end_s": round(float(second.end_s[column]), 3),
+                "similarity": round(float(cosines[row, column]), 4),
+            }
+        )
+        cosines[row], cosines[:, column] = -np.inf, -np.inf
+    return pairs
+
+
+def windows_of(served: Served, song: Song) -> Embedding:
+    """Vectors of windows of a song, embedded when they are first needed."""
+    path = song.file()
+    with served.one_at_a_time(f"windows {path}"):
+        if path not in served.windows:
+            embedder = served.require_embedder()
+            served.windows[path] = served.in_worker(embed_windows, path, shared=embedder)
+            for old in list(served.windows)[:-KEPT]:
+                served.windows.pop(old, None)
+        return served.windows[path]
+
+
+def embed_windows(embedder: Embedder, paths: Sequence[str]) -> list[Embedding | str]:
+    """Embed windows of files of :func:`patchifier.jobs.run`, or give the reason why not."""
+    return [jobs.attempt(path, _embed, embedder, path) for path in paths]
+
+
+def _embed(embedder: Embedder, path: str) -> Embedding:
+    config = embedder.config.spectrogram
+    pieces = spectrogram.stream_log_mel(_beginning(path, config.sample_rate), config)
+    return embedder.embed_windows(pieces, window_s=WINDOW_S)
+
+
+def _beginning(path: str, rate: int) -> Iterator[np.ndarray]:
+    left = int(LONGEST_S * rate)
+    for block in audio.blocks(path, sample_rate=rate):
+        yield block[:left]
+        left -= len(block)
+        if left <= 0:
+            return

@@ -1,0 +1,135 @@
+"""Cosines in which some numbers of a vector count more than others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from patchifier.config import Config, RequestError
+from patchifier.library.search.rows import unit
+
+UNLIKE = 0.5  # share of what the files should not sound like; see docs/search.md
+SLACK = 1e-5  # more than the error of a cosine in single precision
+
+
+def slice_weights(config: Config, factors: Mapping[str, float]) -> np.ndarray:
+    """Weights of every number of an embedding from factors of its slices.
+
+    Parameters
+    ----------
+    config : Config
+        Of the model, which says what the slices are: ``config.embedding_slices``.
+    factors : mapping of str to float
+        Factor of each slice, at least 0; 1 for a slice that is not named.
+
+    Returns
+    -------
+    numpy.ndarray, shape (E,), float64
+
+    Raises
+    ------
+    RequestError
+        For a name that is no slice, a factor below 0, or if all are 0.
+
+    Examples
+    --------
+    >>> model = patchifier.load()
+    >>> weights = slice_weights(model.config, {"harmony": 2.0})
+    >>> weights.shape == (model.size,), float(weights.min()), float(weights.max())
+    (True, 1.0, 2.0)
+    """
+    slices = config.embedding_slices
+    weights = np.ones(config.embedding_size)
+    for name, factor in factors.items():
+        if name not in slices:
+            raise RequestError(
+                f"there is no slice {name!r} in these vectors, expected one of {', '.join(slices)}."
+            )
+        weights[slices[name]] = factor
+    require_weights(weights, config.embedding_size)
+    return weights
+
+
+def require_weights(weights: np.ndarray, size: int) -> np.ndarray:
+    """Return weights (E,) in double precision; refuse what is no set of weights."""
+    given = np.asarray(weights)
+    if given.shape != (size,) or given.dtype.kind not in "fiu":
+        raise RequestError(
+            f"weights have shape {given.shape} of {given.dtype}, expected ({size},) numbers: "
+            "slice_weights makes them from the names of slices."
+        )
+    if not np.isfinite(given).all() or (given < 0).any() or not given.any():
+        raise RequestError("weights are below 0, not finite, or all 0: expected some above 0.")
+    return given.astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """A cosine, each squared contribution of which is multiplied by a weight.
+
+    Attributes
+    ----------
+    weights : ndarray (E,) or None
+        None for the plain cosine.
+    """
+
+    weights: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, weights: np.ndarray | None, size: int) -> "Metric":
+        """Metric of weights, None for the plain cosine; equal weights are no weights."""
+        if weights is None:
+            return cls()
+        checked = require_weights(weights, size)
+        return cls() if (checked == checked[0]).all() else cls(checked)
+
+    def unit(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors (..., E) of length 1, in which the metric is the plain cosine.
+
+        In double precision. What has no length in this metric becomes a vector of zeros.
+        """
+        scaled = vectors.astype(np.float64)
+        if self.weights is not None:
+            scaled = scaled * np.sqrt(self.weights)
+        lengths = np.linalg.norm(scaled, axis=-1, keepdims=True)
+        return scaled / np.where(lengths > 0, lengths, 1.0)
+
+    def query(self, direction: np.ndarray) -> np.ndarray:
+        """Vector (E,) whose product with a stored vector is that vector's length times its cosine.
+
+        `direction` is one of those that :meth:`unit` gives.
+        """
+        return direction if self.weights is None else direction * np.sqrt(self.weights)
+
+    def plain(self, direction: np.ndarray) -> np.ndarray:
+        """Vector (E,) of length 1 without weights that points where `direction` does with them."""
+        if self.weights is None:
+            return direction
+        roots = np.sqrt(self.weights)
+        vector = np.divide(direction, roots, out=np.zeros_like(direction), where=roots > 0)
+        return np.asarray(vector / np.linalg.norm(vector))
+
+
+def direction_of(
+    vectors: Sequence[np.ndarray], unlike: Sequence[np.ndarray], metric: Metric
+) -> np.ndarray:
+    """Direction (E,) of length 1 in a metric: mean of some minus half of the mean of others.
+
+    Raises
+    ------
+    RequestError
+        If the vectors cancel out.
+    """
+    mean = _mean(vectors, metric)
+    return unit(mean - UNLIKE * _mean(unlike, metric)) if len(unlike) else mean
+
+
+def _mean(vectors: Sequence[np.ndarray], metric: Metric) -> np.ndarray:
+    mean = metric.unit(np.stack(vectors)).mean(axis=0)
+    length = np.linalg.norm(mean)
+    if length < SLACK:
+        raise RequestError(
+            "the vectors to search with cancel out, or have no direction with these weights: give "
+            "fewer of them, or other weights."
+        )
+    return np.asarray(mean / length)

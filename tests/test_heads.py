@@ -1,0 +1,105 @@
+"""A head: saved, read, damaged, and as a model that predicts."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import patchifier
+from patchifier import heads
+from patchifier.config import RequestError
+from patchifier.heads import Head
+
+RATE = 22_050
+
+
+@pytest.fixture(scope="module")
+def model():
+    return patchifier.load()
+
+
+@pytest.fixture
+def head(model):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((3, model.size)).astype(np.float32) / 30
+    return Head(
+        ("a", "b", "ü|c"),
+        weight,
+        np.ones(3, np.float32),
+        model.identity,
+        "patchifier-base",
+        {"n": 3},
+    )
+
+
+def test_a_saved_head_is_the_same(head, tmp_path):
+    found = heads.read(head.save(tmp_path / "head"))
+    assert (found.names, found.identity, found.facts) == (head.names, head.identity, head.facts)
+    np.testing.assert_array_equal(found.weight, head.weight)
+
+
+def test_probabilities_sum_to_one_also_for_large_vectors(head):
+    found = head.probabilities(np.full((2, head.size), 1e6, np.float32))
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-6)
+    assert np.isfinite(found).all()
+
+
+def test_a_head_predicts_as_a_model(head, model, tmp_path):
+    loaded = patchifier.load(head.save(tmp_path / "head"))
+    sound = 0.1 * np.random.default_rng(1).standard_normal(30 * RATE).astype(np.float32)
+    expected = head.probabilities(model.embed(sound, RATE)[None])[0]
+    np.testing.assert_allclose(loaded.predict(sound, RATE), expected, rtol=1e-6)
+    windows = loaded.predict_windows(sound, RATE, window_s=1e9)
+    np.testing.assert_allclose(windows.vectors, expected[None], rtol=1e-4)
+    assert loaded.task.names == head.names
+
+
+def test_a_head_of_another_model_is_refused(head, tmp_path):
+    other = Head(head.names, head.weight, head.bias, "0123", head.model)
+    with pytest.raises(RequestError, match="another model"):
+        patchifier.load(other.save(tmp_path / "head"))
+
+
+def test_a_folder_with_other_things_is_not_replaced(head, tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(RequestError, match="not a head"):
+        head.save(tmp_path)
+    assert (tmp_path / "note.txt").read_text() == "mine"
+
+
+DAMAGE = {
+    "torn": lambda values: None,
+    "newer": lambda values: values | {"format": 2},
+    "other names": lambda values: values | {"names": ["a", "b"]},
+    "a number as a name": lambda values: values | {"names": ["a", "b", 3]},
+    "one name": lambda values: values | {"names": ["a"]},
+    "a list": lambda values: [values],
+    "a model that would be downloaded": lambda values: values | {"model": "hf://someone/else"},
+    "no identity": lambda values: {name: value for name, value in values.items() if name != "identity"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_head_json_is_refused(head, tmp_path, kind):
+    path = head.save(tmp_path / "head") / "head.json"
+    changed = DAMAGE[kind](json.loads(path.read_text()))
+    path.write_text(path.read_text()[:30] if changed is None else json.dumps(changed))
+    with pytest.raises(RequestError):
+        heads.read(path.parent)
+
+
+TENSORS = {
+    "NaN": {"weight": np.full((3, 4), np.nan, np.float32), "bias": np.zeros(3, np.float32)},
+    "double precision": {"weight": np.zeros((3, 4)), "bias": np.zeros(3, np.float32)},
+    "a third": {"weight": np.zeros((3, 4), np.float32), "bias": np.zeros(3, np.float32), "x": np.zeros(1, np.float32)},
+    "another shape": {"weight": np.zeros((3, 4, 1), np.float32), "bias": np.zeros(3, np.float32)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_damaged_weights_are_refused(head, tmp_path, kind):
+    folder = head.save(tmp_path / "head")
+    save_file(TENSORS[kind], folder / "head.safetensors")
+    with pytest.raises(RequestError):
+        heads.read(folder)
