@@ -98,14 +98,14 @@ function drawOverview(view, { overview, masks, data }) {
   mark(data);
 }
 
-/** Tempo, key and chords, each with how sure the estimate is. */
+/** Tempo, key and chords, each with how strongly the sound says so. */
 async function music(view, facts) {
   try {
     const { tempo, key, chords } = await get(`api/inside/${encodeURIComponent(view.song.id)}/music`, {}, { signal: view.signal });
     if (!view.current()) return;
     const fact = (name, value, sure) =>
       el("div.fact", {}, el("span.small.soft", {}, name), el("b", {}, value), el("span.small.soft", {}, sure));
-    const sure = (one) => (one?.confidence === undefined || one.confidence === null ? "" : `confidence ${Math.round(100 * one.confidence)} %`);
+    const sure = (one) => (one?.confidence === undefined || one.confidence === null ? "" : `strength ${one.confidence.toFixed(2)}`);
     fill(facts, fact("Tempo", tempo ? `${Math.round(tempo.bpm)} BPM` : "cannot be said", sure(tempo)), fact("Key", key ? key.name : "cannot be said", sure(key)));
     if (chords?.length) view.parts.lanes.append(lane("Chords", chords.map((one) => ({ ...one, label: one.name })), view));
   } catch (error) {

@@ -31,7 +31,7 @@ export async function show(place, { query, signal }) {
 function wait(place, { query, signal, status }) {
   const share = status.progress ?? 0;
   if (status.state === "running") {
-    fill(place, el("div.empty", {}, el("h2", {}, "Drawing the map"), el("p", {}, "Done once for a library, and kept. Music plays meanwhile."), el("div.map-wait", {}, share > 0 ? bar(share) : el("div.bar.waiting", {}, el("i")))));
+    fill(place, el("div.empty", {}, el("h2", {}, "Drawing the map"), el("p", {}, `This is done once for a library, and kept. ${Math.round(status.seconds ?? 0)} seconds so far.`), el("div.map-wait", {}, share > 0 ? bar(share) : el("div.bar.waiting", {}, el("i")))));
     const timer = setTimeout(async () => {
       try {
         const next = await api.get("api/map", {}, { signal });
@@ -81,6 +81,10 @@ async function draw(place, { query, signal }) {
     view.plot.theme();
     paint(view);
   }, signal);
+  if (query.get("by")) {
+    await view.heads;
+    view.by.value = query.get("by");
+  }
   await paint(view);
   if (state.drawn.length) await drawPath(view, state.drawn);
   else follow(view);
@@ -110,7 +114,7 @@ function parse(raw) {
 function toolbar(view) {
   const by = el("select", { "aria-label": "Colour by", onchange: () => paint(view) }, COLOURS.map(([value, text]) => el("option", { value }, text)));
   view.by = by;
-  addHeads(by);
+  view.heads = addHeads(by);
   view.lasso = button("Lasso", () => setLasso(view, view.lasso.getAttribute("aria-pressed") !== "true"), { "aria-pressed": "false", title: "Draw around songs to select them. Or hold Shift and drag." });
   view.route = button("Path", () => startPath(view), { title: "From the selected song to another" });
   return el(

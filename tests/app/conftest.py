@@ -1,0 +1,116 @@
+"""A server of real music with the real model, and a browser that reports what goes wrong."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.app import music
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--autoplay-policy=no-user-gesture-required"]
+START_S = 120
+
+
+class Server:
+    """`patchifier app` in a process of its own."""
+
+    def __init__(self, source: Path, *flags: str, cache: Path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}/"
+        command = [sys.executable, "-m", "patchifier", "app", str(source), "--port", str(self.port), "--no_browser", *flags]
+        self.process = subprocess.Popen(command, env=os.environ | {"XDG_CACHE_HOME": str(cache)}, stdout=subprocess.DEVNULL)
+
+    def ask(self, path: str, body: bytes | None = None) -> bytes:
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        request = urllib.request.Request(self.address + path, data=body, headers=headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.read()
+
+    def wait(self, text: str, path: str = "api/status") -> None:
+        """Until an answer has a text."""
+        end = time.monotonic() + START_S
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                if text.encode() in self.ask(path):
+                    return
+            assert self.process.poll() is None, "the server has ended"
+            time.sleep(0.2)
+        raise AssertionError(f"{path} never had {text}")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def songs(tmp_path_factory) -> Path:
+    return music.make(tmp_path_factory.mktemp("music") / "Demo")
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory) -> Iterator:
+    """Start servers, and end them."""
+    running: list[Server] = []
+
+    def start(source: Path, *flags: str) -> Server:
+        running.append(Server(source, *flags, cache=tmp_path_factory.mktemp("cache")))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def library(serve, songs) -> Server:
+    """The library of real music; its map is drawn while other tests run."""
+    server = serve(songs, "--workers", "1")
+    server.wait('"state":"done"')
+    server.ask("api/map", b"{}")
+    return server
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser) -> Iterator:
+    """Open a page of a server; at the end there was no error and no request to elsewhere.
+
+    An answer of the server that a test wants to be an error is named in `allow`.
+    """
+    opened = []
+
+    def go(server: Server, address: str = "", *, width: int = 1280, height: int = 800, scheme: str = "light", allow: tuple[int, ...] = ()):
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, accept_downloads=True)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        faults: list[str] = []
+        statuses = {str(status) for status in allow}
+        page.on("pageerror", lambda error: faults.append(f"error: {error}"))
+        page.on("console", lambda line: faults.append(f"console: {line.text}") if line.type in ("error", "warning") and not any(f"status of {status}" in line.text for status in statuses) else None)
+        page.on("request", lambda request: None if request.url.startswith((server.address, "blob:", "data:")) else faults.append(f"asked {request.url}"))
+        page.goto(server.address + address)
+        opened.append((context, faults))
+        return page
+
+    yield go
+    for context, faults in opened:
+        context.close()
+        assert not faults
