@@ -96,6 +96,7 @@ class Collection:
         self.ids = self._ids()
         self.number = {one: place for place, one in enumerate(self.ids)}
         self._columns = self._read_columns()
+        self.least_close: float | None = None  # kept by patchifier.app.similar
         self._ranks: dict[str, list[float]] = {}
 
     @classmethod

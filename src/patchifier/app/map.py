@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from patchifier.app.collection import Collection
 from patchifier.app.folders import cache_folder
 from patchifier.app.layout import Layout, lay_out
 from patchifier.app.state import Served
+from patchifier.app.teach_routes import labels_of
 from patchifier.config import RequestError
 from patchifier.io import replaced_file
 
@@ -192,18 +194,13 @@ def colours(served: Served, asked: ColoursAsked) -> dict[str, Any]:
     if asked.by in ("artist", "album", "genre"):
         return _categories(served.collection.column(asked.by))
     if asked.by.startswith("label:"):
-        return _categories(labels_of(served, asked.by.removeprefix("label:")))
+        return _categories([label for label, _ in labels_of(served, asked.by[len("label:") :])])
     raise RequestError(
         f"by is {asked.by[:40]!r}, expected cluster, artist, album, genre, year or label:NAME."
     )
 
 
-def labels_of(served: Served, head: str) -> list[str | None]:
-    """Predicted label of each track."""
-    raise RefusedError(404, f"there is no head {head[:40]!r}: teach one first.")
-
-
-def _categories(values: list[str | None]) -> dict[str, Any]:
+def _categories(values: Sequence[str | None]) -> dict[str, Any]:
     """Categories by their number of points, the largest first."""
     counts: dict[str, int] = {}
     for value in values:

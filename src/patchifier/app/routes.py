@@ -5,7 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from patchifier.app import audio, map, similar, tracks, uploads, why
+from patchifier.app import (
+    audio,
+    inside_routes,
+    map,
+    playlist,
+    similar,
+    teach_routes,
+    tracks,
+    uploads,
+    why,
+)
 
 
 @dataclass(frozen=True)
@@ -44,10 +54,24 @@ ENDPOINTS = (
     Endpoint("GET", "/api/audio/{id}", audio.sound),
     Endpoint("POST", "/api/similar", similar.similar),
     Endpoint("GET", "/api/why", why.why),
+    Endpoint("POST", "/api/path", similar.path),
+    Endpoint("POST", "/api/mix", similar.mix),
+    Endpoint("GET", "/api/duplicates", similar.duplicates),
+    Endpoint("POST", "/api/playlist", playlist.playlist),
+    Endpoint("POST", "/api/upload", uploads.receive, raw=True),
     Endpoint("GET", "/api/map", map.state),
     Endpoint("POST", "/api/map", map.start),
     Endpoint("GET", "/api/map/points", map.points),
     Endpoint("GET", "/api/map/ids", map.ids),
     Endpoint("GET", "/api/map/colours", map.colours),
-    Endpoint("POST", "/api/upload", uploads.receive, raw=True),
+    Endpoint("GET", "/api/inside/{id}", inside_routes.window),
+    Endpoint("POST", "/api/inside/{id}/reconstruct", inside_routes.reconstruct),
+    Endpoint("GET", "/api/inside/{id}/sound", inside_routes.hear),
+    Endpoint("GET", "/api/inside/{id}/structure", inside_routes.structure),
+    Endpoint("GET", "/api/inside/{id}/music", inside_routes.music),
+    Endpoint("GET", "/api/heads", teach_routes.listed),
+    Endpoint("POST", "/api/predict", teach_routes.predict),
+    Endpoint("POST", "/api/teach", teach_routes.taught),
+    Endpoint("POST", "/api/teach/apply", teach_routes.applied),
+    Endpoint("POST", "/api/teach/save", teach_routes.saved),
 )

@@ -102,7 +102,7 @@ def make_app(source: str | Path, settings: Settings | None = None) -> Starlette:
     served = serve(Path(source), settings)
     mounts: list[Any] = [_route(endpoint, served) for endpoint in routes.ENDPOINTS]
     if settings.page:
-        mounts.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
+        mounts.append(Mount("/", _Page(directory=PAGE, html=True)))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -161,6 +161,15 @@ def _model_of(identity: str, model: str) -> tuple[str, Embedder | None]:
             "made it, or leave --model out."
         )
     return "", None
+
+
+class _Page(StaticFiles):
+    """Files of the page; a browser asks again each time, so that a new version is seen."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        answer = super().file_response(*args, **options)
+        answer.headers["cache-control"] = "no-cache"
+        return answer
 
 
 # --- from a request to a call ---
@@ -283,8 +292,14 @@ def _bound(settings: Settings) -> socket.socket:
     """A socket on the address, before anything takes time."""
     host, port = settings.access.host, settings.port
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((host, port), family=found[0], backlog=128)
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # with the protocol named, asyncio sends small answers at once (TCP_NODELAY)
+        listening = socket.socket(family, kind, socket.IPPROTO_TCP)
+        if os.name != "nt":  # there it would let two programs share a port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+        listening.listen(128)
+        return listening
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RequestError(

@@ -1,19 +1,24 @@
-"""Endpoints: what sounds like songs and why, paths, mixes, duplicates, playlists."""
+"""Endpoints: what sounds like songs, paths, mixes, duplicates."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from starlette.responses import Response
 
-from patchifier.app import standin
 from patchifier.app.asked import RefusedError, require_range
-from patchifier.app.state import Served, Song
+from patchifier.app.collection import Collection
+from patchifier.app.state import Served
 from patchifier.app.tracks import slices
 from patchifier.config import RequestError
-from patchifier.library.search import Filter
+from patchifier.library.search import Filter, SearchResult, Table, slice_weights
 
 MOST = 500  # results, seeds
+MOST_WEIGHT = 4.0
+# in the bundled clips 95 % of the pairs of different pieces have a lower cosine
+LEAST_CLOSE = 0.3
+SAMPLE = 200  # songs that say how near a nearest song is in this library
+SHARE_FAR = 10  # percent of them that have no near song
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,9 @@ class Filters:
 
     def where(self) -> Filter:
         """As a filter of the search."""
-        given = {name: value for name, value in vars(self).items() if value not in (None, "")}
+        given: dict[str, Any] = {
+            name: value for name, value in vars(self).items() if value not in (None, "")
+        }
         return Filter(**given)
 
 
@@ -51,92 +58,6 @@ class SimilarAsked:
         _require_songs("unlike", self.unlike)
 
 
-def _require_counts(count: int, *most_per: int) -> None:
-    require_range("count", count, 1, MOST)
-    for value in most_per:
-        require_range("max_per_artist or max_per_album", value, 0, 2**31)
-
-
-def _require_songs(name: str, songs: list[str], *, least: int = 0) -> None:
-    if not least <= len(songs) <= MOST:
-        raise RequestError(
-            f"{name} has {len(songs)} songs, expected {least} to {MOST}: choose others."
-        )
-
-
-def similar(served: Served, asked: SimilarAsked) -> dict[str, Any]:
-    """Songs most like some, and unlike others, the most similar first."""
-    likes = [served.song(one) for one in asked.like]
-    unlikes = [served.song(one) for one in asked.unlike]
-    weights = _weights(served, asked.weights)
-    found = standin.similar(
-        served.collection,
-        [song.vector for song in likes],
-        [song.vector for song in unlikes],
-        asked.count,
-        without=[*asked.like, *asked.unlike],
-        weights=weights,
-        where=asked.filters.where(),
-        caps=(asked.max_per_artist, asked.max_per_album),
-    )
-    query = standin.query([song.vector for song in likes], [song.vector for song in unlikes])
-    results = [_result(served, place, score, query) for place, score in found]
-    close, note = _closeness(served, results)
-    return {"results": results, "close": close, "note": note}
-
-
-def _weights(served: Served, weights: dict[str, float]) -> np.ndarray | None:
-    """Factor (E,) of each number's share of a cosine; None if all are 1."""
-    parts = slices(served)
-    for name, value in weights.items():
-        if name not in parts:
-            raise RequestError(f"weights.{name} is not a part here, expected {', '.join(parts)}.")
-        require_range(f"weights.{name}", value, 0, 4)
-    given = {name: weights.get(name, 1.0) for name in parts}
-    if not any(given.values()):
-        raise RequestError("every weight is 0, so nothing is compared: raise one of them.")
-    if all(value == 1 for value in given.values()):
-        return None
-    return np.concatenate(
-        [np.full(part.stop - part.start, given[name], np.float32) for name, part in parts.items()]
-    )
-
-
-def _result(served: Served, place: int, score: float, query: np.ndarray) -> dict[str, Any]:
-    collection = served.collection
-    return {
-        "track": collection.track(place),
-        "similarity": round(float(score), 4),
-        "start_s": collection.column("start_s")[place],
-        "end_s": collection.column("end_s")[place],
-        "slices": agreement(served, query, collection.direction(place)),
-    }
-
-
-def agreement(served: Served, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Cosine of each part of two vectors (E,); 0 where one has nothing."""
-    found = {}
-    for name, part in slices(served).items():
-        a, b = first[part], second[part]
-        lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-        found[name] = round(float(a @ b) / lengths, 4) if lengths > 1e-9 else 0.0
-    return found
-
-
-CLOSE = 0.4  # stand-in
-
-
-def _closeness(served: Served, results: list[dict[str, Any]]) -> tuple[bool, str]:
-    if results and results[0]["similarity"] >= CLOSE:
-        return True, ""
-    if not results:
-        return False, "No other song in this library passes these filters."
-    return False, (
-        f"Nothing in this library is close: the nearest song has a similarity of "
-        f"{results[0]['similarity']:.2f}."
-    )
-
-
 @dataclass(frozen=True)
 class PathAsked:
     """The first and the last song of a path, and songs on the way."""
@@ -145,6 +66,7 @@ class PathAsked:
     end: str
     count: int = 10
     waypoints: list[str] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)
     filters: Filters = field(default_factory=Filters)
     max_per_artist: int = 0
     max_per_album: int = 0
@@ -159,8 +81,10 @@ class MixAsked:
     """Songs that a mix begins from; drift is 0 (stays near them) to 1 (walks on)."""
 
     seeds: list[str]
+    unlike: list[str] = field(default_factory=list)
     count: int = 25
-    drift: float = 0.0
+    drift: float = 0.5
+    weights: dict[str, float] = field(default_factory=dict)
     filters: Filters = field(default_factory=Filters)
     max_per_artist: int = 0
     max_per_album: int = 0
@@ -168,26 +92,174 @@ class MixAsked:
     def __post_init__(self) -> None:
         _require_counts(self.count, self.max_per_artist, self.max_per_album)
         _require_songs("seeds", self.seeds, least=1)
+        _require_songs("unlike", self.unlike)
         require_range("drift", self.drift, 0, 1)
 
 
-def in_table(served: Served, one: str) -> Song:
-    """A song of the table; an upload cannot stand in a playlist."""
+@dataclass(frozen=True)
+class DuplicatesAsked:
+    """The least cosine of a pair of songs."""
+
+    threshold: float = 0.95
+
+
+def _require_counts(count: int, max_per_artist: int, max_per_album: int) -> None:
+    require_range("count", count, 1, MOST)
+    require_range("max_per_artist", max_per_artist, 0, 2**31)
+    require_range("max_per_album", max_per_album, 0, 2**31)
+
+
+def _require_songs(name: str, songs: list[str], *, least: int = 0) -> None:
+    if not least <= len(songs) <= MOST:
+        raise RequestError(
+            f"{name} has {len(songs)} songs, expected {least} to {MOST}: choose others."
+        )
+
+
+def similar(served: Served, asked: SimilarAsked) -> dict[str, Any]:
+    """Songs most like some, and unlike others, the most similar first."""
+    likes = [served.song(one) for one in asked.like]
+    found = _store(served.collection).similar(
+        [song.query for song in likes],
+        asked.count,
+        unlike=[served.song(one).query for one in asked.unlike],
+        where=asked.filters.where(),
+        weights=_weights(served, asked.weights),
+        max_per_artist=asked.max_per_artist,
+        max_per_album=asked.max_per_album,
+    )
+    mean = np.mean([song.vector for song in likes], axis=0)
+    results = [
+        one | {"slices": agreement(served, mean, _direction(served.collection, row))}
+        for one, row in zip(_results(served.collection, found), found)
+    ]
+    close, note = _closeness(served, found)
+    return {"results": results, "close": close, "note": note}
+
+
+def path(served: Served, asked: PathAsked) -> dict[str, Any]:
+    """Songs from one to another in small steps."""
+    start, end, *waypoints = (
+        _in_table(served, one) for one in (asked.start, asked.end, *asked.waypoints)
+    )
+    found = _store(served.collection).path(
+        start,
+        end,
+        asked.count,
+        waypoints=waypoints,
+        where=asked.filters.where(),
+        weights=_weights(served, asked.weights),
+        max_per_artist=asked.max_per_artist,
+        max_per_album=asked.max_per_album,
+    )
+    return {"results": _results(served.collection, found)}
+
+
+def mix(served: Served, asked: MixAsked) -> dict[str, Any]:
+    """A walk through the library from some songs."""
+    found = _store(served.collection).mix(
+        [served.song(one).query for one in asked.seeds],
+        asked.count,
+        unlike=[served.song(one).query for one in asked.unlike],
+        where=asked.filters.where(),
+        weights=_weights(served, asked.weights),
+        drift=asked.drift,
+        max_per_artist=asked.max_per_artist,
+        max_per_album=asked.max_per_album,
+    )
+    return {"results": _results(served.collection, found)}
+
+
+def duplicates(served: Served, asked: DuplicatesAsked) -> dict[str, Any]:
+    """Pairs of songs that sound nearly the same."""
+    collection = served.collection
+    with served.turn():
+        pairs = _store(collection).near_duplicates(asked.threshold)
+    return {
+        "pairs": [
+            {
+                "first": collection.track(collection.by_path[pair.first.path]),
+                "second": collection.track(collection.by_path[pair.second.path]),
+                "similarity": round(pair.score, 4),
+                "kind": "not checked",
+            }
+            for pair in pairs
+        ]
+    }
+
+
+def agreement(served: Served, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """Cosine of each part of two vectors (E,); 0 where one has nothing."""
+    found = {}
+    for name, part in slices(served).items():
+        a, b = first[part], second[part]
+        lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+        found[name] = round(float(a @ b) / lengths, 4) if lengths > 1e-9 else 0.0
+    return found
+
+
+def _store(collection: Collection) -> Table:
+    if collection.store is None:
+        raise RefusedError(409, "this library is empty, so nothing is similar: embed some music.")
+    return collection.store
+
+
+def _in_table(served: Served, one: str) -> str:
+    """Path of a song of the table; an upload cannot stand in a path."""
     if one in served.uploads:
         raise RefusedError(
             422, "an upload is not in the library, so it cannot stand in a path: choose a song."
         )
-    return served.song(one)
+    return str(served.song(one).query)
 
 
-@dataclass(frozen=True)
-class PlaylistAsked:
-    """Songs in the order of a playlist."""
+def _weights(served: Served, weights: dict[str, float]) -> np.ndarray | None:
+    """Weights (E,) of a search; None if none is given."""
+    for name, value in weights.items():
+        require_range(f"weights.{name}", value, 0, MOST_WEIGHT)
+    if not weights:
+        return None
+    return slice_weights(served.require_embedder().config, weights)
 
-    ids: list[str]
-    name: str = "patchifier"
+
+def _results(collection: Collection, found: Iterable[SearchResult]) -> list[dict[str, Any]]:
+    return [
+        {
+            "track": collection.track(collection.by_path[row.path]),
+            "similarity": None if row.score is None else round(row.score, 4),
+            "start_s": row.start_s,
+            "end_s": row.end_s,
+        }
+        for row in found
+    ]
 
 
-def playlist(served: Served, asked: PlaylistAsked) -> Response:
-    """The songs as an M3U8 file."""
-    raise NotImplementedError
+def _direction(collection: Collection, row: SearchResult) -> np.ndarray:
+    return collection.direction(collection.by_path[row.path])
+
+
+def _closeness(served: Served, found: Iterable[SearchResult]) -> tuple[bool, str]:
+    """Whether the nearest song is close, measured by the songs of this library; and what to say."""
+    best = next(iter(found), None)
+    if best is None or best.score is None:
+        return False, "No other song of this library passes these filters."
+    least = least_close(served.collection)
+    if best.score >= least:
+        return True, ""
+    return False, (
+        f"Nothing in this library is close: the nearest song has a similarity of {best.score:.2f}, "
+        f"and {100 - SHARE_FAR} % of the songs here have one of {least:.2f} or more."
+    )
+
+
+def least_close(collection: Collection) -> float:
+    """Cosine that most songs reach with their nearest, from a sample; at least LEAST_CLOSE."""
+    if collection.least_close is None:
+        count = len(collection)
+        rows = np.unique(np.linspace(0, count - 1, min(SAMPLE, count)).astype(int))
+        units = collection.directions
+        cosines = units[rows] @ units.T  # (m, n)
+        cosines[np.arange(len(rows)), rows] = -1.0
+        near = float(np.percentile(cosines.max(1), SHARE_FAR))
+        collection.least_close = max(LEAST_CLOSE, near)
+    return collection.least_close

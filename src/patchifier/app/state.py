@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,14 +14,16 @@ from patchifier import jobs
 from patchifier.app.asked import RefusedError
 from patchifier.app.collection import TAGS, Collection
 from patchifier.app.job import Job
-from patchifier.embed import Embedder, Embedding
+from patchifier.embed import Embedder
 
 if TYPE_CHECKING:
     from patchifier.app.map import Map
+    from patchifier.app.teach import Taught
 
 AT_ONCE = 2  # decodings in worker processes at one time
 WAIT_S = 20.0  # for one of them
 RETRY_S = 5
+KEPT = 100  # results of looking into songs: 30 MB
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,34 @@ class Upload:
         return str(self.path)
 
 
+class Kept:
+    """Results of slow work by key, the last few.
+
+    Parameters
+    ----------
+    most : int
+        How many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._found: dict[Any, Any] = {}
+        self._lock, self._locks = threading.Lock(), dict[Any, threading.Lock]()
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What was made for a key; the same is not made twice at one time."""
+        with self._lock:
+            own = self._locks.setdefault(key, threading.Lock())
+        with own:
+            if key not in self._found:
+                self._found[key] = make()
+            found = self._found[key]
+        with self._lock:
+            for old in list(self._found)[: -self.most]:
+                del self._found[old], self._locks[old]
+        return found
+
+
 class Served:
     """Everything that the endpoints of one server share.
 
@@ -172,8 +202,9 @@ class Served:
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._locks: dict[str, threading.Lock] = {}
         self.uploads: dict[str, Upload] = {}
-        self.windows: dict[str, Embedding] = {}
         self.map: Map | None = None
+        self.heads: dict[str, Taught] = {}
+        self.kept = Kept(KEPT)
 
     def close(self) -> None:
         """End the job and remove temporary files."""

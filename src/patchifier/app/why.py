@@ -16,7 +16,6 @@ from patchifier.embed import Embedder, Embedding
 WINDOW_S = 10.0
 LONGEST_S = 1200.0  # what lies behind it is not compared
 STRETCHES = 5
-KEPT = 200  # songs whose windows are kept: 30 MB
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,11 @@ def stretches(first: Embedding, second: Embedding) -> list[dict[str, float]]:
 
 def windows_of(served: Served, song: Song) -> Embedding:
     """Vectors of windows of a song, embedded when they are first needed."""
-    path = song.file()
-    with served.one_at_a_time(f"windows {path}"):
-        if path not in served.windows:
-            embedder = served.require_embedder()
-            served.windows[path] = served.in_worker(embed_windows, path, shared=embedder)
-            for old in list(served.windows)[:-KEPT]:
-                served.windows.pop(old, None)
-        return served.windows[path]
+    path, embedder = song.file(), served.require_embedder()
+    found: Embedding = served.kept.get(
+        ("windows", path), lambda: served.in_worker(embed_windows, path, shared=embedder)
+    )
+    return found
 
 
 def embed_windows(embedder: Embedder, paths: Sequence[str]) -> list[Embedding | str]:

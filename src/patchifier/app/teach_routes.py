@@ -1,0 +1,166 @@
+"""Endpoints: labels that are taught by a few songs, and models that predict."""
+
+import csv
+import io
+import re
+import zipfile
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from starlette.responses import Response
+
+from patchifier.app.asked import RefusedError
+from patchifier.app.state import Served
+from patchifier.app.teach import Taught, teach
+from patchifier.config import RequestError
+from patchifier.io import to_cell
+
+KEPT = 50  # heads
+NAME = re.compile(r"[\w][\w .+-]{0,59}")
+
+
+@dataclass(frozen=True)
+class HeadsAsked:
+    """Nothing."""
+
+
+@dataclass(frozen=True)
+class TeachAsked:
+    """Name of a head, and ids of songs for each label."""
+
+    labels: dict[str, list[str]]
+    name: str = "labels"
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise RequestError(
+                f"name is {self.name[:60]!r}, expected up to 60 letters, digits, spaces and . + -"
+            )
+
+
+@dataclass(frozen=True)
+class HeadAsked:
+    """A head by name."""
+
+    head: str
+
+
+@dataclass(frozen=True)
+class SaveAsked:
+    """A head by name, and what is saved: labels of the library, or the head."""
+
+    head: str
+    what: Literal["csv", "head"] = "csv"
+
+
+@dataclass(frozen=True)
+class PredictAsked:
+    """A song, and a head by name."""
+
+    id: str
+    head: str
+
+
+def listed(served: Served, asked: HeadsAsked) -> list[dict[str, Any]]:
+    """Heads that were taught here, with what is known of their accuracy."""
+    return [{"name": name} | _facts(taught) for name, taught in served.heads.items()]
+
+
+def _facts(taught: Taught) -> dict[str, Any]:
+    facts = taught.to_dict()
+    shown = ("accuracy", "interval", "n", "method", "enough")
+    return {"labels": facts["names"], "accuracy": {name: facts[name] for name in shown}}
+
+
+def taught(served: Served, asked: TeachAsked) -> dict[str, Any]:
+    """Train a head on the vectors of labelled songs, and say how well it predicts."""
+    collection = served.collection
+    if collection.table is None:
+        raise RefusedError(
+            409, "this library is empty, so nothing can be taught: embed some music."
+        )
+    places = {label: [collection.find(one) for one in ids] for label, ids in asked.labels.items()}
+    with served.turn():
+        found = teach(
+            collection.directions, places, identity=collection.table.identity, model=served.model
+        )
+    served.heads.pop(asked.name, None)
+    served.heads[asked.name] = found
+    while len(served.heads) > KEPT:
+        served.heads.pop(next(iter(served.heads)))
+    names = found.head.names
+    doubtful = [
+        {
+            "track": collection.track(place),
+            "label": names[int(found.probabilities[place].argmax())],
+            "probability": round(float(found.probabilities[place].max()), 4),
+        }
+        for place in found.doubtful
+    ]
+    return {"head": asked.name, **found.to_dict(), "doubtful": doubtful}
+
+
+def _head(served: Served, name: str) -> Taught:
+    if name not in served.heads:
+        raise RefusedError(404, f"there is no head {name[:60]!r}: teach it first.")
+    return served.heads[name]
+
+
+def labels_of(served: Served, name: str) -> list[tuple[str, float]]:
+    """Label and probability of each track; the library may have grown since the head was taught."""
+    head = _head(served, name).head
+    probabilities = head.probabilities(served.collection.directions)
+    best = probabilities.argmax(1)
+    return [
+        (head.names[label], round(float(row[label]), 4))
+        for label, row in zip(best.tolist(), probabilities)
+    ]
+
+
+def applied(served: Served, asked: HeadAsked) -> dict[str, Any]:
+    """Label of every song of the library."""
+    labels = labels_of(served, asked.head)
+    return {
+        "labels": {
+            one: {"label": label, "probability": probability}
+            for one, (label, probability) in zip(served.collection.ids, labels)
+        }
+    }
+
+
+def predict(served: Served, asked: PredictAsked) -> dict[str, Any]:
+    """Probabilities of a head's labels for one song or upload."""
+    head = _head(served, asked.head).head
+    found = head.probabilities(served.song(asked.id).vector[None])[0]
+    return {"names": list(head.names), "values": [round(float(value), 4) for value in found]}
+
+
+def saved(served: Served, asked: SaveAsked) -> Response:
+    """Labels of the library as CSV, or the head as a zip file of its folder."""
+    stem = re.sub(r"[^\w.+-]+", "-", asked.head, flags=re.ASCII).strip("-") or "head"
+    if asked.what == "csv":
+        return download(_csv(served, asked.head), f"{stem}.csv", "text/csv; charset=utf-8")
+    head = _head(served, asked.head).head
+    folder = served.folder / "heads" / stem
+    with served.one_at_a_time(f"head {stem}"):
+        head.save(folder)
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(folder.iterdir()):
+                archive.write(file, f"{stem}/{file.name}")
+    return download(content.getvalue(), f"{stem}.zip", "application/zip")
+
+
+def _csv(served: Served, name: str) -> bytes:
+    stream = io.StringIO()
+    table = csv.writer(stream)
+    table.writerow(["path", "label", "probability"])
+    for path, (label, probability) in zip(served.collection.paths, labels_of(served, name)):
+        table.writerow([to_cell(path), to_cell(label), probability])
+    return stream.getvalue().encode("utf-8", "replace")
+
+
+def download(content: bytes, name: str, media_type: str) -> Response:
+    """A file that the browser saves."""
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(content, media_type=media_type, headers=headers)
