@@ -52,6 +52,18 @@ class Place:
         except (OSError, ValueError):
             return ""
 
+    def shown(self, path: str) -> str:
+        """Path of a file from the music's folder; whole where there is none.
+
+        Examples
+        --------
+        >>> Place(Path("/music")).shown("/music/a/one.ogg")
+        'a/one.ogg'
+        """
+        if self.music and path.startswith(os.path.join(self.music, "")):
+            return os.path.relpath(path, self.music)
+        return path
+
 
 class Collection:
     """Tracks of a table of embeddings: one for each file.

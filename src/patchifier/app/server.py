@@ -21,7 +21,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from patchifier import weights
-from patchifier.app import routes
+from patchifier.app import openapi, routes, subsonic
 from patchifier.app.asked import RefusedError, checked
 from patchifier.app.collection import Collection, Place
 from patchifier.app.folders import table_of
@@ -101,6 +101,9 @@ def make_app(source: str | Path, settings: Settings | None = None) -> Starlette:
     settings = settings or Settings()
     served = serve(Path(source), settings)
     mounts: list[Any] = [_route(endpoint, served) for endpoint in routes.ENDPOINTS]
+    mounts.append(Route("/api/openapi.json", _document, methods=["GET"]))
+    rest = partial(subsonic.answer, served, settings.access)
+    mounts.append(Route("/rest/{name}", _safely(rest), methods=["GET", "POST"]))
     if settings.page:
         mounts.append(Mount("/", _Page(directory=PAGE, html=True)))
 
@@ -173,6 +176,10 @@ class _Page(StaticFiles):
 
 
 # --- from a request to a call ---
+
+
+async def _document(request: Request) -> Response:
+    return JSONResponse(openapi.document())
 
 
 def _route(endpoint: Endpoint, served: Served) -> Route:
