@@ -28,8 +28,10 @@ def library(page: Any, ids: dict[str, str]) -> None:
     """Songs, one of them playing."""
     page.goto(page.url.split("#")[0] + "#/library")
     page.get_by_role("button", name=f"Play {SEED}").click()
+    page.wait_for_selector(".wave > div", timeout=60_000)
     page.wait_for_timeout(2500)
-    page.keyboard.press("Space")
+    page.locator("#player").get_by_role("button", name="Pause").click()
+    page.evaluate("document.activeElement.blur()")
 
 
 def similar(page: Any, ids: dict[str, str]) -> None:
@@ -70,7 +72,7 @@ def teach(page: Any, ids: dict[str, str]) -> None:
     page.evaluate("([key, text]) => localStorage.setItem(key, text)", ["patchifier.teach.Demo", json.dumps(lesson)])
     page.goto(page.url.split("#")[0] + "#/teach")
     page.get_by_role("button", name="Train").click()
-    page.wait_for_selector(".confusion")
+    page.locator(".confusion").scroll_into_view_if_needed()
     page.wait_for_timeout(300)
 
 

@@ -98,6 +98,9 @@ function drawOverview(view, { overview, masks, data }) {
   mark(data);
 }
 
+/** A chord as a lead sheet writes it: "A minor" is Am. */
+const short = (name) => name.replace(" major", "").replace(" minor", "m");
+
 /** Tempo, key and chords, each with how strongly the sound says so. */
 async function music(view, facts) {
   try {
@@ -107,7 +110,7 @@ async function music(view, facts) {
       el("div.fact", {}, el("span.small.soft", {}, name), el("b", {}, value), el("span.small.soft", {}, sure));
     const sure = (one) => (one?.confidence === undefined || one.confidence === null ? "" : `strength ${one.confidence.toFixed(2)}`);
     fill(facts, fact("Tempo", tempo ? `${Math.round(tempo.bpm)} BPM` : "cannot be said", sure(tempo)), fact("Key", key ? key.name : "cannot be said", sure(key)));
-    if (chords?.length) view.parts.lanes.append(lane("Chords", chords.map((one) => ({ ...one, label: one.name })), view));
+    if (chords?.length) view.parts.lanes.append(lane("Chords", chords.map((one) => ({ ...one, label: short(one.name), title: one.name })), view));
   } catch (error) {
     if (view.current()) fill(facts, el("p.small.soft", {}, error.message));
   }

@@ -4,7 +4,7 @@ import { get, post, remember } from "./api.js";
 import { bar, button, clock, debounce, el, errorMessage, fill, iconButton, plural, speak } from "./dom.js";
 import { player } from "./player.js";
 import { mark, playButton, songName } from "./songs.js";
-import { go, note, on, seed, select, state } from "./state.js";
+import { note, on, select, state, tell } from "./state.js";
 
 const PAGE = 100;
 const COLUMNS = [
@@ -203,17 +203,14 @@ function row(rows, index, { size, focus }) {
 
 function similar(event, song) {
   event.stopPropagation();
-  state.like = [];
-  state.unlike = [];
-  seed(song);
   select(song);
-  go("similar", { like: song.id });
+  tell("similar", song);
 }
 
 function inside(event, song) {
   event.stopPropagation();
   select(song);
-  go("inside", { song: song.id });
+  tell("inside", song);
 }
 
 function nothing(rows) {

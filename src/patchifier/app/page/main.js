@@ -143,6 +143,12 @@ async function receive(files) {
   }
 }
 on("files", receive);
+on("similar", (song) => {
+  Object.assign(state, { like: [], unlike: [], mode: "near" });
+  seed(song);
+  go("similar", { like: song.id });
+});
+on("inside", (song) => go("inside", { song: song.id }));
 
 drawTabs();
 drawTheme();

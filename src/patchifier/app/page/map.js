@@ -8,7 +8,7 @@ import { player } from "./player.js";
 import { renderer, scatter } from "./scatter.js";
 import { scatter2d } from "./scatter2d.js";
 import { songList, songName } from "./songs.js";
-import { go, on, seed, select, state } from "./state.js";
+import { go, on, select, state, tell } from "./state.js";
 
 const COLOURS = [
   ["cluster", "Group"],
@@ -71,6 +71,7 @@ async function draw(place, { query, signal }) {
   const name = query.get("renderer") === "canvas" ? "" : renderer();
   place.dataset.renderer = name || "canvas";
   const handlers = { over: (index) => hover(view, index), out: () => (view.card.hidden = true), click: (index) => clicked(view, index), lasso: (indices) => lassoed(view, indices) };
+  stretch(points.x, view.canvas.clientWidth / Math.max(1, view.canvas.clientHeight));
   view.plot = await (name ? scatter : scatter2d)(view.canvas, points, handlers);
   signal.addEventListener("abort", () => view.plot.destroy());
   if (signal.aborted) return undefined;
@@ -109,6 +110,12 @@ function parse(raw) {
     for (let index = 0; index < n; index += 1) axis[index] = high > low ? 1.9 * ((axis[index] - low) / (high - low)) - 0.95 : 0;
   }
   return { x, y, cluster };
+}
+
+/** The map has no units: it is as wide as its frame. */
+function stretch(x, aspect) {
+  const by = Math.min(1.7, Math.max(0.5, aspect));
+  x.forEach((value, index) => (x[index] = value * by));
 }
 
 function toolbar(view) {
@@ -225,15 +232,9 @@ function follow(view) {
   return fill(
     view.side,
     el("h2", {}, "Selected song"),
-    songList([song], { label: "Selected song", end: () => [iconButton("similar", `Songs similar to ${song.title}`, () => similarTo(song)), iconButton("inside", `Look inside ${song.title}`, () => go("inside", { song: song.id }))] }),
+    songList([song], { label: "Selected song", end: () => [iconButton("similar", `Songs similar to ${song.title}`, () => tell("similar", song)), iconButton("inside", `Look inside ${song.title}`, () => tell("inside", song))] }),
     index === undefined && el("p.small.soft", {}, "This song is not on the map: it was uploaded, or came after the map was drawn."),
   );
-}
-
-function similarTo(song) {
-  Object.assign(state, { like: [], unlike: [] });
-  seed(song);
-  go("similar", { like: song.id });
 }
 
 function setLasso(view, active) {

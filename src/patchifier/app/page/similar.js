@@ -19,7 +19,8 @@ const LEADS = {
   mix: "A list that begins near your songs. Drift lets it wander.",
 };
 
-const settings = { count: 20, drift: 0.3, artist: "", genre: "", album: "", year_from: "", year_to: "", max_per_artist: 0, max_per_album: 0 };
+const COUNTS = { near: 20, path: 10, mix: 25 };
+const settings = { count: 0, drift: 0.3, artist: "", genre: "", album: "", year_from: "", year_to: "", max_per_artist: 0, max_per_album: 0 };
 let results = [];
 
 export async function show(place, { query, signal }) {
@@ -131,7 +132,7 @@ function drawUpload(place, what) {
 function drawControls(view) {
   const wide = matchMedia("(min-width: 821px)").matches;
   const field = (name, label, type = "text") => {
-    const input = el("input", { type, value: settings[name] || "", placeholder: type === "number" ? "any" : "", min: 0, autocomplete: "off" });
+    const input = el("input", { type, value: settings[name] || "", placeholder: name === "count" ? COUNTS[state.mode] : type === "number" ? "any" : "", min: 0, autocomplete: "off" });
     input.addEventListener("input", debounce(() => {
       settings[name] = type === "number" ? Number(input.value) || 0 : input.value.trim();
       find(view);
@@ -201,7 +202,7 @@ function request() {
   const { artist, album, genre, year_from, year_to, count, max_per_artist, max_per_album } = settings;
   const filters = Object.fromEntries(Object.entries({ artist, album, genre, year_from, year_to }).filter(([, value]) => value));
   const like = state.like.map((song) => song.id);
-  const common = { count: count || 20, filters, max_per_artist, max_per_album };
+  const common = { count: count || COUNTS[state.mode], filters, max_per_artist, max_per_album };
   if (state.mode === "path") return ["api/path", { start: like[0], end: like.at(-1), waypoints: like.slice(1, -1), ...common }];
   if (state.mode === "mix") return ["api/mix", { seeds: like, drift: settings.drift, ...common }];
   return ["api/similar", { like, unlike: state.unlike.map((song) => song.id), weights: state.weights, ...common }];
@@ -270,11 +271,15 @@ function meter(value) {
   return el("span.meter", { title: `Similarity ${value.toFixed(3)}` }, bar(value), el("span.number.small", {}, value.toFixed(2)));
 }
 
+function want(song, kind) {
+  seed(song, kind);
+  tell("seeds");
+}
+
 function actions(song) {
   const as = (kind) => (event) => {
     event.stopPropagation();
-    seed(song, kind);
-    tell("seeds");
+    want(song, kind);
   };
   return [
     iconButton("plus", `More like ${song.title}`, as("like"), { class: "icon-button wide" }),
@@ -326,6 +331,7 @@ async function explain(place, first, second) {
     const stretches = (answer.stretches ?? []).map((one) => stretch(one, first, second));
     fill(
       place,
+      state.mode === "near" && el("div.buttons.why-narrow", {}, button("More like this", () => want(second, "like"), { kind: "small" }), button("Less like this", () => want(second, "unlike"), { kind: "small" })),
       slices.length > 0 && el("div", {}, el("h3", {}, "What agrees"), el("div.agreements", {}, slices)),
       stretches.length > 0 && el("div", {}, el("h3", {}, "Where they meet"), el("div.stretches", {}, stretches)),
     );
