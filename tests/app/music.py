@@ -45,3 +45,16 @@ def _tag(path: Path, **tags: str) -> None:
     file = mutagen.File(path)
     file.update({key: [value] for key, value in tags.items()})
     file.save()
+
+
+MARKUP = '<img src="x" onerror="document.title=\'run\'"> & <b>bold</b>'
+VANISHED = "Here and gone"
+
+
+def add_faults(folder: Path) -> None:
+    """Add a song whose tags have markup, one that is to vanish, and a text with a name of music."""
+    for title, clip in ((MARKUP, "naev_12.ogg"), (VANISHED, "naev_13.ogg")):
+        target = folder / f"{'markup' if title == MARKUP else 'vanished'}.ogg"
+        shutil.copy(demo.ROOT / "clips" / clip, target)
+        _tag(target, title=title, artist="<i>Nobody</i>", album="Faults")
+    (folder / "notes.mp3").write_text("This is a text.\n" * 200)

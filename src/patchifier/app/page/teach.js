@@ -164,7 +164,7 @@ function drawAnswer(view) {
   const { answer } = lesson;
   const percent = (value) => `${Math.round(100 * value)} %`;
   const [low, high] = answer.interval ?? [];
-  const range = low === undefined || low === null ? "" : `${percent(low)} to ${percent(high)} in 95 of 100 cases`;
+  const range = low === undefined || low === null ? "" : `95 % interval: ${percent(low)} to ${percent(high)}`;
   const done = el("div", { "aria-live": "polite" });
   fill(
     view.results,
@@ -175,7 +175,7 @@ function drawAnswer(view) {
         "div",
         {},
         el("h2", {}, "How well it does"),
-        answer.accuracy !== null && answer.accuracy !== undefined && el("p.big", {}, percent(answer.accuracy), el("span.small.soft", {}, range)),
+        answer.accuracy !== null && answer.accuracy !== undefined && el(answer.enough ? "p.big" : "p.big.soft", {}, percent(answer.accuracy), el("span.small.soft", {}, range)),
         !answer.enough && el("p.tag", {}, "Too few to say"),
         answer.note && el("p.lead", {}, answer.note),
         el("p.small.soft", {}, `${answer.method}, ${plural(answer.n, "song")}`),
