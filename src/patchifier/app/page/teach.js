@@ -88,6 +88,10 @@ function drawLasso(view, fresh) {
 
 function drawCards(view) {
   fill(view.cards, lesson.labels.map((label, index) => card(view, label, index)));
+  drawTrain(view);
+}
+
+function drawTrain(view) {
   const ready = lesson.labels.filter((label) => label.name && label.songs.length >= LEAST).length;
   view.train.disabled = ready < 2;
   view.train.title = ready < 2 ? "Two labels with a name and two songs each are needed" : "";
@@ -95,9 +99,12 @@ function drawCards(view) {
 
 function card(view, label, index) {
   const name = el("input.label-name", { type: "text", value: label.name, placeholder: `Label ${index + 1}`, "aria-label": `Name of label ${index + 1}`, maxlength: 40 });
-  name.addEventListener("change", () => {
+  // The cards are not drawn again: that would take the focus from the next field.
+  name.addEventListener("input", () => {
     label.name = name.value.trim();
-    changed(view);
+    name.closest(".card").setAttribute("aria-label", label.name || `Label ${index + 1}`);
+    save();
+    drawTrain(view);
   });
   const add = (songs) => {
     give(label, songs);
