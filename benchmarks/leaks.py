@@ -21,7 +21,7 @@ import soundfile
 import soxr
 import torch
 
-from patchifier import audio, datasets, spectrogram
+from patchifier import audio, datasets, matching, spectrogram
 from patchifier.config import SpectrogramConfig
 from patchifier.datasets import Clip
 from patchifier.evaluate import leaks
@@ -140,7 +140,7 @@ def landmark_votes(library, query):
             np.repeat(at - np.cumsum(hits) + hits, hits) + np.arange(hits.sum())
         ] - np.repeat(frames, hits)
         cells, votes = np.unique(offsets, return_counts=True)
-        total = leaks._with_neighbours(cells, votes)
+        total = matching.with_neighbours(cells, votes)
         best.append(
             (int(total.max(initial=0)), int(cells[total.argmax()]) if len(cells) else 0, number)
         )

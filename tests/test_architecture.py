@@ -15,8 +15,9 @@ LAYERS = [  # a part imports only from lines above its own
     {"containers", "sandbox", "system"},
     {"decode", "hub"},
     {"tasks", "audio", "spectrogram", "fingerprint", "jobs", "weights"},
-    {"windows", "graph", "datasets", "estimates"},
+    {"windows", "graph", "datasets", "estimates", "matching"},
     {"model_folder", "heads"},
+    {"inputs"},
     {"embed"},
     {"library"},
     {"app"},
@@ -166,7 +167,7 @@ def test_the_runtime_works_without_torch():
         sys.modules["torch"] = None  # its import fails
         import patchifier
 
-        runtime = "io seeding jobs audio spectrogram windows fingerprint graph embed cache weights"
+        runtime = "io seeding jobs audio spectrogram windows fingerprint matching graph embed cache weights"
         for name in runtime.split():
             importlib.import_module(f"patchifier.{name}")
         for package in ("library", "library.search", "datasets", "cli", "containers"):

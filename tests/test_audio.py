@@ -17,6 +17,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -492,7 +493,10 @@ def test_samples_at_the_right_rate_are_left_alone(tone: Callable) -> None:
             for rate in ("22050", float("nan"), -44_100, 0, True, [44_100])
         ),
         ([[0.1, 0.2], [0.1]], RATE, "samples are a list that is no array"),
-        (np.zeros(100, np.int16), RATE, "samples are int16"),
+        (np.zeros(100, np.int64), RATE, "samples are int64"),
+        (np.zeros((32, 100), np.float32), RATE, "at most 24 channels"),
+        (np.zeros(100, bool), RATE, "samples are bool"),
+        (np.zeros(100, complex), RATE, "samples are complex"),
         (
             np.array([0.1, 32_767.0], np.float32),
             RATE,
@@ -511,6 +515,24 @@ def test_samples_at_the_right_rate_are_left_alone(tone: Callable) -> None:
 def test_samples_that_make_no_sense_are_refused(samples: Any, rate: Any, reason: str) -> None:
     with pytest.raises(RequestError, match=re.escape(reason) if "[" in reason else reason):
         audio.as_waveform(samples, rate)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8", "int16", "int32"])
+def test_integers_are_scaled_as_in_a_wav_file(kind: str, tone: Callable) -> None:
+    middle, scale = audio.FULL_SCALE[kind]
+    integers = np.round(tone() * (scale - 1) + middle).astype(kind)
+    found = audio.as_waveform(integers, RATE)
+    np.testing.assert_allclose(found, tone(), atol=1.5 / scale)
+    assert found.dtype == np.float32
+
+
+def test_tensors_of_any_precision_are_samples(tone: Callable) -> None:
+    samples = torch.from_numpy(tone())
+    kinds = (samples.clone().requires_grad_(), samples.double(), samples.half(), samples.bfloat16())
+    for tensor in kinds:
+        np.testing.assert_allclose(audio.as_waveform(tensor, RATE), tone(), atol=4e-3)
+    integers = (samples * 32767).round().to(torch.int16)
+    np.testing.assert_allclose(audio.as_waveform(integers, RATE), tone(), atol=1e-4)
 
 
 def test_saved_waveform_is_turned_down_and_not_clipped(tmp_path: Path, tone: Callable) -> None:

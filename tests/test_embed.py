@@ -132,9 +132,7 @@ def test_more_windows_than_one_batch_holds_make_no_difference():
         near(together[index], encoder.embed(waves[index], RATE))
 
 
-def test_lists_and_arrays_of_files_are_embedded_and_an_iterator_is_refused_with_what_to_do(
-    tmp_path,
-):
+def test_lists_arrays_and_iterators_of_files_are_embedded(tmp_path):
     encoder, paths = embedder(), [tmp_path / "one.wav", tmp_path / "two.wav"]
     for seed, path in enumerate(paths):
         audio.save(path, sound(2 + seed, seed=seed))
@@ -145,8 +143,8 @@ def test_lists_and_arrays_of_files_are_embedded_and_an_iterator_is_refused_with_
     names = np.array([str(path) for path in paths])
     for given_ in (tuple(paths), names, np.array(paths, object)):
         near(encoder.embed(given_), together, atol=0)
-    with pytest.raises(RequestError, match=r"embed\(list\(paths\)\)"):
-        encoder.embed(tmp_path.glob("*.wav"))
+    near(encoder.embed(path for path in paths), together, atol=0)
+    near(encoder.embed(iter(paths[:1])), together[:1], atol=0)
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100])
@@ -300,6 +298,8 @@ def test_no_log_mels_and_a_mask_that_is_too_long_are_refused():
 def test_what_is_no_log_mel_is_refused(log_mels, reason):
     with pytest.raises(RequestError, match=reason):
         embedder().embed_log_mels(log_mels)
+    if not isinstance(log_mels[0], np.ndarray):
+        return  # an iterator of them is no log-mel
     for ask in (
         embedder().embed,
         tuned().predict,
@@ -385,9 +385,9 @@ def test_a_model_in_training_mode_is_put_into_evaluation_mode():
         (np.full(9, np.inf, np.float32), RATE, "infinity"),
         ([], RATE, "there is no music here"),
         ([0.1, 0.2], RATE, "numpy.array"),
-        ([sound(1), sound(1).astype(np.int32)], RATE, "int32"),
+        ([sound(1), sound(1).astype(np.int64)], RATE, "int64"),
         (None, RATE, "expected"),
-        (b"song.mp3", RATE, "expected"),
+        (b"song.mp3", RATE, "8 bytes: not an audio file"),
         (["nowhere.mp3"], None, "nowhere.mp3"),
     ],
     ids=lambda value: None if isinstance(value, (np.ndarray, list)) else str(value),

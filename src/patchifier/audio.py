@@ -23,6 +23,14 @@ from patchifier.decode import AudioError, Decoding, mono_blocks, too_long
 from patchifier.io import replaced_file
 
 SAMPLE_RATE = 22_050  # paper 4.4
+# middle and full scale of integers, as in wav files
+FULL_SCALE = {
+    "uint8": (128, 2**7),
+    "int8": (0, 2**7),
+    "int16": (0, 2**15),
+    "int32": (0, 2**31),
+}
+MOST_CHANNELS = 24
 # 46 dB over full scale: no recording of floats gets there; integers that were not scaled do
 LOUDEST = 200.0
 SUFFIXES = frozenset(
@@ -263,6 +271,35 @@ def scale_fault(samples: np.ndarray) -> str:
     )
 
 
+def _array(samples: Any) -> np.ndarray:
+    """Samples as an array, also those of a tensor on a device or with a gradient."""
+    if hasattr(samples, "detach"):
+        samples = samples.detach().cpu()
+        if str(samples.dtype) == "torch.bfloat16":  # which numpy does not have
+            samples = samples.float()
+    try:
+        return np.asarray(samples)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths
+        raise RequestError(
+            f"samples are a {type(samples).__name__} that is no array ({error}), expected an "
+            "array of floats in [-1, 1]."
+        ) from error
+
+
+def _floats(samples: np.ndarray) -> np.ndarray:
+    """Samples as floats; integers are divided by their full scale."""
+    if np.issubdtype(samples.dtype, np.floating):
+        return samples
+    if samples.dtype.name not in FULL_SCALE:
+        raise RequestError(
+            f"samples are {samples.dtype}, expected floats in [-1, 1] or integers of 8, 16 or 32 "
+            "bits: another type does not say what full scale is."
+        )
+    middle, scale = FULL_SCALE[samples.dtype.name]
+    kind = np.float64 if samples.dtype.itemsize == 4 else np.float32
+    return ((samples - kind(middle)) / kind(scale)).astype(kind)
+
+
 def as_waveform(
     samples: Any, sample_rate: int | None, *, target_rate: int = SAMPLE_RATE
 ) -> np.ndarray:
@@ -270,8 +307,9 @@ def as_waveform(
 
     Parameters
     ----------
-    samples : array_like, shape (S,) or (channels, S), float
-        In [-1, 1]; overshoot passes, a peak above 200 does not.
+    samples : array_like, shape (S,) or (channels, S)
+        Floats in [-1, 1]; overshoot passes, a peak above 200 does not. Integers of 8, 16 or 32 bits
+        are divided by their full scale.
     sample_rate : int
         Their rate in Hz. There is no default: a wrong rate must not pass unnoticed.
     target_rate : int
@@ -284,8 +322,8 @@ def as_waveform(
     Raises
     ------
     RequestError
-        If the rate is missing or none, the samples are integers or at their scale, not numbers,
-        empty, or look like (S, channels).
+        If the rate is missing or none, the samples are floats at the scale of integers, not
+        numbers, empty, look like (S, channels), or have more than 24 channels.
     """
     if sample_rate is None:
         raise RequestError(
@@ -293,22 +331,7 @@ def as_waveform(
         )
     if not is_number(sample_rate) or not 1_000 <= sample_rate <= 768_000:
         raise RequestError(f"sample_rate is {sample_rate!r}, expected a rate in Hz such as 44100.")
-    try:
-        wave = np.asarray(samples)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # rows of several lengths, or a tensor that is on a device or has a gradient
-        raise RequestError(
-            f"samples are a {type(samples).__name__} that is no array ({error}), expected an "
-            "array of floats in [-1, 1]."
-        ) from error
-    if not np.issubdtype(wave.dtype, np.floating):
-        raise RequestError(
-            f"samples are {wave.dtype}, expected floats in [-1, 1]: for 16-bit integers divide by "
-            "32768."
-        )
+    wave = _floats(_array(samples))
     if wave.ndim not in (1, 2) or wave.size == 0:
         raise RequestError(
             f"samples have shape {wave.shape}, expected (S,) or (channels, S) with S of at least 1."
@@ -316,6 +339,11 @@ def as_waveform(
     if wave.ndim == 2 and wave.shape[0] > wave.shape[1]:
         raise RequestError(
             f"samples have shape {wave.shape}, expected (channels, S): transpose them."
+        )
+    if wave.ndim == 2 and wave.shape[0] > MOST_CHANNELS:
+        raise RequestError(
+            f"samples have shape {wave.shape}, expected at most {MOST_CHANNELS} channels. If this "
+            "is a batch of pieces of music, give a list: embed(list(samples), sample_rate)."
         )
     if not np.isfinite(wave).all():
         raise RequestError("samples hold NaN or infinity, expected floats in [-1, 1].")

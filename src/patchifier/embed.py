@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from patchifier import audio, estimates, heads, model_folder, spectrogram, windows
+from patchifier import estimates, heads, inputs, model_folder, spectrogram, windows
 from patchifier.config import (
     DESCRIPTORS_VERSION,
     Config,
@@ -17,12 +17,11 @@ from patchifier.config import (
     digest,
     identity_form,
 )
+from patchifier.inputs import Music
 from patchifier.model_folder import OnnxNetwork
 from patchifier.tasks import Task
 from patchifier.windows import Batch, CutMusic, Encoded, Means
 
-# A file, samples, or the log-mel (M, T) of one piece of music in parts.
-Music = str | Path | np.ndarray | Iterator[np.ndarray]
 Read = Callable[[Encoded], np.ndarray]  # what is taken of encoded windows: (B, E)
 
 
@@ -189,9 +188,10 @@ class Embedder:
 
         Parameters
         ----------
-        x : str, Path, array of float (S,) or (channels, S), a list of these, or an array of paths
-            Audio files, or samples in [-1, 1] (overshoot passes) at `sample_rate`. A file is read
-            in blocks, so memory does not grow with its length.
+        x : str, Path, bytes, open file, or array (S,) or (channels, S); a list or iterator of these
+            Audio files, or samples at `sample_rate`: floats in [-1, 1] (overshoot passes), or
+            integers of 8, 16 or 32 bits, which are scaled. A file is read in blocks, so memory does
+            not grow with its length.
         sample_rate : int
             Of arrays, in Hz. Files know their own.
 
@@ -202,8 +202,8 @@ class Embedder:
         Raises
         ------
         RequestError
-            For a file that cannot be read, an array without a rate, integers or floats at their
-            scale, NaN, or channels last.
+            For a file that cannot be read, an array without a rate, floats at the scale of
+            integers, NaN, channels last, or more than 24 channels.
 
         Examples
         --------
@@ -401,23 +401,9 @@ class Embedder:
     ) -> Iterator[np.ndarray]:
         """Yield the log-mel of a file, of a part of it, or of samples, in pieces (M, T').
 
-        An iterator of such pieces is checked and passed on.
+        See :func:`patchifier.inputs.log_mel`.
         """
-        config = self.config.spectrogram
-        if (start_s, end_s) != (0.0, None) and not isinstance(x, str | Path):
-            raise RequestError(
-                f"start_s and end_s are of files, but x is of type {type(x).__name__}: give the "
-                "part that is meant."
-            )
-        if isinstance(x, Iterator):
-            yield from (windows.require_log_mel(piece, self.config) for piece in x)
-        elif isinstance(x, str | Path):
-            rate = config.sample_rate
-            blocks = audio.blocks(x, sample_rate=rate, start_s=start_s, end_s=end_s)
-            yield from spectrogram.stream_log_mel(blocks, config)
-        else:
-            waveform = audio.as_waveform(x, sample_rate, target_rate=config.sample_rate)
-            yield spectrogram.log_mel(waveform, config)
+        return inputs.log_mel(x, sample_rate, self.config, start_s=start_s, end_s=end_s)
 
     def embed_log_mels(self, log_mels: Iterable[np.ndarray]) -> np.ndarray:
         """Embed log-mels (M, T) of any lengths: (n, E) float32."""
@@ -435,15 +421,8 @@ class Embedder:
         return self._means(cuts, _vectors)
 
     def _each(self, x: Any, sample_rate: int | None, read: Read) -> np.ndarray:
-        """Embed or predict for one piece of music, or for each of a list or array of paths."""
-        kind = getattr(getattr(x, "dtype", None), "kind", "")
-        several = isinstance(x, list | tuple) or kind in ("O", "U")
-        items = list(x) if several else [x]
-        if several and items and isinstance(items[0], int | float):
-            raise RequestError(
-                f"this is a list of {len(items)} numbers, expected paths or arrays: use "
-                "numpy.array(samples, 'float32')."
-            )
+        """Embed or predict for one piece of music, or for each of several."""
+        items, several = inputs.split(x)
         found = self._means(self._patches(items, sample_rate), read)
         return found if several else found[0]
 

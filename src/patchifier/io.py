@@ -216,6 +216,13 @@ def put_in_place(new: Path, path: Path) -> None:
     new.replace(path)
 
 
+def expanded(path: str | Path) -> str | Path:
+    """Replace "~" at the start of a path by the user's folder, unless there is such a file."""
+    if not str(path).startswith("~") or os.path.lexists(path):
+        return path
+    return os.path.expanduser(path)
+
+
 def require_file(path: Path) -> None:
     """Refuse what exists and is no file, with an OSError.
 

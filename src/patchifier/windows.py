@@ -9,7 +9,6 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,14 +36,7 @@ def require_log_mel(log_mel: Any, config: Config) -> np.ndarray:
     """
     expected = f"an array of floats ({config.spectrogram.n_bands}, T), as model.log_mel gives it"
     if not hasattr(log_mel, "__array__"):
-        listed = (
-            " Paths come in a list, not in an iterator: embed(list(paths))."
-            if isinstance(log_mel, str | Path)
-            else ""
-        )
-        raise RequestError(
-            f"a log-mel is of type {type(log_mel).__name__}, expected {expected}.{listed}"
-        )
+        raise RequestError(f"a log-mel is of type {type(log_mel).__name__}, expected {expected}.")
     array = np.asarray(log_mel)
     if (
         array.ndim != 2

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import shutil
 
@@ -123,13 +124,69 @@ def test_a_damaged_index_is_made_again(home, told):
     assert told(command)["kept"] == 6
 
 
-def test_playlists_and_filters(home, told, monkeypatch):
+def test_filters_by_folder(home, told, monkeypatch):
     monkeypatch.chdir(home)
-    command = "similar all.parquet --to a/low.wav"
-    assert len({*names(told(f"{command} --playlist --count 4"))}) == 4
     for folder in ("b", f"{(home / 'b').resolve()}/"):
-        below = told(f"{command} --below {folder}")
+        below = told(f"similar all.parquet --to a/low.wav --below {folder}")
         assert {*names(below)} == {"noise.wav", "more noise.wav", "higher.wav"}
+
+
+def test_several_files_to_search_with_and_some_that_are_not_meant(home, told, new_song):
+    command = f"similar {home}/all.parquet --to {home}/a/low.wav --to {home}/a/lower.wav"
+    command += f" --to {new_song} --model {home}/model"
+    assert len(told(command)) == 4
+    assert "noise.wav" not in names(told(f"{command} --not {home}/b/noise.wav"))
+
+
+def test_a_path_leads_from_one_file_to_another(home, told, monkeypatch):
+    monkeypatch.chdir(home)
+    command = "path all.parquet --from a/low.wav --to a/high.wav"
+    found = names(told(f"{command} --via a/lower.wav --count 4"))
+    assert (found[0], found[-1], len({*found})) == ("low.wav", "high.wav", 4)
+    assert "lower.wav" in found[1:-1]
+
+
+def test_a_mix_begins_with_its_seeds(home, told, monkeypatch):
+    monkeypatch.chdir(home)
+    found = names(told("mix all.parquet --seeds b/noise.wav a/low.wav --count 5 --drift 0.2"))
+    assert found[:2] == ["noise.wav", "low.wav"]
+    assert len({*found}) == 5
+
+
+def test_the_old_flag_for_a_playlist_works_and_names_the_new_command(home, run, monkeypatch):
+    monkeypatch.chdir(home)
+    done = run("similar --to a/low.wav all.parquet --playlist --count 4")
+    assert "mix --seeds" in done.err
+    assert done.out.splitlines()[0].split()[1].endswith("a/low.wav")
+    assert len(done.out.splitlines()) == 4
+
+
+def test_results_are_written_as_a_playlist_and_as_a_table(home, told, tmp_path):
+    command = f"similar {home}/all.parquet --to {home}/a/low.wav --count 3"
+    listed = names(told(f"{command} --m3u {tmp_path}/x.m3u8 --out {tmp_path}/x.csv"))
+    told(f"{command} --out {tmp_path}/x.jsonl")
+    lines = (tmp_path / "x.m3u8").read_text().splitlines()
+    assert lines[1].startswith("#EXTINF:3,")
+    assert [line.rpartition("/")[2] for line in lines[2::2]] == listed
+    with (tmp_path / "x.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert names(rows) == listed
+    with (tmp_path / "x.jsonl").open() as stream:
+        assert [json.loads(line)["path"] for line in stream] == [row["path"] for row in rows]
+
+
+@pytest.mark.parametrize("flags", ["--m3u song.mp3", "--out song.mp3"])
+def test_a_result_does_not_replace_a_song(flags, home, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(f"similar {home}/all.parquet --to {home}/a/low.wav {flags}", code=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_slices(home, run, told):
+    command = f"similar {home}/all.parquet --to {home}/a/low.wav --model {home}/model --weights"
+    assert len(told(f"{command} layers=2")) == 5
+    assert "layers" in run(f"{command} harmony=2", code=2).err
+    assert "NAME=FACTOR" in run(f"{command} layers", code=2).err
 
 
 def test_info_describes_a_table(home, run, told):

@@ -66,6 +66,8 @@ QUIET = {  # command -> its smallest real input; the order counts
     "reconstruct": "0.wav --model run/model --out picture.png",
     "embed": "*.wav --model run/model --out all.parquet --workers 1",
     "similar": "all.parquet --to 0.wav",
+    "path": "all.parquet --from 0.wav --to 1.wav --m3u path.m3u8",
+    "mix": "all.parquet --seeds 0.wav",
     "duplicates": "all.parquet",
     "index": "all.parquet --out index",
     "distance": "all.parquet all.parquet",

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import soxr
 
-from patchifier import audio, cache, datasets, spectrogram
+from patchifier import audio, cache, datasets, matching, spectrogram
 from patchifier.cache import Cache
 from patchifier.cli.evaluate import leak_line
 from patchifier.config import RequestError, SpectrogramConfig
@@ -272,7 +272,7 @@ def test_an_index_in_blocks_gives_the_same_result(pieces, tmp_path, monkeypatch)
 
 
 def test_a_sound_heard_everywhere_does_not_cost_everything(tmp_path, pieces, monkeypatch):
-    monkeypatch.setattr(leaks, "COMMON", 10)
+    monkeypatch.setattr(matching, "COMMON", 10)
     loop = np.tile(cut(pieces["piece 0"], 3.0, 0.5), 28)
     sounds = {f"loop {number}": loop for number in range(12)}
     library = Sounds(tmp_path, sounds | dict.fromkeys(("piece 0", "copy"), pieces["piece 0"]))

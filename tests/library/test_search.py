@@ -1,4 +1,5 @@
 import errno
+import functools
 import html
 import http.server
 import itertools
@@ -8,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import unicodedata
 import urllib.parse
 import uuid
 from dataclasses import asdict
@@ -23,10 +25,12 @@ from patchifier.config import RequestError
 from patchifier.jobs import file_lock
 from patchifier.library import search
 from patchifier.library.search import Filter
-from patchifier.library.stored import FACTS, TYPES
+from patchifier.library.search.rows import named
+from patchifier.library.stored import ADDED, FACTS, TYPES
 
 QUOTES = "O'Brien; DROP TABLE embeddings; -- \\' \"x\" %_"
 UNICODE = "Sigur Rós 日本 🎵"
+SIGMA = "\u03bf\u03b4\u03bf\u03c2"  # its last letter has two forms in lower case
 CIRCLE = (0, 10, 25, 45, 180)
 
 
@@ -67,7 +71,7 @@ def write(tmp_path):
         columns["end_s"] = pa.array(np.full(count, 2.0) if starts is None else np.add(starts, 2.0))
         columns["mtime_ns"] = pa.array([0] * count, pa.int64())
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), size)
-        columns |= {name: pa.array(values, pa.string()) for name, values in tags.items()}
+        columns |= {name: pa.array(values, TYPES[name]) for name, values in tags.items()}
         facts = {"format": 1, "model": identity, "size": size, "window_s": None, "patches": False}
         table = pa.table(columns).replace_schema_metadata({FACTS: json.dumps(facts)})
         pq.write_table(table, tmp_path / name)
@@ -97,7 +101,8 @@ def opened(request, build):
 def circle(write):
     """Five files at known angles, of two artists."""
     artists = [UNICODE, QUOTES, UNICODE, QUOTES, None]
-    tags = {"artist": artists, "genre": ["x"] * 5}
+    tags = {"artist": artists, "genre": ["x"] * 5, "year": [1980, 1990, 2000, None, None]}
+    tags["albumartist"] = ["STRASSE", None, "x", SIGMA, None]
     return write(3 * on_circle(*CIRCLE), map(song, CIRCLE), "circle.parquet", **tags)
 
 
@@ -106,7 +111,10 @@ def test_known_neighbours_in_order_with_their_cosines(opened, circle):
     assert paths(found) == [song(0), song(25), song(45)]
     assert [row.score for row in found] == cosine(10, 15, 35)
     first = {"path": song(0), "start_s": 0.0, "end_s": 2.0, "score": found[0].score}
-    assert asdict(found[0]) == {**first, "tags": {"artist": UNICODE, "genre": "x"}}
+    tags = {"artist": UNICODE, "genre": "x", "albumartist": "STRASSE", "year": 1980}
+    one = asdict(found[0])
+    one.pop("track_id")
+    assert one == {**first, "tags": tags}
 
 
 def test_a_vector_from_outside_finds_the_file_itself(opened, circle):
@@ -124,7 +132,15 @@ def test_k_larger_than_the_table_gives_all_others(opened, circle):
     [
         (Filter(artist=QUOTES), {10, 45}),
         (Filter(artist=UNICODE), {0, 25}),
-        (Filter(artist=UNICODE.lower()), set()),
+        (Filter(artist=UNICODE.lower()), {0, 25}),
+        (Filter(artist=unicodedata.normalize("NFD", UNICODE).upper()), {0, 25}),
+        (Filter(artist=UNICODE[:-1]), set()),
+        (Filter(albumartist=SIGMA.upper()), {45}),
+        (Filter(albumartist="stra\xdfe"), {0}),
+        (Filter(year_from=1990), {10, 25}),
+        (Filter(year_to=1990), {0, 10}),
+        (Filter(year_from=1990, year_to=1995, artist=QUOTES.upper()), {10}),
+        (Filter(without_artists=(QUOTES.upper(),)), {0, 25, 180}),
         (Filter(path_prefix="/music/1"), {10, 180}),
         (Filter(path_prefix="/music/%"), set()),
         (Filter(path=song(25)), {25}),
@@ -384,6 +400,7 @@ def test_update_makes_the_index_as_the_table(write, build, circle):
     # 0 is gone, 10 moved to 170 degrees, 25 has another tag, 45 and 180 stay, 90 is new
     songs = [song(angle) for angle in (10, 25, 45, 180, 90)]
     tags = {"artist": [QUOTES, "someone else", QUOTES, None, None], "genre": ["x"] * 5}
+    tags |= {"year": [1990, 2000, None, None, None], "albumartist": [None, "x", SIGMA, None, None]}
     changed = write(3 * on_circle(170, 25, 45, 180, 90), songs, **tags)
     assert index.update(changed) == search.Changes(added=1, replaced=2, removed=1, kept=2)
     assert paths(index.similar(song(180), 1)) == [song(10)]
@@ -875,9 +892,91 @@ def test_an_update_cut_off_half_way_loses_no_file_and_is_mended_by_the_next(
     assert index.update(moved) == search.Changes(kept=5)
 
 
-def test_conditions_are_strings():
-    with pytest.raises(RequestError, match="compares with 5, expected a string"):
-        Filter(artist=5)
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"artist": 5},
+        {"without_artists": ("a", 5)},
+        {"year_from": "1990"},
+        {"year_to": True},
+        {"year_from": 2000, "year_to": 1990},
+    ],
+)
+def test_conditions_without_sense_are_refused(conditions):
+    with pytest.raises(RequestError):
+        Filter(**conditions)
+
+
+def test_an_index_of_an_older_version_works_but_for_what_it_lacks(
+    build, circle, write, monkeypatch
+):
+    first = {name: kind for name, kind in TYPES.items() if name not in ADDED}
+    with monkeypatch.context() as patch:
+        patch.setattr(search.index, "Stored", functools.partial(search.Stored, columns=first))
+        index = build(circle)
+    assert index.update(circle) == search.Changes(kept=5)
+    found = index.similar(song(10), 1, where=Filter(genre="X"))
+    assert (paths(found), found[0].track_id) == ([song(0)], None)
+    assert len(index.filter(Filter(artist=QUOTES.upper()))) == 2
+    new = write(on_circle(90), ["/music/90.mp3"], artist=["New"], albumartist=["New"])
+    assert index.add(new).added == 1
+    assert len(index.filter(Filter(artist="new"))) == 1
+    with pytest.raises(RequestError, match="albumartist"):
+        index.filter(Filter(albumartist="new"))
+    with pytest.raises(RequestError, match="year"):
+        index.similar(song(10), where=Filter(year_from=1))
+
+
+def test_rows_of_a_table_have_ids_of_their_own(write, build):
+    same, names = ["0" * 16] * 3, ["/a", "/b", "/b"]
+    path = write(on_circle(0, 10, 20), names, starts=[0.0, 0.0, 2.0], track_id=same)
+    ids = [row.track_id for row in search.Table.open(path).filter(Filter())]
+    assert ids[0] == "0" * 16
+    assert ids[1] == ids[2] != ids[0]
+    assert {row.track_id for row in build(path).filter(Filter())} == {"0" * 16}
+
+
+# --- names ---
+
+LISTED = (
+    "/m/a/01 Gigue.mp3",
+    "/m/b/01 Gigue.mp3",
+    "/m/b/Air.flac",
+    "/m/b/air 2.mp3",
+    "/m/\xc9t\xe9.ogg",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Air.flac", "/m/b/Air.flac"),
+        ("AIR", "/m/b/Air.flac"),
+        ("air 2", "/m/b/air 2.mp3"),
+        ("ir 2", "/m/b/air 2.mp3"),
+        ("a/01 gigue.mp3", "/m/a/01 Gigue.mp3"),
+        ("./b/01 gigue", "/m/b/01 Gigue.mp3"),
+        ("e\u0301TE\u0301", "/m/\xc9t\xe9.ogg"),
+        ("nothing", None),
+        ("", None),
+        ("/", None),
+    ],
+)
+def test_a_name_means_the_one_file_that_has_it(name, expected):
+    assert named(LISTED, name) == expected
+
+
+@pytest.mark.parametrize("name", ["01 Gigue.mp3", "01 gigue", "gigu"])
+def test_a_name_of_several_files_is_refused_with_all_of_them(name):
+    with pytest.raises(RequestError, match=re.escape(", ".join(LISTED[:2]))):
+        named(LISTED, name)
+
+
+def test_a_message_about_a_name_lists_ten_files():
+    with pytest.raises(RequestError) as told:
+        named([f"/{number}/a.mp3" for number in range(100)], "a")
+    assert str(told.value).count("a.mp3") == 10
+    assert "90 more" in str(told.value)
 
 
 WITHOUT_LANCEDB = """

@@ -12,9 +12,10 @@ import pytest
 
 from patchifier.config import RequestError
 from patchifier.library import stored, table
-from patchifier.library.tags import TAGS
+from patchifier.library.tags import NUMBERS, TAGS
 
 COUNT, SIZE = 40, 16
+TEXTS = ("track_id", *(tag for tag in TAGS if tag not in NUMBERS))
 FACTS = {
     "format": 1,
     "model": "0123456789abcdef",
@@ -39,7 +40,8 @@ def write(path: Path) -> Path:
         "mtime_ns": [7] * COUNT,
         "decoder": ["libsndfile" if number % 5 else None for number in numbers],
         "length_s": [0.5 + number for number in numbers],
-        **{tag: [f"{tag} {number}" if number % 3 else None for number in numbers] for tag in TAGS},
+        **{tag: [f"{tag} {number}" if number % 3 else None for number in numbers] for tag in TEXTS},
+        **{tag: [number if number % 3 else None for number in numbers] for tag in NUMBERS},
     }
     vectors = np.random.default_rng(0).normal(size=(COUNT, SIZE)).astype(np.float32)
     rows = table.rows_table(columns, vectors, FACTS)

@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
 import patchifier
-from patchifier.cli import data, evaluate, library, listen, models, train
+from patchifier.cli import data, evaluate, library, listen, models, search, train
 from patchifier.cli.command import Command, parse
 from patchifier.config import RequestError
 from patchifier.extras import EXTRAS, how_to_install
@@ -33,14 +34,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         evaluate.reconstruct,
         evaluate.demo,
     ),
-    "library": (
-        library.embed,
-        library.similar,
-        library.duplicates,
-        library.index,
-        library.distance,
-        library.predict,
-    ),
+    "library": (library.embed, library.distance, library.predict),
+    "search": (search.similar, search.path, search.mix, search.duplicates, search.index),
     "listen": (listen.app, listen.serve),
     "models": (models.info, models.export),
 }
@@ -137,7 +132,21 @@ def _renamed(words: list[str]) -> list[str]:
             name, new = RENAMED[words[0], flag]
             _complain(f"patchifier: '{words[0]} {flag}' is now '{name} {new}'.")
             return [name, *words[1:place], f"{new}{equals}{value}", *words[place + 1 :]]
+    if words[0] == "similar" and "--playlist" in words:
+        return _mix_of(words[1:])
     return words
+
+
+def _mix_of(words: list[str]) -> list[str]:
+    """Return the command that `similar --playlist` has become."""
+    _complain("patchifier: 'similar --to FILE --playlist' is now 'mix --seeds FILE --drift 1'.")
+    new, rest = ["mix", "--drift=1", "--count=10"], iter(words)
+    for word in rest:
+        if word == "--to":
+            word = f"--to={next(rest, '')}"
+        if word != "--playlist":
+            new.append(re.sub("^--to=", "--seeds=", word))
+    return new
 
 
 def _failed(name: str, error: Exception) -> int:

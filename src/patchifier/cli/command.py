@@ -191,8 +191,10 @@ def _flags(values: dict[str, Any], path: str = "--") -> list[str]:
 def parser(command: Command) -> Parser:
     """Build the parser of a command.
 
-    A positional parameter is an argument, a keyword-only one a flag. The parameter `changes`,
-    annotated with sections of the config, stands for ``--config`` and all fields of these sections.
+    A positional parameter is an argument, a keyword-only one a flag; of `from_`, a word of Python,
+    the flag is ``--from``. A flag of type list takes several words, one of type tuple is repeated.
+    The parameter `changes`, annotated with sections of the config, stands for ``--config`` and all
+    fields of these sections.
     """
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     doc = docstring_parser.parse(command.__doc__ or "", docstring_parser.DocstringStyle.NUMPYDOC)
@@ -235,12 +237,18 @@ def _add_argument(built: Parser, parameter: inspect.Parameter, text: str) -> Non
     elif typing.get_origin(kind) is Literal:
         options["choices"] = typing.get_args(kind)
     elif kind == list[str]:
-        options |= {"type": str, "nargs": "+"}
+        options |= {"type": str, "nargs": "+"} | ({} if positional else {"action": "extend"})
+    elif kind == tuple[str, ...]:
+        options |= {"type": str, "action": "append"}
     else:
         options["type"] = kind
     if positional and not required:
         options["nargs"] = "?"
-    built.add_argument(parameter.name if positional else f"--{parameter.name}", **options)
+    built.add_argument(f"{'' if positional else '--'}{_flag(parameter)}", **options)
+
+
+def _flag(parameter: inspect.Parameter) -> str:
+    return parameter.name.rstrip("_")
 
 
 def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], bool]:
@@ -261,8 +269,10 @@ def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], bool]
     for name, value in given.items():
         if isinstance(value, int) and value < 0 and name != "seed":
             built.error(f"--{name} is {value}, expected at least 0.")
-    if "changes" in inspect.signature(command).parameters:
+    parameters = inspect.signature(command).parameters
+    if "changes" in parameters:
         names = [name for name in SECTIONS.values() if isinstance(given.get(name), dict)]
         sections = {name: given.pop(name) for name in names}
         given["changes"] = Overrides(given.pop("config", ""), sections)
-    return given, as_json
+    names_of = {_flag(parameter): name for name, parameter in parameters.items()}
+    return {names_of[flag]: value for flag, value in given.items()}, as_json

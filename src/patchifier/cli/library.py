@@ -1,7 +1,5 @@
-"""Commands about a library: embed, similar, duplicates, index, distance, predict."""
+"""Commands about a library: embed, distance, predict."""
 
-import contextlib
-import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,10 +10,7 @@ from patchifier.cli.progress import progress
 from patchifier.config import RequestError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from patchifier.library.build import Embedded
-    from patchifier.library.search import Filter, Index, Table
 
 
 def embed(
@@ -47,7 +42,8 @@ def embed(
     address : str
         HOST:PORT of a Ray cluster, or 'auto' on one of its machines.
     changed : bool
-        Bring a finished table up to date: new, modified and deleted files.
+        Bring a finished table up to date: new, modified and deleted files. Files that were moved,
+        renamed or retagged keep their vectors.
     window_s : float
         One row for each window of this many seconds, instead of one for each file.
     hop_s : float
@@ -95,7 +91,13 @@ def embedded_text(done: "Embedded") -> str:
     if done.embedded:
         speed = done.audio_s / max(done.seconds, 1e-9)
         counts += f" in {done.seconds:.1f} s ({speed:.0f} times real time)"
-    lines.append(f"{counts}, {done.kept} were there")
+    again = [
+        f"{count} {what}"
+        for count, what in ((len(done.moved), "moved"), (done.retagged, "retagged"))
+        if count
+    ]
+    kept = f"{counts}, {done.kept} were there"
+    lines.append(f"{kept}, {' and '.join(again)} among these" if again else kept)
     return "\n".join(lines)
 
 
@@ -127,162 +129,6 @@ def _read_sources(sources: list[str]) -> list[str]:
     for source in sources:
         lines += sys.stdin.read().splitlines() if source == "-" else [source]
     return [line for line in lines if line.strip()]
-
-
-def similar(
-    table: str,
-    *,
-    to: str,
-    model: str = "",
-    count: int = 10,
-    playlist: bool = False,
-    exact: bool = False,
-    artist: str = "",
-    title: str = "",
-    album: str = "",
-    genre: str = "",
-    below: str = "",
-) -> Outcome:
-    """List the rows most similar to a file, or chain nearest neighbours into a playlist.
-
-    Parameters
-    ----------
-    table : str
-        From 'patchifier embed', or 'patchifier index'.
-    to : str
-        A file, in the table or outside.
-    model : str
-        For a file outside: the model that made the table; patchifier-base by default.
-    count : int
-        Number of files to list.
-    playlist : bool
-        Walk from neighbour to neighbour instead.
-    exact : bool
-        Compare with every row, also where an approximate index exists.
-    artist, title, album, genre : str
-        Only rows with this tag, compared letter by letter.
-    below : str
-        Only files whose path begins with this.
-    """
-    from patchifier.library import search
-
-    store = search.load(table)
-    tags = {"artist": artist, "title": title, "album": album, "genre": genre}
-    where = _filter(below, **tags)
-    query = _query(store, table, to, model)
-    if count < 1:
-        raise RequestError(f"--count is {count}, expected at least 1.")
-    walk = store.mix if playlist else store.similar
-    found = walk(query, count, where=where, exact=exact)
-    scores = [1.0 if row.score is None else row.score for row in found]
-    text = "\n".join(
-        f"{score:.4f}  {row.path}  {row.start_s:.1f}-{row.end_s:.1f} s"
-        for score, row in zip(scores, found, strict=True)
-    )
-    conditions = (tags | {"below": below}).items()
-    given = ", ".join(f"--{name} {value}" for name, value in conditions if value)
-    nothing = f"no other file is in {table}."
-    if given:
-        nothing = f"no other file in {table} passes {given}: tags are compared letter by letter."
-    return Outcome([asdict(row) for row in found], text or nothing)
-
-
-def _filter(below: str, **tags: str) -> "Filter":
-    from patchifier.library.search import Filter
-
-    if below and Path(below).is_dir():
-        below = f"{Path(below).resolve()}/"
-    given: dict[str, Any] = {name: value for name, value in tags.items() if value}
-    return Filter(path_prefix=below or None, **given)
-
-
-def _query(store: "Table | Index", table: str, to: str, model: str) -> "str | np.ndarray":
-    """Return the file's path as the table has it, or the vector of a file outside."""
-    from patchifier import weights
-    from patchifier.audio import name_fault, written_name
-    from patchifier.embed import load
-    from patchifier.library.search import Filter
-
-    if fault := name_fault(to):
-        raise RequestError(f"--to {written_name(to)}: {fault}")
-    for path in (to, str(Path(to).resolve())):
-        if store.filter(Filter(path=path)):
-            return path
-    embedder = load(model or None)
-    if embedder.identity != store.identity:
-        raise RequestError(
-            f"{to} is not in {table}, and {model or weights.DEFAULT} is another model, or has "
-            "other settings, than the one that made the table: name that one with --model. A "
-            "table that an older patchifier made of the same model is embedded anew."
-        )
-    return embedder.embed(to)
-
-
-def duplicates(
-    table: str,
-    *,
-    threshold: float = 0.95,
-    artist: str = "",
-    title: str = "",
-    album: str = "",
-    genre: str = "",
-    below: str = "",
-) -> Outcome:
-    """List pairs of files that sound nearly the same.
-
-    Parameters
-    ----------
-    table : str
-        From 'patchifier embed', or 'patchifier index'.
-    threshold : float
-        Least cosine of a pair.
-    artist, title, album, genre : str
-        Only rows with this tag, compared letter by letter.
-    below : str
-        Only files whose path begins with this.
-    """
-    from patchifier.library import search
-
-    store = search.load(table)
-    where = _filter(below, artist=artist, title=title, album=album, genre=genre)
-    pairs = store.near_duplicates(threshold, where=where)
-    lines = [f"{pair.score:.4f}  {pair.first.path}  {pair.second.path}" for pair in pairs]
-    text = "\n".join(lines) or f"no two files reach {threshold}.{_nearest(store, where)}"
-    return Outcome([{"score": pair.score} | asdict(pair) for pair in pairs], text)
-
-
-def _nearest(store: "Table | Index", where: "Filter") -> str:
-    """Sentence about the nearest pair, and which threshold lists it."""
-    if (pair := store.nearest_pair(where=where)) is None:
-        return ""
-    names = f"{pair.first.path} and {pair.second.path}"
-    lists = f": --threshold {math.floor(100 * pair.score) / 100} lists them" * (pair.score >= 0.01)
-    return f" The nearest are {names}, with a cosine of {pair.score:.4f}{lists}."
-
-
-def index(table: str, *, out: str) -> Outcome:
-    """Make or update an index of a table, for libraries of a million rows.
-
-    A damaged index is made again.
-
-    Parameters
-    ----------
-    table : str
-        From 'patchifier embed'.
-    out : str
-        Folder of the index, or a place on an object store.
-    """
-    from patchifier.library import search
-
-    changes: dict[str, Any] | None = None
-    if search.is_index(out):
-        with contextlib.suppress(search.UnreadableIndexError):
-            changes = asdict(search.Index.open(out).update(table))
-    if changes is None:
-        search.Index.build(table, out)
-        changes = {"built": True}
-    listed = ", ".join(f"{name} {value}" for name, value in changes.items())
-    return Outcome({"index": out, **changes}, f"index in {out}: {listed}")
 
 
 def distance(first: str, second: str) -> Outcome:

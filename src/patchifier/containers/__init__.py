@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from patchifier.containers import chunks, flac, mpeg, ogg
-from patchifier.containers.stream import Stream, View, read
+from patchifier.containers.payload import payload_digest
+from patchifier.containers.stream import Stream, View, after_id3, read
 
-__all__ = ["Stream", "View", "examine"]
+__all__ = ["Stream", "View", "examine", "payload_digest"]
 
 UNCOUNTED = (
     b"FORM",
@@ -52,7 +53,7 @@ def examine(path: str | Path) -> tuple[Stream, ...]:
     """
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        start = _after_id3(file)
+        start = after_id3(file)
         try:
             found = _streams(file, start, size)
         except (struct.error, IndexError):  # the file ends inside a header
@@ -73,17 +74,3 @@ def _streams(file: BinaryIO, start: int, size: int) -> tuple[Stream, ...]:
     if magic.startswith(UNCOUNTED) or magic[4:8] == b"ftyp":
         return ()
     return mpeg.streams(file, start, size)
-
-
-def _after_id3(file: BinaryIO) -> int:
-    """Offset behind the ID3v2 tags at the beginning of a file."""
-    offset = 0
-    while (head := read(file, offset, 10))[:3] == b"ID3" and len(head) == 10:
-        offset += _id3_size(head)
-    return offset
-
-
-def _id3_size(head: bytes) -> int:
-    """Bytes of an ID3v2 tag with its header, and its footer if it has one."""
-    size = sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0)))
-    return size + (20 if head[5] & 16 else 10)

@@ -13,7 +13,7 @@ PCM_TAGS = {1, 3, 6, 7, 0xFFFE}  # integers, floats, A-law, mu-law, extensible
 PCM_AIFF = {b"NONE", b"sowt", b"twos", b"fl32", b"FL32", b"fl64", b"FL64", b"in24", b"in32"}
 
 
-def _chunks(file: BinaryIO, order: str, start: int, size: int) -> Iterator[tuple[bytes, int, int]]:
+def chunks(file: BinaryIO, order: str, start: int, size: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, offset of the content and stated bytes of each chunk of a RIFF or FORM file."""
     at = start + 12
     while len(head := read(file, at, 8)) == 8 and at < size:
@@ -25,7 +25,7 @@ def _chunks(file: BinaryIO, order: str, start: int, size: int) -> Iterator[tuple
 def wav(file: BinaryIO, start: int, size: int) -> tuple[Stream, ...]:
     """Stream of a wav or RF64 file; none if it has no samples' format or chunk."""
     block, rate, pcm, long_size = 0, 0, False, None
-    for name, at, length in _chunks(file, "<", start, size):
+    for name, at, length in chunks(file, "<", start, size):
         if name == b"ds64":
             (long_size,) = struct.unpack("<Q", read(file, at + 8, 8).ljust(8, b"\0"))
         if name == b"fmt " and length >= 16:
@@ -47,7 +47,7 @@ def wav(file: BinaryIO, start: int, size: int) -> tuple[Stream, ...]:
 def aiff(file: BinaryIO, start: int, size: int) -> tuple[Stream, ...]:
     """Stream of an AIFF file whose samples are not compressed."""
     block, rate = 0, 0.0
-    for name, at, length in _chunks(file, ">", start, size):
+    for name, at, length in chunks(file, ">", start, size):
         if name == b"COMM" and length >= 18:
             common = read(file, at, 22).ljust(22, b"\0")
             channels, _, bits = struct.unpack(">hIh", common[:8])

@@ -40,7 +40,7 @@ def links(file: BinaryIO, size: int) -> Iterator[Stream]:
     """Streams of an Ogg file, one for each link, by the first audio stream in each."""
     link: _Link | None = None
     began, beginning, at = 0, False, 0
-    while (page := _next_page(file, at, size)) is not None:
+    while (page := next_page(file, at, size)) is not None:
         offset, header, lacing = page
         _, _, flags, granule, serial, *_ = header
         body = offset + OGG_HEADER.size + len(lacing)
@@ -60,7 +60,7 @@ def links(file: BinaryIO, size: int) -> Iterator[Stream]:
         yield link.stream(size, at > size)
 
 
-def _next_page(
+def next_page(
     file: BinaryIO, at: int, size: int
 ) -> tuple[int, tuple[bytes, int, int, int, int, int, int, int], bytes] | None:
     """Offset, header and lacing values of the next page; None at the end of the file."""

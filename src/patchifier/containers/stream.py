@@ -93,3 +93,17 @@ def read(file: BinaryIO, offset: int, count: int) -> bytes:
     """Read bytes from an offset on."""
     file.seek(offset)
     return file.read(count)
+
+
+def after_id3(file: BinaryIO) -> int:
+    """Offset behind the ID3v2 tags at the beginning of a file."""
+    offset = 0
+    while (head := read(file, offset, 10))[:3] == b"ID3" and len(head) == 10:
+        offset += _id3_size(head)
+    return offset
+
+
+def _id3_size(head: bytes) -> int:
+    """Bytes of an ID3v2 tag with its header, and its footer if it has one."""
+    size = sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0)))
+    return size + (20 if head[5] & 16 else 10)

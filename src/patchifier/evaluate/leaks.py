@@ -52,27 +52,16 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
-from patchifier import fingerprint
 from patchifier.cache import Cache
-from patchifier.config import RequestError, SpectrogramConfig
-from patchifier.fingerprint import BITS, LAG_S, SMOOTH_S
+from patchifier.config import RequestError
+from patchifier.fingerprint import fingerprint
 from patchifier.io import Progress, replaced_file, silent, to_cell
+from patchifier.matching import SAME, SIMILAR, PrintIndex, print_of
 
-CODE_BITS = 20
-# two codes per frame: noise seldom spoils both ends of the spectrum
-CODE_SHIFTS = (0, BITS - CODE_BITS)
-FLIPS = 2
-VOTES = 3  # at one offset, give or take a frame
-COMMON = 2000  # a code with more postings than this is not distinctive, and costs most of the time
-TRIED = 128  # offsets tried for each clip and block, those with the most votes
-WINDOW_S, SHORTEST_S = 4.5, 3.0
-SHARE = 0.15  # of the bits in a window have to be reliable, else the window is ignored
-SAME, SIMILAR = 0.75, 0.68
-PROMISING = 0.58  # a score worth a look at the offsets beside it
 BLOCK_FRAMES = 2**22  # of the second set are indexed at once: about 27 hours, 0.2 GB
 
 Kind = Literal["same recording", "similar"]
@@ -157,11 +146,12 @@ def leaks(
     blocks = list(_blocks(second))
     found: list[Leak] = []
     for number, block in enumerate(blocks):
-        index = _Index(second, block)
+        parts = [fingerprint(second.log_mel(clip), second.spectrogram) for clip in block]
+        index = PrintIndex(parts, second.spectrogram)
         for clip in range(len(first.clips)):
             if not inside or clip < block.stop - 1:  # of a set with itself, the upper triangle
                 found += _compared(
-                    first, second, index, clip, inside=inside, limits=(similar, same)
+                    first, second, index, block, clip, inside=inside, limits=(similar, same)
                 )
             progress(
                 number * len(first.clips) + clip + 1,
@@ -184,84 +174,7 @@ def save(found: Sequence[Leak], path: str | Path) -> None:
         table.writerows(map(to_cell, astuple(leak)) for leak in found)
 
 
-# --- the index ---
-
-
-class _Index:
-    """Codes of consecutive clips of a cache, and the frames of each."""
-
-    def __init__(self, cache: Cache, block: range) -> None:
-        parts = [fingerprint.fingerprint(cache.log_mel(clip), cache.spectrogram) for clip in block]
-        self.first = block.start
-        self.prints = np.concatenate(parts)  # (F, 2)
-        self.starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-        self.owners = np.repeat(np.arange(len(parts), dtype=np.int32), np.diff(self.starts))
-        codes, frames = _codes(self.prints)
-        self.frames = frames[np.argsort(codes, kind="stable")]  # postings, code by code
-        # of each code's
-        self.firsts = np.concatenate(
-            [[0], np.cumsum(np.bincount(codes, minlength=len(CODE_SHIFTS) << CODE_BITS))]
-        )
-
-    def clip(self, number: int) -> np.ndarray:
-        """Fingerprint of a clip, counted within the block."""
-        return self.prints[self.starts[number] : self.starts[number + 1]]
-
-    def votes(
-        self, codes: np.ndarray, frames: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Clips, offsets in frames and votes of whatever these codes hit, each at its frame."""
-        at = self.firsts[codes]
-        hits = self.firsts[codes + np.uint32(1)] - at
-        hits[hits > COMMON] = 0
-        postings = np.repeat(at - np.cumsum(hits) + hits, hits) + np.arange(hits.sum())
-        hit = self.frames[postings].astype(np.int64)
-        owners = self.owners[hit].astype(np.int64)
-        offsets = hit - self.starts[owners] - np.repeat(frames, hits)
-        cells, votes = np.unique((owners << 32) + offsets + 2**31, return_counts=True)
-        return cells >> 32, (cells & (2**32 - 1)) - 2**31, _with_neighbours(cells, votes)
-
-
-def _with_neighbours(cells: np.ndarray, votes: np.ndarray) -> np.ndarray:
-    """Votes of each cell and of the two beside it: an offset is seldom a whole number of frames."""
-    beside = np.diff(cells) == 1
-    total = votes.copy()
-    total[:-1] += votes[1:] * beside
-    total[1:] += votes[:-1] * beside
-    return total
-
-
-def _codes(prints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of a fingerprint (T', 2), the two kinds marked by their highest bit, and their frames.
-
-    None where little is reliable.
-    """
-    codes, frames = [], []
-    for kind, shift in enumerate(CODE_SHIFTS):
-        sign, reliable = ((prints >> np.uint32(shift)) & np.uint32(2**CODE_BITS - 1)).T
-        kept = np.flatnonzero(np.bitwise_count(reliable) >= CODE_BITS // 2)
-        codes.append(sign[kept] | np.uint32(kind << CODE_BITS))
-        frames.append(kept)
-    return np.concatenate(codes), np.concatenate(frames).astype(np.uint32)
-
-
-def _codes_with_flips(differences: np.ndarray, prints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes as :func:`_codes` gives them, with every way to turn over the weakest bits of each."""
-    codes, frames = _codes(prints)
-    ways = []
-    for kind, shift in enumerate(CODE_SHIFTS):
-        kept = frames[codes >> np.uint32(CODE_BITS) == kind]
-        # (C, 2)
-        weakest = np.argpartition(
-            np.abs(differences[kept, shift : shift + CODE_BITS]), FLIPS, axis=1
-        )[:, :FLIPS]
-        ways.append(np.uint32(1) << weakest.astype(np.uint32))
-    bits = np.concatenate(ways)
-    turned = [
-        codes ^ (bits * np.array(on, np.uint32)).sum(axis=1, dtype=np.uint32)
-        for on in itertools.product((0, 1), repeat=FLIPS)
-    ]
-    return np.concatenate(turned), np.tile(frames.astype(np.int64), len(turned))
+# --- comparing ---
 
 
 def _blocks(cache: Cache) -> Iterator[range]:
@@ -271,13 +184,11 @@ def _blocks(cache: Cache) -> Iterator[range]:
     return (range(low, high) for low, high in itertools.pairwise(edges))
 
 
-# --- comparing ---
-
-
 def _compared(
     first: Cache,
     second: Cache,
-    index: _Index,
+    index: PrintIndex,
+    block: range,
     clip: int,
     *,
     inside: bool,
@@ -285,11 +196,11 @@ def _compared(
 ) -> Iterator[Leak]:
     """Yield the leak between a clip and each clip of the index that is like it."""
     one, (similar, same) = first.clips[clip], limits
-    for number, match in _best(
-        index, first.log_mel(clip), first.spectrogram, after=clip - index.first if inside else -1
-    ).items():
-        two, offset = second.clips[index.first + number], match.offset
-        overlap = min(first.frames[clip], second.frames[index.first + number] - offset) - max(
+    query = print_of(first.log_mel(clip), first.spectrogram)
+    after = clip - block.start if inside else -1
+    for number, match in index.best(query, after=after).items():
+        two, offset = second.clips[block.start + number], match.offset
+        overlap = min(first.frames[clip], second.frames[block.start + number] - offset) - max(
             0, -offset
         )
         if match.score >= similar:
@@ -302,62 +213,3 @@ def _compared(
                 overlap_s=round(float(overlap) * first.spectrogram.frame_s, 3),
                 one_group=inside and one.group is not None and one.group == two.group,
             )
-
-
-class _Match(NamedTuple):
-    """How well two clips fit at an offset.
-
-    Signs come first, as reliable bits often agree without exception a frame or two beside the best
-    place.
-    """
-
-    signs: float
-    score: float
-    offset: int
-
-
-def _best(
-    index: _Index, log_mel: np.ndarray, config: SpectrogramConfig, *, after: int
-) -> dict[int, _Match]:
-    """Best match for each clip of the index, behind the clip `after`, that gets enough votes."""
-    differences = fingerprint.differences(log_mel, config)
-    prints = fingerprint.pack(differences)
-    clips, offsets, votes = index.votes(*_codes_with_flips(differences, prints))
-    enough = np.flatnonzero((votes >= VOTES) & (clips > after))
-    best: dict[int, _Match] = {}
-    for cell in enough[np.argsort(-votes[enough], kind="stable")][:TRIED].tolist():
-        number, offset = int(clips[cell]), int(offsets[cell])
-        match = _match(prints, index.clip(number), offset, config)
-        if match.score > PROMISING:
-            match = max(
-                _match(prints, index.clip(number), offset + step, config)
-                for step in (-2, -1, 0, 1, 2)
-            )
-        best[number] = max(best.get(number, match), match)
-    return best
-
-
-def _match(one: np.ndarray, two: np.ndarray, offset: int, config: SpectrogramConfig) -> _Match:
-    """Compare two fingerprints in the best window, frame t of `one` lying on t + offset of `two`.
-
-    All 0 if the overlap is too short.
-    """
-    start, end = max(0, -offset), min(len(one), len(two) - offset)
-    window = min(round(WINDOW_S / config.frame_s), end - start)
-    if window * config.frame_s < SHORTEST_S - SMOOTH_S - LAG_S:
-        return _Match(0.0, 0.0, offset)
-    one, two = one[start:end], two[start + offset : end + offset]
-    alike, both = ~(one[:, 0] ^ two[:, 0]), one[:, 1] & two[:, 1]
-    signs, reliable, agreeing = (
-        _window_sums(np.bitwise_count(bits), window) for bits in (alike, both, both & alike)
-    )
-    shares = np.where(reliable >= SHARE * BITS * window, agreeing / np.maximum(reliable, 1), 0.0)
-    at = int(shares.argmax())
-    return _Match(float(signs[at]) / (BITS * window), float(shares[at]), offset)
-
-
-def _window_sums(values: np.ndarray, window: int) -> np.ndarray:
-    """Sums of each `window` consecutive values: (F,) -> (F - window + 1,)."""
-    sums = np.cumsum(values, dtype=np.int64)
-    sums[window:] -= sums[:-window].copy()
-    return sums[window - 1 :]

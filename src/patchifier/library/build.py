@@ -63,8 +63,10 @@ def embed_library(
         A row for each patch, as in :meth:`Embedder.embed_patches`.
     changed : bool
         Bring a finished table up to date: embed new and modified files (by size and time of
-        change), drop the rows of missing files. Nothing is dropped below a folder that cannot be
-        listed, or a source that is missing or empty, such as a drive that is not mounted.
+        change), drop the rows of missing files. A file that was moved, renamed or retagged keeps
+        its vector: it is known by the digest of its audio, and its tags are read again. Nothing is
+        dropped below a folder that cannot be listed, or a source that is missing or empty, such as
+        a drive that is not mounted.
     workers : int
         Processes; one for each core by default.
     progress : callable
@@ -124,7 +126,9 @@ def _embed(
         ) from error
     with folder_lock(job.folder, "embed"):
         job.begin()
-        job.embed(embedder, cut, workers or os.cpu_count() or 1, progress)
+        workers = workers or os.cpu_count() or 1
+        job.reuse(workers, progress)
+        job.embed(embedder, cut, workers, progress)
         return job.finish()
 
 

@@ -1,13 +1,18 @@
-"""A table of embeddings as CSV, for spreadsheets and other programs; nothing here reads it back."""
+"""Vectors and results of a search as CSV or JSONL, for spreadsheets and other programs."""
 
+import csv
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from patchifier.config import RequestError
-from patchifier.io import replaced_file, require_file, to_cell
+from patchifier.io import replaced_file, require_file, to_cell, write_text
+from patchifier.library.search.rows import SearchResult
 from patchifier.library.stored import REQUIRED, TYPES, Stored, vectors_of
+from patchifier.library.tags import TAGS
 
 
 def require_csv(path: Path, size: int) -> None:
@@ -41,3 +46,37 @@ def write_csv(table: Path, out: Path) -> None:
 
 def _csv_names(size: int) -> list[str]:
     return ["path", "start_s", "end_s", *(f"embedding_{number}" for number in range(size))]
+
+
+def require_results(out: str | Path) -> None:
+    """Refuse a name that is neither .csv nor .jsonl."""
+    if Path(out).suffix.lower() not in (".csv", ".jsonl"):
+        raise RequestError(f"--out is {out}, expected NAME.csv or NAME.jsonl.")
+
+
+def write_results(rows: Sequence[SearchResult], out: str | Path) -> None:
+    """Write results of a search: path, start_s, end_s, score and tags of each.
+
+    Parameters
+    ----------
+    rows : sequence of SearchResult
+        With none, a CSV has its header alone.
+    out : str or Path
+        NAME.csv, or NAME.jsonl with an object in each line.
+    """
+    require_results(out)
+    values = [
+        {"path": row.path, "start_s": row.start_s, "end_s": row.end_s, "score": row.score}
+        | {name: row.tags.get(name) for name in TAGS}
+        for row in rows
+    ]
+    if Path(out).suffix.lower() == ".jsonl":
+        write_text(Path(out), "".join(f"{json.dumps(value)}\n" for value in values))
+        return
+    with (
+        replaced_file(Path(out)) as new,
+        new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
+        table = csv.writer(stream)
+        table.writerow(["path", "start_s", "end_s", "score", *TAGS])
+        table.writerows(map(to_cell, value.values()) for value in values)

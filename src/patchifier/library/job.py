@@ -27,8 +27,16 @@ from patchifier.io import (
     write_skipped,
 )
 from patchifier.library import table
+from patchifier.library.reuse import Donors, Reused, read_reused, write_reused
 from patchifier.library.sources import Key, key
-from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
+from patchifier.library.worker import (
+    ClipRows,
+    Cut,
+    FileFacts,
+    embed_batch,
+    file_facts_batch,
+    write_part,
+)
 
 PART_FILES, PART_BYTES = 64, 2**28  # limits of a part, which bound the work that a kill can cost
 TASK_FILES, TASK_BYTES = 8, 2**22  # limits of a batch: about half a second of mp3
@@ -52,13 +60,17 @@ class Embedded:
         Files that could not be read, and folders that could not be listed: rows below these are
         kept.
     gone : tuple of str
-        Files that were in the table and exist no more.
+        Files that were in the table and exist no more, without those that were moved.
     pending : int
         Clips that are new, modified or missing, and were ignored without `changed`.
     audio_s, seconds : float
         Length of what was embedded now, and the time that took.
     notes : tuple of (path, note)
         What was wrong with files that were embedded now.
+    moved : tuple of (old path, new path)
+        Files that lie in another place than before, and kept their rows.
+    retagged : int
+        Files whose tags were read again and which kept their vectors: their audio is as it was.
     """
 
     rows: int
@@ -71,6 +83,8 @@ class Embedded:
     audio_s: float
     seconds: float
     notes: tuple[tuple[str, str], ...] = ()
+    moved: tuple[tuple[str, str], ...] = ()
+    retagged: int = 0
 
 
 class TableJob:
@@ -90,6 +104,7 @@ class TableJob:
             Key, tuple[Path, table.RowRange] | str
         ] = {}  # rows, or the reason for none
         self.base: list[table.RowRange] = []
+        self.reused: dict[Key, str] = {}  # of each clip whose rows are another one's, the old path
         self.embedded, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
         self.notes: list[tuple[str, str]] = []
 
@@ -181,21 +196,21 @@ class TableJob:
             self.clips = _with_kept(self.clips, [line.clip for line in self.base], kept)
         for part in self._parts():
             try:
+                facts = table.read_facts(part)
                 skipped = [
                     ((path, start_s, end_s), state, reason)
-                    for path, start_s, end_s, *state, reason in table.read_facts(part)["skipped"]
+                    for path, start_s, end_s, *state, reason in facts["skipped"]
                 ]
+                reused = read_reused(facts)
                 lines = table.index(part)
             except RequestError:
                 part.unlink()  # damaged: embedded again
                 continue
-            self.known.update(
-                {
-                    line.clip: (part, line)
-                    for line in lines
-                    if _current(current.get(line.clip), line)
-                }
-            )
+            good = {
+                line.clip: (part, line) for line in lines if _current(current.get(line.clip), line)
+            }
+            self.known.update(good)
+            self.reused.update({which: old for which, old in reused.items() if which in good})
             self.known.update(
                 {
                     which: reason
@@ -241,6 +256,57 @@ class TableJob:
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.parquet"))
 
+    # --- rows that are used again ---
+
+    def reuse(self, workers: int, progress: Progress) -> None:
+        """Keep the vectors of files that were moved or retagged, and read their tags."""
+        if not self.base:
+            return
+        donors = Donors(self.base, self._kept(), listed={key(clip) for clip in self.clips})
+        todo = donors.candidates(self.clips, self.known.keys())
+        meter = jobs.Meter(progress, len(self.clips), done=self._count_known(todo))
+        parts = list(_grouped(todo, PART_FILES, PART_BYTES))
+        batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
+        facts = jobs.run(file_facts_batch, batches, workers=workers)
+        with contextlib.closing(facts):
+            for clips in parts:
+                read = [(clip, next(facts)) for clip in clips]
+                self._reuse_part([self._found(donors, *one, meter) for one in read])
+
+    def _kept(self) -> set[Key]:
+        """Clips whose rows in the table are still theirs."""
+        base = self._base_file()
+        return {
+            which
+            for which, where in self.known.items()
+            if not isinstance(where, str) and where[0] == base
+        }
+
+    def _count_known(self, without: Sequence[Clip]) -> int:
+        left = {key(clip) for clip in without}
+        return sum(key(clip) in self.known and key(clip) not in left for clip in self.clips)
+
+    def _found(
+        self, donors: Donors, clip: Clip, file: FileFacts | str, meter: jobs.Meter
+    ) -> Reused | None:
+        lines = None if isinstance(file, str) else donors.find(clip, file)
+        meter.add(int(lines is not None), kept=int(lines is not None))
+        return None if lines is None or isinstance(file, str) else Reused(clip, lines, file)
+
+    def _reuse_part(self, found: Sequence[Reused | None]) -> None:
+        """Write rows that are used again as a part."""
+        good = [one for one in found if one is not None]
+        if not good:
+            return
+        part = self._next_part()
+        write_reused(part, self._base_file(), good, facts=self.facts)
+        self.known.update({line.clip: (part, line) for line in table.index(part)})
+        self.reused.update({key(one.clip): one.lines.clip[0] for one in good})
+
+    def _next_part(self) -> Path:
+        number = 1 + max((int(part.stem) for part in self._parts()), default=-1)
+        return self.folder / f"{number:05d}.parquet"
+
     # --- embedding ---
 
     def embed(self, embedder: Embedder, cut: Cut, workers: int, progress: Progress) -> None:
@@ -252,15 +318,14 @@ class TableJob:
             done=len(self.clips) - len(todo),
             skipped=sum(isinstance(rows, str) for rows in self.known.values()),
         )
-        begun = 1 + max((int(part.stem) for part in self._parts()), default=-1)
         parts = list(_grouped(todo, PART_FILES, PART_BYTES))
         batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
         embedded = jobs.run(embed_batch, batches, workers=workers, shared=(embedder, cut))
         with contextlib.closing(embedded):
-            for number, clips in enumerate(parts, begun):
+            for clips in parts:
                 states = {key(clip): _state(clip.path) for clip in clips}
                 found = [(clip, _counted(next(embedded), meter)) for clip in clips]
-                self._write_part(self.folder / f"{number:05d}.parquet", found, states)
+                self._write_part(self._next_part(), found, states)
         self.audio_s = meter.audio_s
 
     def _write_part(
@@ -301,13 +366,22 @@ class TableJob:
             table.merge(self.merged, [where for _, where in good], self.facts)
             self._put_in_place()
         self._clear()
-        present = {clip.path for clip in self.clips}
+        moved = {old: new for (new, *_), old in self.reused.items() if new != old}
+        present = moved.keys() | {clip.path for clip in self.clips}
         gone = tuple(
             dict.fromkeys(line.clip[0] for line in self.base if line.clip[0] not in present)
         )
+        retagged = len({new for (new, *_), old in self.reused.items() if new == old})
         rows, kept = sum(lines.count for _, (_, lines) in good), len(good) - self.embedded
         counts = (rows, len(good), self.embedded, kept, skipped, gone, 0)
-        return Embedded(*counts, self.audio_s, self._passed_s(), tuple(self.notes))
+        return Embedded(
+            *counts,
+            self.audio_s,
+            self._passed_s(),
+            tuple(self.notes),
+            tuple(moved.items()),
+            retagged,
+        )
 
     def _passed_s(self) -> float:
         return time.monotonic() - self.started_s

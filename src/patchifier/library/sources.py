@@ -9,6 +9,7 @@ from pathlib import Path
 from patchifier.audio import SUFFIXES, written_name
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, folder, manifest, well_named
+from patchifier.io import expanded
 
 Key = tuple[str, float, float | None]  # path, start and end of a clip: what makes it one
 # clips, and (path, reason) of what is lost
@@ -67,6 +68,7 @@ def key(clip: Clip) -> Key:
 
 
 def _local(source: str) -> Listing:
+    source = str(expanded(source))
     name = written_name(source)
     if "\0" in source:
         return [], [(name, f"{source!r}: a name with a zero byte, expected one path a line.")]

@@ -1,6 +1,7 @@
 """Tables of embeddings as they are read: a file or a folder of parts, whole or in parts."""
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from pyarrow import dataset, parquet
 from patchifier.config import RequestError
 from patchifier.io import require_file
 from patchifier.library.table import (
+    ADDED,
     FACTS,
+    LATER,
     STRINGS,
     columns_of,
     index,
@@ -25,7 +28,7 @@ from patchifier.library.table import (
     text_bytes,
     unreadable,
 )
-from patchifier.library.tags import TAGS
+from patchifier.library.tags import FIRST_TAGS, TAGS
 
 REQUIRED = ("path", "start_s", "end_s", "embedding")
 PART_ROWS = 10_000  # read at once: 20 MB of 512 numbers
@@ -36,11 +39,10 @@ TYPES = {
     "embedding": None,  # fixed-size list of float32, as long as the model makes it
     "size": pa.int64(),
     "mtime_ns": pa.int64(),
-    **dict.fromkeys(TAGS, pa.string()),
+    **dict.fromkeys(FIRST_TAGS, pa.string()),
+    **LATER["tracks"],
 }
-"""Columns that a search reads."""
-DECODING = {"decoder": pa.string(), "length_s": pa.float64()}
-"""Columns about decoding; tables of older versions do not have them."""
+"""Columns that a search reads; some of them are not in tables of older versions."""
 COLUMNS = {
     "path": "of the file",
     "start_s": "start of the row in the file, in seconds",
@@ -50,7 +52,14 @@ COLUMNS = {
     "mtime_ns": "time of change of the file when it was read",
     "decoder": "what decoded the file",
     "length_s": "seconds that were decoded",
-    **dict.fromkeys(TAGS, "tag of the file"),
+    **dict.fromkeys(FIRST_TAGS, "tag of the file"),
+    "albumartist": "tag of the file: artist of the whole album",
+    "year": "tag of the file: year of its date, a whole number",
+    "track": "tag of the file: number on its album, a whole number",
+    "mb_recording_id": "tag of the file: MusicBrainz id of the recording",
+    "mb_album_id": "tag of the file: MusicBrainz id of the release",
+    "mb_artist_id": "tag of the file: MusicBrainz id of the artist",
+    "track_id": "digest of the file's audio without its tags: stays when it is moved or retagged",
 }
 """What the columns of a table hold."""
 
@@ -62,8 +71,8 @@ class EmbeddingTable:
     Attributes
     ----------
     rows : pyarrow.Table
-        Columns path, start_s, end_s, embedding, size, mtime_ns, decoder, length_s, artist, title,
-        album, genre. Decoder and length are null in tables of older versions.
+        The columns of :data:`COLUMNS`. Some are null in tables of older versions, until
+        ``patchifier embed --changed`` fills them.
     metadata : dict
         Which model, pooling and windows.
     length : int
@@ -108,9 +117,14 @@ class EmbeddingTable:
         return self.rows["length_s"].to_numpy()
 
     @property
-    def tags(self) -> dict[str, tuple[str | None, ...]]:
-        """Artist, title, album and genre of each row's file."""
+    def tags(self) -> dict[str, tuple[str | int | None, ...]]:
+        """Tags of each row's file, by their names in :data:`patchifier.library.tags.TAGS`."""
         return {name: tuple(self.rows[name].to_pylist()) for name in TAGS}
+
+    @property
+    def track_ids(self) -> tuple[str, ...]:
+        """An id of each row's file, as :func:`track_ids`."""
+        return tuple(track_ids(self.rows))
 
     @property
     def identity(self) -> str:
@@ -121,6 +135,45 @@ class EmbeddingTable:
 def identity_of(metadata: dict[str, Any]) -> str:
     """Identity of the model in metadata; vectors of patches are not comparable with others."""
     return f"{metadata['model']}{' of patches' if metadata.get('patches') else ''}"
+
+
+def track_ids(table: pa.Table) -> list[str]:
+    """Ids of the files of a table, which stay when a file is moved, renamed or retagged.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        Rows with the columns path and track_id; tables of older versions may lack the second.
+
+    Returns
+    -------
+    list of str
+        16 hexadecimal digits for each row. Rows of one path share an id, two paths never do: the
+        first path with some audio has the digest of the audio, a further one the digest of that
+        digest and its path. Without a digest the id is a digest of the path.
+
+    Examples
+    --------
+    >>> table = read("music.parquet")
+    >>> ids = track_ids(table.rows)
+    >>> len(set(ids)) == len(set(table.paths))
+    True
+    """
+    paths = table["path"].to_pylist()
+    known = "track_id" in table.column_names
+    audio = table["track_id"].to_pylist() if known else [None] * len(paths)
+    ids, taken = dict[str, str](), set[str]()
+    for path, found in zip(paths, audio, strict=True):
+        if path not in ids:
+            free = found is not None and found not in taken
+            ids[path] = found if free else _digest(found or "", path)
+            taken.add(ids[path])
+    return [ids[path] for path in paths]
+
+
+def _digest(*texts: str) -> str:
+    content = "\0".join(texts).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def read(path: str | Path) -> EmbeddingTable:
@@ -152,7 +205,7 @@ def read(path: str | Path) -> EmbeddingTable:
         rows, facts = npy_rows(Path(path)), read_facts(Path(path))
         _require_directions(rows, facts["size"], path)
         return from_arrow(rows, facts)
-    stored = Stored(path, columns=TYPES | DECODING)
+    stored = Stored(path, columns=TYPES | LATER["decoding"])
     parts = list(stored.parts())
     return from_arrow(pa.concat_tables(parts) if parts else stored.nothing(), stored.metadata)
 
@@ -197,9 +250,9 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 def from_arrow(rows: pa.Table, metadata: dict[str, Any]) -> EmbeddingTable:
     """Rows in memory, with what their metadata says about all of them."""
-    own = ("stretches", "skipped", "sha256")  # about rows and files of one part
+    own = ("stretches", "skipped", "reused", "sha256")  # about rows and files of one part
     kept = {name: value for name, value in metadata.items() if name not in own}
-    for name, kind in DECODING.items():
+    for name, kind in ADDED.items():
         if name not in rows.column_names:
             rows = rows.append_column(name, pa.nulls(len(rows), kind))
     return EmbeddingTable(rows, kept, rows.schema.field("embedding").type.list_size)
@@ -317,9 +370,11 @@ def _described(schema: pa.Schema, path: str | Path) -> tuple[int, dict[str, Any]
     """Length of a vector, and metadata."""
     text = (schema.metadata or {}).get(FACTS, b"")
     # a table with a checksum was written with every column: one that is missing is damage
-    size = _require_columns(schema, path, tuple(TYPES) if b'"crc32"' in text else REQUIRED)
-    if DECODING.keys() & set(schema.names):
-        _require_columns(schema, path, tuple(DECODING))
+    first = tuple(name for name in TYPES if name not in ADDED)
+    size = _require_columns(schema, path, first if b'"crc32"' in text else REQUIRED)
+    for columns in LATER.values():
+        if columns.keys() & set(schema.names):
+            _require_columns(schema, path, tuple(columns))
     return size, parse_facts(text, path)
 
 

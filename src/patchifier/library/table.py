@@ -10,6 +10,10 @@ size, mtime_ns                      of the file when it was read: how a modified
 decoder, length_s                   what decoded the file, and how many seconds of it; null in
                                     tables of older versions
 artist, title, album, genre         its tags; null where it has none
+albumartist, year, track, mb_*_id   more tags, year and track as whole numbers; null in tables of
+                                    older versions
+track_id                            digest of the file's audio without its tags: two copies have the
+                                    same; null in tables of older versions
 ==================================  ================================================================
 
 The schema's metadata has one key, ``patchifier``, with facts in JSON: the model's identity, its
@@ -43,7 +47,7 @@ from patchifier.io import (
     require_file,
     to_cell,
 )
-from patchifier.library.tags import TAGS
+from patchifier.library.tags import FIRST_TAGS, NUMBERS, TAGS
 
 if TYPE_CHECKING:
     from patchifier.library.sources import Key
@@ -51,11 +55,23 @@ if TYPE_CHECKING:
 FORMAT = 1
 FACTS = b"patchifier"  # schema metadata: facts in JSON, among them which model made the vectors
 GROUP_ROWS = 8192  # rows written at once: 16 MB of 512 numbers
-STRINGS = ("path", "decoder", *TAGS)
-ADDED = ("decoder", "length_s")  # columns that tables of older versions do not have
+TAG_TYPES = {name: pa.int64() if name in NUMBERS else pa.string() for name in TAGS}
+LATER = {  # columns that tables of older versions do not have, those of a version together
+    "decoding": {"decoder": pa.string(), "length_s": pa.float64()},
+    "tracks": {
+        **{name: kind for name, kind in TAG_TYPES.items() if name not in FIRST_TAGS},
+        "track_id": pa.string(),
+    },
+}
+ADDED = {name: kind for columns in LATER.values() for name, kind in columns.items()}
+STRINGS = (
+    "path",
+    *FIRST_TAGS,
+    *(name for name, kind in ADDED.items() if kind == pa.string()),
+)
 # rows take at most so much more memory than their file: snappy compresses by 20 at most
 MOST_EXPANSION, LEAST_MEMORY_B = 100, 2**28
-NUMBERS_B = 48  # of a row, beside its vector and its text
+NUMBERS_B = 64  # of a row, beside its vector and its text
 # facts that rows of one table share
 SAME = ("model", "pooling", "layers", "window_s", "hop_s", "patches", "size")
 
@@ -135,15 +151,16 @@ def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path
 def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
     """Columns of a table, with its facts."""
     numbers = [pa.field("size", pa.int64(), False), pa.field("mtime_ns", pa.int64(), False)]
-    decoding = [pa.field("decoder", pa.string()), pa.field("length_s", pa.float64())]
+    decoding, tracks = LATER["decoding"], LATER["tracks"]
     first = [
         pa.field("path", pa.string(), False),
         pa.field("start_s", pa.float64(), False),
         pa.field("end_s", pa.float64(), False),
     ]
     vector = pa.field("embedding", pa.list_(pa.field("element", pa.float32(), False), size), False)
+    rest = {**decoding, **dict.fromkeys(FIRST_TAGS, pa.string()), **tracks}
     return pa.schema(
-        [*first, vector, *numbers, *decoding, *(pa.field(name, pa.string()) for name in TAGS)],
+        [*first, vector, *numbers, *itertools.starmap(pa.field, rest.items())],
         {FACTS: json.dumps({**facts, "crc32": _checksum(facts)})},
     )
 
@@ -161,10 +178,9 @@ def _checksum(facts: Mapping[str, Any]) -> int:
 
 def completed(rows: pa.Table, wanted: pa.Schema) -> pa.Table:
     """Rows of an older version with the columns that it did not have, null."""
-    if ADDED[0] in rows.column_names:
-        return rows
-    for name in ADDED:
-        rows = rows.append_column(wanted.field(name), pa.nulls(len(rows), wanted.field(name).type))
+    for name, kind in ADDED.items():
+        if name not in rows.column_names:
+            rows = rows.append_column(wanted.field(name), pa.nulls(len(rows), kind))
     return rows.select(wanted.names)
 
 
@@ -233,19 +249,20 @@ class Origin:
 
 @dataclass(frozen=True)
 class RowRange:
-    """Rows of one clip in a table, and size and time of change of its file."""
+    """Rows of one clip in a table, and size, time of change and digest of its file."""
 
     clip: "Key"
     size: int
     mtime_ns: int
     first: int
     count: int
+    track_id: str | None = None
 
 
 def index(path: Path) -> list[RowRange]:
     """Clips of a table of ours, in its order."""
     facts = read_facts(path)
-    names = ["path", "size", "mtime_ns"]
+    names = ["path", "size", "mtime_ns", "track_id"]
     try:
         stretches = {first: (start_s, end_s) for first, start_s, end_s in facts["stretches"]}
         rows = columns_of(path, names)
@@ -253,7 +270,8 @@ def index(path: Path) -> list[RowRange]:
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, MemoryError) as error:
         raise RequestError(f"{path}: damaged ({error}): delete it and embed again.") from error
-    paths, sizes, times = (rows[name] for name in names)
+    paths, sizes, times = (rows[name] for name in names[:3])
+    audio = rows.get("track_id", [None] * len(paths))
     starts = [
         row
         for row in range(len(paths))
@@ -261,7 +279,12 @@ def index(path: Path) -> list[RowRange]:
     ]
     return [
         RowRange(
-            (paths[row], *stretches.get(row, (0.0, None))), sizes[row], times[row], row, end - row
+            (paths[row], *stretches.get(row, (0.0, None))),
+            sizes[row],
+            times[row],
+            row,
+            end - row,
+            audio[row],
         )
         for row, end in zip(starts, [*starts[1:], len(paths)])
     ]
@@ -356,24 +379,31 @@ def _sha256(path: Path) -> str:
 def _npy_columns(path: Path) -> dict[str, list[Any]]:
     """Columns of the .csv of a .npy table, which must be the two that belong together."""
     facts, lines = read_facts(path), path.with_suffix(".csv")
-    kinds: dict[str, Any] = {"path": from_cell, "start_s": float, "end_s": float}
-    kinds |= {"size": int, "mtime_ns": int}
     try:
         if facts["sha256"] != [_sha256(path), _sha256(lines)]:
             raise ValueError(f"they are not those that {path.with_suffix('.json').name} describes")
         with lines.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
-        columns = {name: [kind(row[name]) for row in rows] for name, kind in kinds.items()}
-        columns["decoder"] = [row.get("decoder") or None for row in rows]
-        columns["length_s"] = [
-            float(row["length_s"]) if row.get("length_s") else None for row in rows
-        ]
-        return columns | {name: [from_cell(row[name]) or None for row in rows] for name in TAGS}
+        return {
+            field.name: [_from_csv(row, field) for row in rows]
+            for field in schema(facts, facts["size"])
+            if field.name != "embedding"
+        }
     except (OSError, ValueError, KeyError) as error:
         raise RequestError(
             f"{path} and {lines.name} cannot be read ({error}): copy them again with their .json, "
             "or delete them and embed again."
         ) from error
+
+
+def _from_csv(row: Mapping[str, str], field: pa.Field) -> str | float | None:
+    """Value of a cell; None where it is empty, or its column is not in tables of older versions."""
+    cell = (row.get(field.name) if field.name in ADDED else row[field.name]) or ""
+    if not cell and field.nullable:
+        return None
+    if field.type == pa.string():
+        return from_cell(cell)
+    return int(cell) if field.type == pa.int64() else float(cell)
 
 
 def npy_rows(path: Path) -> pa.Table:

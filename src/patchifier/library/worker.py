@@ -4,6 +4,7 @@ A long file is embedded as it is decoded, so that memory does not grow with its 
 are collected and share batches.
 """
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ import pyarrow as pa
 
 from patchifier import audio, jobs, spectrogram
 from patchifier.config import RequestError
+from patchifier.containers import payload_digest
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
 from patchifier.library import table
 from patchifier.library.sources import key
-from patchifier.library.tags import TAGS, read_tags
+from patchifier.library.tags import read_tags
 from patchifier.windows import stream_stretches, stretch_frames
 
+TASK_CLIPS = 8
 LONG_FRAMES = 2**14  # 6.3 minutes, 4 MB of float32
 Spans = list[tuple[float, float]]
 
@@ -63,15 +66,55 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class ClipRows:
-    """Rows of one clip, its file as it was before it was read, and how it was decoded.
+class FileFacts:
+    """What a table says about a file beside its vectors.
 
-    Of the file: bytes, time of change, tags.
+    Attributes
+    ----------
+    size, mtime_ns : int
+        Bytes and time of change, as they were before it was read.
+    tags : dict
+        As of :func:`patchifier.library.tags.read_tags`.
+    track_id : str
+        Digest of its audio.
     """
 
     size: int
     mtime_ns: int
-    tags: dict[str, str | None]
+    tags: dict[str, str | int | None]
+    track_id: str
+
+    def columns(self) -> dict[str, str | int | None]:
+        """Values of the columns of a table that are about the file."""
+        return {
+            "size": self.size,
+            "mtime_ns": self.mtime_ns,
+            "track_id": self.track_id,
+            **self.tags,
+        }
+
+
+def file_facts(path: str) -> FileFacts:
+    """Read a file's tags and the digest of its audio; nothing is decoded."""
+    state = os.stat(path)
+    return _file_facts(path, state.st_size, state.st_mtime_ns)
+
+
+def file_facts_batch(shared: None, clips: Sequence[Clip]) -> list[FileFacts | str]:
+    """Read tags and digests of a batch of :func:`patchifier.jobs.run`, or the reasons for none."""
+    return [jobs.attempt(clip.path, file_facts, clip.path) for clip in clips]
+
+
+@functools.lru_cache(maxsize=TASK_CLIPS)  # clips of one file in a manifest follow each other
+def _file_facts(path: str, size: int, mtime_ns: int) -> FileFacts:
+    return FileFacts(size, mtime_ns, read_tags(path), payload_digest(path))
+
+
+@dataclass(frozen=True)
+class ClipRows:
+    """Rows of one clip, its file as it was before it was read, and how it was decoded."""
+
+    file: FileFacts
     how: audio.Decoding
     spans_s: Spans  # from when to when each row is, in the clip
     vectors: np.ndarray  # (k, E) float32
@@ -111,31 +154,14 @@ def write_part(
 def _to_table(found: Sequence[tuple[Clip, ClipRows]], facts: dict[str, Any]) -> pa.Table:
     """Rows of clips, in their order."""
     columns: dict[str, list[Any]] = {
-        name: []
-        for name in (
-            "path",
-            "start_s",
-            "end_s",
-            "size",
-            "mtime_ns",
-            "decoder",
-            "length_s",
-            *TAGS,
-        )
+        name: [] for name in table.schema(facts, facts["size"]).names if name != "embedding"
     }
     for clip, rows in found:
+        decoding = {"decoder": rows.how.decoder, "length_s": rows.how.length_s}
+        same = {"path": clip.path, **decoding, **rows.file.columns()}
         for start_s, end_s in rows.spans_s:
-            values = (
-                clip.path,
-                clip.start_s + start_s,
-                clip.start_s + end_s,
-                rows.size,
-                rows.mtime_ns,
-                rows.how.decoder,
-                rows.how.length_s,
-                *rows.tags.values(),
-            )
-            for name, value in zip(columns, values, strict=True):
+            spans = {"start_s": clip.start_s + start_s, "end_s": clip.start_s + end_s}
+            for name, value in (same | spans).items():
                 columns[name].append(value)
     vectors = [rows.vectors for _, rows in found] or [np.zeros((0, facts["size"]), np.float32)]
     return table.rows_table(columns, np.concatenate(vectors), facts)
@@ -162,8 +188,8 @@ def _decode_clip(embedder: Embedder, cut: Cut, clip: Clip) -> ClipRows | _Short:
 
     def rows(spans_s: Spans, vectors: np.ndarray) -> ClipRows:
         spans_s = spans_s or [(0.0, how.length_s)]
-        tags = read_tags(clip.path)
-        return ClipRows(state.st_size, state.st_mtime_ns, tags, how, spans_s, vectors)
+        file = _file_facts(clip.path, state.st_size, state.st_mtime_ns)
+        return ClipRows(file, how, spans_s, vectors)
 
     pieces, buffer, frames = spectrogram.stream_log_mel(blocks, config), list[np.ndarray](), 0
     for piece in pieces:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from patchifier import hub
 from patchifier.config import RequestError
-from patchifier.io import restore_folder
+from patchifier.io import expanded, restore_folder
 
 ROOT = Path(__file__).parent
 DEFAULT = "patchifier-base"
@@ -59,6 +59,7 @@ def find(model: str | Path | None = None) -> Path:
         return _bundled(model or DEFAULT)
     if hub.is_name(model):
         return hub.from_hub(str(model))
+    model = expanded(model)
     restore_folder(Path(model))
     if isinstance(model, str) and model == Path(model).name and not Path(model).exists():
         raise RequestError(f"there is no model {model!r}{_nearest(model)} Expected {expected()}.")

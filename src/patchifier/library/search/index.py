@@ -281,8 +281,13 @@ class Index(VectorStore):
             yield type(self)(lancedb.connect(str(new)).open_table(NAME), name=self.name)
         self._table = lancedb.connect(str(folder)).open_table(NAME)
 
+    @property
+    def _columns(self) -> dict[str, pa.DataType | None]:
+        """Columns of the table that are in here; an index that an older version made lacks some."""
+        return {name: kind for name, kind in TYPES.items() if name in self._table.schema.names}
+
     def _stored(self, table_path: str | Path) -> Stored:
-        stored = Stored(table_path)
+        stored = Stored(table_path, columns=self._columns)
         require_same_model(
             (self.identity, self.size),
             (stored.identity, stored.size),
@@ -308,11 +313,21 @@ class Index(VectorStore):
 
     def _select(self, where: Filter, *, vectors: bool = True) -> pa.Table:
         query = self._table.search().select(
-            list(TYPES) if vectors else [name for name in TYPES if name != "embedding"]
+            [name for name in self._columns if vectors or name != "embedding"]
         )
-        query = query.where(where.sql()) if where.sql() else query
+        query = self._limited(query, where)
         with self._read():
-            return query.limit(None).to_arrow()
+            return _with_later(query.limit(None).to_arrow())
+
+    def _limited(self, query: Any, where: Filter) -> Any:
+        """Query about the rows where the conditions hold."""
+        if missing := sorted(where.columns() - self._columns.keys()):
+            raise RequestError(
+                f"{self.name} has no {' and no '.join(missing)}, since an older version made it: "
+                "bring its table up to date with 'patchifier embed --changed', delete the index, "
+                "and make it again with 'patchifier index'."
+            )
+        return query.where(where.sql()) if where.sql() else query
 
     def _candidates(
         self, target: Target, first: int, *, where: Filter, exact: bool
@@ -342,18 +357,30 @@ class Index(VectorStore):
         query = (
             self._table.search(vector.astype(np.float32), vector_column_name="embedding")
             .distance_type("cosine")
-            .select(list(TYPES))
+            .select(list(self._columns))
             .limit(limit)
         )
-        query = query.where(where.sql()) if where.sql() else query
+        query = self._limited(query, where)
         with self._read():
-            if exact:
-                return query.bypass_vector_index().to_arrow()
-            table = query.nprobes(PROBES).refine_factor(REFINE).to_arrow()
-            if len(table) == limit or not self.approximate:
-                return table
-            # search all partitions: few rows pass the filter, or many are requested
-            return query.maximum_nprobes(0).to_arrow()
+            return _with_later(self._run(query, limit, exact=exact))
+
+    def _run(self, query: Any, limit: int, *, exact: bool) -> pa.Table:
+        """Rows of a query by similarity."""
+        if exact:
+            return query.bypass_vector_index().to_arrow()
+        table = query.nprobes(PROBES).refine_factor(REFINE).to_arrow()
+        if len(table) == limit or not self.approximate:
+            return table
+        # search all partitions: few rows pass the filter, or many are requested
+        return query.maximum_nprobes(0).to_arrow()
+
+
+def _with_later(rows: pa.Table) -> pa.Table:
+    """Rows with the columns that an index of an older version lacks, null."""
+    for name, kind in TYPES.items():
+        if kind is not None and name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(len(rows), kind))
+    return rows
 
 
 def _link(folder: Path, new: Path) -> None:

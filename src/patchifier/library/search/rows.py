@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import operator
+import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -13,28 +15,45 @@ import pyarrow.compute as pc
 
 from patchifier.config import RequestError
 from patchifier.library.stored import vectors_of
-from patchifier.library.tags import TAGS
+from patchifier.library.tags import FIRST_TAGS, TAGS
+
+TEXTS = (*FIRST_TAGS, "albumartist")  # tags that a condition may compare
+MOST_NAMED = 10  # files that a message lists
 
 
 @dataclass(frozen=True)
 class Filter:
     """Which rows take part; every condition that is given must hold.
 
-    Strings are compared as they are, case included.
+    Tags are compared without regard to case and to how Unicode composes letters; paths are
+    compared as they are.
 
     Attributes
     ----------
-    artist, title, album, genre, path : str or None
-        The whole value.
+    artist, title, album, genre : str or None
+        The whole value of the tag.
+    path : str or None
+        The whole path.
     path_prefix : str or None
         How the path begins; end it with "/" to mean a folder.
     without_paths, without_artists : tuple of str
         Left out; a file without an artist is not left out by an artist.
+    albumartist : str or None
+        The whole value of the tag.
+    year_from, year_to : int or None
+        First and last year; a file without a year does not take part.
+
+    Raises
+    ------
+    RequestError
+        For a value of another type, or years in the wrong order.
 
     Examples
     --------
     >>> Filter(artist="Bach", path_prefix="/music/").sql()
-    "artist = 'Bach' AND starts_with(path, '/music/')"
+    "lower(artist) IN ('bach') AND starts_with(path, '/music/')"
+    >>> Filter(year_from=1990, year_to=1999).sql()
+    'year >= 1990 AND year <= 1999'
     """
 
     artist: str | None = None
@@ -45,45 +64,163 @@ class Filter:
     path_prefix: str | None = None
     without_paths: tuple[str, ...] = ()
     without_artists: tuple[str, ...] = ()
+    albumartist: str | None = None
+    year_from: int | None = None
+    year_to: int | None = None
 
     def __post_init__(self) -> None:
-        values = [
-            *(getattr(self, name) for name in (*TAGS, "path", "path_prefix")),
+        texts = [
+            *(getattr(self, name) for name in (*TEXTS, "path", "path_prefix")),
             *self.without_paths,
             *self.without_artists,
         ]
-        wrong = [value for value in values if value is not None and not isinstance(value, str)]
+        wrong = [value for value in texts if value is not None and not isinstance(value, str)]
         if wrong:
             raise RequestError(f"a condition compares with {wrong[0]!r}, expected a string.")
+        for name in ("year_from", "year_to"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise RequestError(f"{name} is {value!r}, expected a year, such as 1990.")
+        if (
+            self.year_from is not None
+            and self.year_to is not None
+            and self.year_from > self.year_to
+        ):
+            raise RequestError(
+                f"year_from is {self.year_from} and year_to {self.year_to}, expected the earlier "
+                "year first."
+            )
 
-    def equal(self) -> dict[str, str]:
-        """Columns whose value is prescribed."""
+    def tags(self) -> dict[str, list[str]]:
+        """Tags whose value is prescribed, and what their text in lower case may be."""
         return {
-            name: value for name in (*TAGS, "path") if (value := getattr(self, name)) is not None
+            name: folded([value]) for name in TEXTS if (value := getattr(self, name)) is not None
         }
+
+    def columns(self) -> set[str]:
+        """Columns that the conditions are about."""
+        paths = {"path"} if self.path or self.path_prefix or self.without_paths else set()
+        artist = {"artist"} if self.without_artists else set()
+        year = {"year"} if self.year_from is not None or self.year_to is not None else set()
+        return {*self.tags(), *paths, *artist, *year}
 
     def sql(self) -> str:
         """As a condition of SQL; empty if everything takes part."""
-        parts = [f"{name} = {quoted(value)}" for name, value in self.equal().items()]
+        parts = [f"lower({name}) IN {quoted_list(texts)}" for name, texts in self.tags().items()]
+        if self.path is not None:
+            parts.append(f"path = {quoted(self.path)}")
         if self.path_prefix is not None:
             parts.append(f"starts_with(path, {quoted(self.path_prefix)})")
         if self.without_paths:
             parts.append(f"path NOT IN {quoted_list(self.without_paths)}")
         if self.without_artists:
-            artists = quoted_list(self.without_artists)
-            parts.append(f"(artist IS NULL OR artist NOT IN {artists})")
+            artists = quoted_list(folded(self.without_artists))
+            parts.append(f"(artist IS NULL OR lower(artist) NOT IN {artists})")
+        if self.year_from is not None:
+            parts.append(f"year >= {self.year_from}")
+        if self.year_to is not None:
+            parts.append(f"year <= {self.year_to}")
         return " AND ".join(parts)
 
     def mask(self, table: pa.Table) -> np.ndarray:
         """Rows of `table` that match: (n,) bool."""
-        parts = [pc.equal(table[name], value) for name, value in self.equal().items()]
+        parts = [
+            pc.is_in(pc.utf8_lower(table[name]), pa.array(texts))
+            for name, texts in self.tags().items()
+        ]
+        if self.path is not None:
+            parts.append(pc.equal(table["path"], self.path))
         if self.path_prefix is not None:
             parts.append(pc.starts_with(table["path"], self.path_prefix))
-        for name, values in (("path", self.without_paths), ("artist", self.without_artists)):
-            if values:
-                parts.append(pc.invert(pc.is_in(table[name], pa.array(values))))
+        if self.without_paths:
+            parts.append(pc.invert(pc.is_in(table["path"], pa.array(self.without_paths))))
+        if self.without_artists:
+            artists = pa.array(folded(self.without_artists))
+            parts.append(pc.invert(pc.is_in(pc.utf8_lower(table["artist"]), artists)))
+        if self.year_from is not None:
+            parts.append(pc.greater_equal(table["year"], self.year_from))
+        if self.year_to is not None:
+            parts.append(pc.less_equal(table["year"], self.year_to))
         arrays = [np.asarray(pc.fill_null(part, False)) for part in parts]
         return reduce(operator.and_, arrays, np.ones(len(table), bool))
+
+
+def folded(values: Sequence[str]) -> list[str]:
+    """What `values`, in any case and any composition of letters, may be in lower case.
+
+    A column is compared in lower case, as Arrow and LanceDB make it. They differ from Python in a
+    few letters, such as the Greek sigma at the end of a word, so each form is listed.
+
+    Examples
+    --------
+    >>> folded(["Bach"])
+    ['bach']
+    >>> len(folded(["É"]))  # one letter, or an e and an accent
+    2
+    """
+    forms = [
+        unicodedata.normalize(form, cased)
+        for value in values
+        for form in ("NFC", "NFD")
+        for cased in (value, value.upper())
+    ]
+    lower = [text for one in forms for text in (one.lower(), "".join(map(str.lower, one)))]
+    return sorted(set(lower))
+
+
+def named(paths: Iterable[str], name: str) -> str | None:
+    """Find the file that a name means.
+
+    Parameters
+    ----------
+    paths : iterable of str
+        Files of a table.
+    name : str
+        Name of a file or a part of it, or the end of its path from the name of a folder on. Case
+        and the composition of letters do not matter.
+
+    Returns
+    -------
+    str or None
+        The one path that ends with the name; else the one that has it without its suffix; else the
+        one whose file name contains it; None if there is none.
+
+    Raises
+    ------
+    RequestError
+        If several paths fit equally well.
+
+    Examples
+    --------
+    >>> named(["/music/a/Gigue.mp3", "/music/b/Air.mp3"], "gigue")
+    '/music/a/Gigue.mp3'
+    """
+    wanted = _plain(name).removeprefix("./")
+    plain = {path: _plain(path) for path in dict.fromkeys(paths)}
+    if not wanted.strip("/"):
+        return None
+    for fits in (
+        lambda path: f"/{path}".endswith(f"/{wanted}"),
+        lambda path: f"/{os.path.splitext(path)[0]}".endswith(f"/{wanted}"),
+        lambda path: wanted in path.rpartition("/")[2],
+    ):
+        found = [path for path, text in plain.items() if fits(text)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+            raise RequestError(
+                f"{name} may mean {len(found)} files: {', '.join(found[:MOST_NAMED])}{more}. Name "
+                "one of them by more of its path."
+            )
+    return None
+
+
+def _plain(text: str) -> str:
+    """Text by which names are compared: composed, in lower case, with slashes."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).replace(
+        "\\", "/"
+    )
 
 
 def without(where: Filter, paths: Iterable[str]) -> Filter:
@@ -114,14 +251,18 @@ class SearchResult:
     score : float or None
         Cosine with the query, from -1 to 1; None where nothing was compared.
     tags : mapping
-        Those of artist, title, album and genre that the file has.
+        Those of :data:`patchifier.library.tags.TAGS` that the file has.
+    track_id : str or None
+        Of the file, as :func:`patchifier.library.stored.track_ids` in a table in memory. An index
+        has the digest of the audio, which copies share; None if it was made from an older table.
     """
 
     path: str
     start_s: float
     end_s: float
     score: float | None
-    tags: Mapping[str, str]
+    tags: Mapping[str, str | int]
+    track_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +283,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 def found(table: pa.Table, scores: Sequence[float | None]) -> list[SearchResult]:
     """Rows with their scores, as results."""
-    rows = table.select(["path", "start_s", "end_s", *TAGS]).to_pylist()
+    rows = table.select(["path", "start_s", "end_s", *TAGS, "track_id"]).to_pylist()
     return [
         SearchResult(
             row["path"],
@@ -150,6 +291,7 @@ def found(table: pa.Table, scores: Sequence[float | None]) -> list[SearchResult]
             row["end_s"],
             score,
             {tag: row[tag] for tag in TAGS if row[tag] is not None},
+            row["track_id"],
         )
         for row, score in zip(rows, scores)
     ]

@@ -30,8 +30,11 @@ class Table(VectorStore):
 
     def __init__(self, rows: EmbeddingTable, *, name: str = "the table") -> None:
         self.name, self.identity, self.size = name, rows.identity, rows.length
-        self._table = rows.rows
-        self._facts = rows.rows.drop_columns(["embedding"])
+        ids = pa.array(rows.track_ids, pa.string())
+        self._table = rows.rows.set_column(
+            rows.rows.column_names.index("track_id"), "track_id", ids
+        )
+        self._facts = self._table.drop_columns(["embedding"])
         # (n of it, E), not copied
         self._parts = [
             vectors_of(pa.Table.from_batches([batch]), rows.length)

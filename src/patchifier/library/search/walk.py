@@ -43,7 +43,7 @@ def walk_on(
 
 def _apart(where: Filter, recent: Sequence[Ranked]) -> Filter:
     """Conditions without the artists of some files."""
-    artists = [file.row.tags["artist"] for file in recent if "artist" in file.row.tags]
+    artists = [str(file.row.tags["artist"]) for file in recent if "artist" in file.row.tags]
     return dataclasses.replace(where, without_artists=(*where.without_artists, *artists))
 
 

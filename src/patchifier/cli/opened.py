@@ -1,0 +1,129 @@
+"""A table or an index that a command searches, and what the commands of search have in common."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patchifier.cli.command import Outcome
+from patchifier.config import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from patchifier.library.search import Filter, Index, SearchResult, Table
+
+
+@dataclass(frozen=True)
+class OpenedTable:
+    """A table or an index, with its name and that of the model for files outside."""
+
+    store: "Table | Index"
+    table: str
+    model: str
+
+    @classmethod
+    def of(cls, table: str, model: str) -> "OpenedTable":
+        """Open a table or an index."""
+        from patchifier.library import search
+
+        return cls(search.load(table), table, model)
+
+    def queries(self, files: Sequence[str], flag: str) -> "list[str | Path | np.ndarray]":
+        """Return what to search with for each file."""
+        return [self.query(file, flag) for file in files]
+
+    def query(self, file: str, flag: str) -> "str | np.ndarray":
+        """Return the file's path as the table has it, or the vector of a file outside."""
+        from patchifier.audio import name_fault, written_name
+        from patchifier.library.search import Filter
+
+        if fault := name_fault(file):
+            raise RequestError(f"{flag} {written_name(file)}: {fault}")
+        for path in (file, str(Path(file).resolve())):
+            if self.store.filter(Filter(path=path)):
+                return path
+        return self.embedder(f"{file} is not in {self.table}, and").embed(file)
+
+    def embedder(self, why: str) -> Any:
+        """Return the model that made the table; refuse another one."""
+        from patchifier import weights
+        from patchifier.embed import load
+
+        embedder = load(self.model or None)
+        if embedder.identity != self.store.identity:
+            raise RequestError(
+                f"{why} {self.model or weights.DEFAULT} is another model, or has other settings, "
+                "than the one that made the table: name that one with --model. A table that an "
+                "older patchifier made of the same model is embedded anew."
+            )
+        return embedder
+
+    def weights(self, given: Sequence[str]) -> "np.ndarray | None":
+        """Read 'NAME=FACTOR' for slices of the vectors."""
+        from patchifier.library.search import slice_weights
+
+        if not given:
+            return None
+        factors = {}
+        for word in given:
+            name, _, factor = word.partition("=")
+            try:
+                factors[name] = float(factor)
+            except ValueError as error:
+                raise RequestError(
+                    f"--weights has {word!r}, expected NAME=FACTOR, such as harmony=2."
+                ) from error
+        return slice_weights(
+            self.embedder("--weights needs the slices of the model:").config, factors
+        )
+
+    def outcome(
+        self, found: "Sequence[SearchResult]", conditions: dict[str, str], *, m3u: str, out: str
+    ) -> Outcome:
+        """Print files, and write them where that was asked for."""
+        from patchifier.library import export, playlist
+
+        if m3u:
+            playlist.write_m3u8(playlist.entries(self.store, found), m3u)
+        if out:
+            export.write_results(found, out)
+        scores = [1.0 if row.score is None else row.score for row in found]
+        text = "\n".join(
+            f"{score:.4f}  {row.path}  {row.start_s:.1f}-{row.end_s:.1f} s"
+            for score, row in zip(scores, found, strict=True)
+        )
+        given = ", ".join(f"--{name} {value}" for name, value in conditions.items() if value)
+        nothing = f"no other file is in {self.table}."
+        if given:
+            nothing = (
+                f"no other file in {self.table} passes {given}: tags are compared letter by letter."
+            )
+        return Outcome([asdict(row) for row in found], text or nothing)
+
+
+def require_outputs(m3u: str, out: str) -> None:
+    """Refuse names of other kinds before anything is computed."""
+    from patchifier.library import export, playlist
+
+    if m3u:
+        playlist.require_m3u8(m3u)
+    if out:
+        export.require_results(out)
+
+
+def require_count(count: int) -> int:
+    """Return a number of files; refuse less than one."""
+    if count < 1:
+        raise RequestError(f"--count is {count}, expected at least 1.")
+    return count
+
+
+def conditions_of(*, below: str, **tags: str) -> "Filter":
+    """Conditions from the flags about tags and folders; empty ones are none."""
+    from patchifier.library.search import Filter
+
+    if below and Path(below).is_dir():
+        below = f"{Path(below).resolve()}/"
+    given: dict[str, Any] = {name: value for name, value in tags.items() if value}
+    return Filter(path_prefix=below or None, **given)

@@ -1,0 +1,222 @@
+"""A digest of the audio in a file without its tags: a file that is moved or retagged keeps it.
+
+Nothing is decoded. The file is read once, in pieces of bounded size.
+
+=====================  =============================================================
+Container              What the digest is about
+=====================  =============================================================
+mp3, WavPack, APE      all bytes but ID3 at both ends and APE tags
+FLAC                   the frames, without any metadata block
+Ogg                    the packets of each stream, without its comments
+MP4                    the contents of the mdat atoms
+wav, RF64, AIFF        the samples, and the chunk that says what they are
+any other              all bytes but ID3 at both ends and APE tags
+=====================  =============================================================
+
+Sources: ID3v2.4 and ID3v1 (id3.org), APEv2 (wiki.hydrogenaud.io), Lyrics3 v2 (id3.org), RFC 9639
+(FLAC), RFC 3533 (Ogg), ISO/IEC 14496-12 (MP4).
+"""
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from patchifier.containers import chunks, ogg
+from patchifier.containers.stream import Stream, after_id3, read
+
+PIECE = 2**20  # bytes that are read at once
+DIGITS = 16  # of a digest
+MOST_BLOCKS = 2**16  # that are followed: a file of empty ones would take minutes
+Ranges = list[tuple[int, int]]  # bytes of a file: first, and the one behind the last
+
+
+def payload_digest(path: str | Path) -> str:
+    """Digest of the audio in a file, without its tags.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits. Files with the same encoded audio have the same, wherever they lie
+        and whatever their tags are. Other encodings of one recording have other digests.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> len(payload_digest("song.wav"))
+    16
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        start = after_id3(file)
+        digest = hashlib.sha256()  # the processor's own instructions: twice as fast as blake2b
+        for piece in _pieces(file, start, size):
+            digest.update(piece)
+    return digest.hexdigest()[:DIGITS]
+
+
+def _pieces(file: BinaryIO, start: int, size: int) -> Iterator[bytes]:
+    """Bytes of the audio; those of the whole file without tags where a container is damaged."""
+    found = 0
+    if read(file, start, 4) == b"OggS":
+        for packet in _ogg_packets(file, start, size):
+            found += len(packet)
+            yield packet
+    if found:
+        return
+    for first, end in _ranges_or_all(file, start, size):
+        for at in range(first, end, PIECE):
+            yield read(file, at, min(PIECE, end - at))
+
+
+def _ranges_or_all(file: BinaryIO, start: int, size: int) -> Ranges:
+    """Where the audio lies; all bytes without tags, or all, where nothing else is known."""
+    try:
+        ranges = _ranges(file, start, size)
+    except (struct.error, IndexError):  # the file ends inside a header
+        ranges = []
+    for found in (ranges, [_without_tags(file, start, size)]):
+        if any(first < end for first, end in found):
+            return found
+    return [(0, size)]
+
+
+def _ranges(file: BinaryIO, start: int, size: int) -> Ranges:
+    """Where the audio lies in a container that is known; nothing for others."""
+    magic = read(file, start, 12)
+    if magic[:4] == b"fLaC":
+        return _flac_frames(file, start, size)
+    if magic[:4] in (b"RIFF", b"RF64") and magic[8:] == b"WAVE":
+        samples = chunks.wav(file, start, size)
+        return _samples(file, "<", b"fmt ", start, size, samples)
+    if magic[:4] == b"FORM" and magic[8:] in (b"AIFF", b"AIFC"):
+        samples = chunks.aiff(file, start, size)
+        return _samples(file, ">", b"COMM", start, size, samples)
+    return _mp4_data(file, start, size) if magic[4:8] == b"ftyp" else []
+
+
+def _samples(
+    file: BinaryIO, order: str, form: bytes, start: int, size: int, streams: tuple[Stream, ...]
+) -> Ranges:
+    """Bytes of the samples of a wav or AIFF, and of the chunk `form` that says what they are."""
+    about = [
+        (at, min(size, at + length))
+        for name, at, length in chunks.chunks(file, order, start, size)
+        if name == form
+    ]
+    return [*about[:1], *((stream.first, stream.end) for stream in streams)] if streams else []
+
+
+def _flac_frames(file: BinaryIO, start: int, size: int) -> Ranges:
+    """Bytes behind the metadata blocks (RFC 9639, section 8)."""
+    at = start + 4
+    for _ in range(MOST_BLOCKS):
+        head = read(file, at, 4)
+        at += 4 + int.from_bytes(head[1:4], "big")
+        if head[0] & 128:  # the last block
+            at = min(at, size)
+            return [(at, _before_tags(file, at, size))]
+    return []
+
+
+def _mp4_data(file: BinaryIO, start: int, size: int) -> Ranges:
+    """Contents of the mdat atoms."""
+    found, at = Ranges(), start
+    for _ in range(MOST_BLOCKS):
+        if at + 8 > size:
+            break
+        head = read(file, at, 16)
+        length, name = struct.unpack_from(">I4s", head)
+        inner = 8
+        if length == 1:
+            (length,), inner = struct.unpack_from(">Q", head, 8), 16
+        length = length or size - at  # 0: up to the end
+        if length < inner:
+            break
+        if name == b"mdat":
+            found.append((at + inner, min(size, at + length)))
+        at += length
+    return found
+
+
+def _without_tags(file: BinaryIO, start: int, size: int) -> tuple[int, int]:
+    """First byte behind the tags at the beginning, and the byte where those at the end begin."""
+    while (head := read(file, start, 32))[:8] == b"APETAGEX" and len(head) == 32:
+        start += 32 + int.from_bytes(head[12:16], "little")
+    start = min(start, size)
+    return start, _before_tags(file, start, size)
+
+
+def _before_tags(file: BinaryIO, start: int, end: int) -> int:
+    """Byte where the tags at the end begin: ID3v1, Lyrics3 and APE, in any order."""
+    while (length := _tag_at_end(file, start, end)) and end - length >= start:
+        end -= length
+    return end
+
+
+def _tag_at_end(file: BinaryIO, start: int, end: int) -> int:
+    """Bytes of the tag that ends at `end`; 0 if there is none."""
+    tail = read(file, max(start, end - 128), min(128, end - start))
+    if len(tail) == 128 and tail[:3] == b"TAG":
+        return 128
+    foot = tail[-32:]
+    if len(foot) == 32 and foot[:8] == b"APETAGEX":
+        length, flags = struct.unpack("<I4xI", foot[12:24])
+        return length + (32 if flags >> 31 else 0)  # its size counts the footer, not the header
+    if tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
+        return int(tail[-15:-9]) + 15
+    return 0
+
+
+# --- Ogg ---
+
+
+def _ogg_packets(file: BinaryIO, start: int, size: int) -> Iterator[bytes]:
+    """Contents of the packets of all streams, without those of comments.
+
+    A tagger writes the pages of the comments anew and counts all later pages anew, so headers of
+    pages do not take part.
+    """
+    packets, comments, at = dict[int, int](), dict[int, range](), start
+    while (page := ogg.next_page(file, at, size)) is not None:
+        offset, header, lacing = page
+        _, _, flags, _, serial, *_ = header
+        at = offset + ogg.OGG_HEADER.size + len(lacing)
+        body = read(file, at, sum(lacing))
+        at += len(body)
+        if flags & 2:  # a stream begins
+            packets[serial], comments[serial] = 0, _comment_packets(body)
+        first = packets.setdefault(serial, 0)
+        packets[serial] += sum(value < 255 for value in lacing)
+        if first >= comments.setdefault(serial, range(0)).stop:
+            yield body
+        else:
+            yield from _without(body, lacing, first, comments[serial])
+
+
+def _without(body: bytes, lacing: bytes, number: int, comments: range) -> Iterator[bytes]:
+    """Packets on a page, the first of which has a number, without those of comments."""
+    at = 0
+    for value in lacing:
+        if number not in comments:
+            yield body[at : at + value]
+        at += value
+        number += value < 255
+
+
+def _comment_packets(first: bytes) -> range:
+    """Which packets of a stream are about it, given the beginning of its first one."""
+    if first[:5] == b"\x7fFLAC":
+        return range(1, 1 + max(1, int.from_bytes(first[7:9], "big")))
+    return range(1, 2)
