@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.app import music
-from tests.app.serving import CHROMIUM, FLAGS, Server
+from tests.app.page import music
+from tests.app.page.serving import CHROMIUM, FLAGS, Server
 
 OUT = Path(__file__).parents[1] / "docs" / "figures" / "app"
 WIDE, NARROW = (1280, 800), (400, 800)

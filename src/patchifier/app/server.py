@@ -33,7 +33,6 @@ from patchifier.app.uploads import UploadLimits
 from patchifier.config import RequestError
 from patchifier.embed import Embedder, load
 from patchifier.io import parse_json
-from patchifier.library.sources import find
 
 PAGE = Path(__file__).parent / "page"
 MOST_JSON_B = 4 * 2**20
@@ -139,11 +138,6 @@ def serve(source: Path, settings: Settings) -> Served:
     out = settings.out or table_of(source)
     served = Served(Collection(name=source.resolve().name), limits=settings.limits)
     served.model, served.embedder = settings.model or weights.DEFAULT, embedder
-    try:
-        find(source)
-    except RequestError as error:  # the page says it
-        served.message = str(error)
-        return served
 
     def grown(collection: Collection) -> None:
         served.collection = collection

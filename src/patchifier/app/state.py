@@ -178,8 +178,6 @@ class Served:
         The job that makes the collection.
     arriving : int
         Uploads that arrive now.
-    message : str
-        Why there is no table.
     folder : Path
         For temporary files; removed by :meth:`close`.
     """
@@ -196,7 +194,6 @@ class Served:
         self.limits = limits or UploadLimits()
         self.arriving = 0
         self.job: Job | None = None
-        self.message = ""
         self._temporary = TemporaryDirectory(prefix="patchifier-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)
         self._places = threading.BoundedSemaphore(AT_ONCE)
@@ -214,6 +211,13 @@ class Served:
         if self.map:
             self.map.stop()
         self._temporary.cleanup()
+
+    @property
+    def message(self) -> str:
+        """Why there is nothing to listen to; empty if there is, or may soon be."""
+        if len(self.collection) or (self.job and self.job.state == "running"):
+            return ""
+        return (self.job and self.job.error) or "this library is empty: embed some music."
 
     def require_embedder(self) -> Embedder:
         """Return the model that made the table, or say that it is not known."""

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.app import music
+from tests.app.page import music
 
 pytestmark = pytest.mark.app
 VIEWS = ("library", "similar", "map", "inside", "teach")
