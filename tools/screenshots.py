@@ -68,8 +68,16 @@ def form(page: Any, ids: dict[str, str]) -> None:
 
 def teach(page: Any, ids: dict[str, str]) -> None:
     """Two labels, and what was learnt."""
-    lesson = {"name": "mood", "labels": [{"name": name, "ids": ids[album].split()[:TAUGHT]} for name, album in LABELS.items()]}
-    page.evaluate("([key, text]) => localStorage.setItem(key, text)", ["patchifier.teach.Demo", json.dumps(lesson)])
+    lesson = {
+        "name": "mood",
+        "labels": [
+            {"name": name, "ids": ids[album].split()[:TAUGHT]} for name, album in LABELS.items()
+        ],
+    }
+    page.evaluate(
+        "([key, text]) => localStorage.setItem(key, text)",
+        ["patchifier.teach.Demo", json.dumps(lesson)],
+    )
     page.goto(page.url.split("#")[0] + "#/teach")
     page.get_by_role("button", name="Train").click()
     page.locator(".confusion").scroll_into_view_if_needed()
@@ -119,7 +127,13 @@ def _ids(server: Server) -> dict[str, str]:
 
 
 def _draw(
-    browser: Any, server: Server, name: str, ids: dict[str, str], *, scheme: str, size: tuple[int, int]
+    browser: Any,
+    server: Server,
+    name: str,
+    ids: dict[str, str],
+    *,
+    scheme: str,
+    size: tuple[int, int],
 ) -> None:
     width, height = size
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)

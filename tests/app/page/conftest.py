@@ -58,15 +58,40 @@ def go(browser) -> Iterator:
     """
     opened = []
 
-    def visit(server: Server, address: str = "", *, width: int = 1280, height: int = 800, scheme: str = "light", allow: tuple[int, ...] = ()):
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, accept_downloads=True)
+    def visit(
+        server: Server,
+        address: str = "",
+        *,
+        width: int = 1280,
+        height: int = 800,
+        scheme: str = "light",
+        allow: tuple[int, ...] = (),
+    ):
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, accept_downloads=True
+        )
         page = context.new_page()
         page.set_default_timeout(20_000)
         faults: list[str] = []
         statuses = {str(status) for status in allow}
         page.on("pageerror", lambda error: faults.append(f"error: {error}"))
-        page.on("console", lambda line: faults.append(f"console: {line.text}") if line.type in ("error", "warning") and not any(f"status of {status}" in line.text for status in statuses) else None)
-        page.on("request", lambda request: None if request.url.startswith((server.address, "blob:", "data:")) else faults.append(f"asked {request.url}"))
+        page.on(
+            "console",
+            lambda line: (
+                faults.append(f"console: {line.text}")
+                if line.type in ("error", "warning")
+                and not any(f"status of {status}" in line.text for status in statuses)
+                else None
+            ),
+        )
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith((server.address, "blob:", "data:"))
+                else faults.append(f"asked {request.url}")
+            ),
+        )
         page.goto(server.address + address)
         page.wait_for_selector("#tabs [aria-current=page]")
         opened.append((context, faults))
@@ -81,4 +106,7 @@ def go(browser) -> Iterator:
 @pytest.fixture(scope="session")
 def ids(library) -> dict[str, str]:
     """Id of each title."""
-    return {track["title"]: track["id"] for track in json.loads(library.ask("api/tracks?limit=1000"))["tracks"]}
+    return {
+        track["title"]: track["id"]
+        for track in json.loads(library.ask("api/tracks?limit=1000"))["tracks"]
+    }

@@ -10,7 +10,12 @@ import urllib.request
 from pathlib import Path
 
 CHROMIUM = "/usr/bin/chromium"
-FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--autoplay-policy=no-user-gesture-required"]
+FLAGS = [
+    "--no-sandbox",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--autoplay-policy=no-user-gesture-required",
+]
 START_S = 120
 
 
@@ -22,8 +27,20 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}/"
-        command = [sys.executable, "-m", "patchifier", "app", str(source), "--port", str(self.port), "--no_browser", *flags]
-        self.process = subprocess.Popen(command, env=os.environ | {"XDG_CACHE_HOME": str(cache)}, stdout=subprocess.DEVNULL)
+        command = [
+            sys.executable,
+            "-m",
+            "patchifier",
+            "app",
+            str(source),
+            "--port",
+            str(self.port),
+            "--no_browser",
+            *flags,
+        ]
+        self.process = subprocess.Popen(
+            command, env=os.environ | {"XDG_CACHE_HOME": str(cache)}, stdout=subprocess.DEVNULL
+        )
 
     def ask(self, path: str, body: bytes | None = None) -> bytes:
         headers = {"Content-Type": "application/json"} if body is not None else {}

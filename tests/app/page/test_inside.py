@@ -19,7 +19,9 @@ def masked(page):
 
 def drawn(page, which):
     """A spectrogram's picture."""
-    return page.evaluate("index => document.querySelectorAll('canvas.mel')[index].toDataURL()", which)
+    return page.evaluate(
+        "index => document.querySelectorAll('canvas.mel')[index].toDataURL()", which
+    )
 
 
 def test_a_ratio_is_masked_and_drawn_with_its_error_beside_two_baselines(page):
@@ -30,7 +32,9 @@ def test_a_ratio_is_masked_and_drawn_with_its_error_beside_two_baselines(page):
     before = drawn(page, 2)
     with page.expect_response(lambda answer: "reconstruct" in answer.url):
         page.get_by_label("Share of patches to mask").fill("0.2")
-    page.wait_for_function("() => document.querySelectorAll('.patches.masked [aria-checked=true]').length === 5")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.patches.masked [aria-checked=true]').length === 5"
+    )
     assert drawn(page, 2) != before
 
 
@@ -57,13 +61,18 @@ def test_another_window_is_looked_at(page):
     before = drawn(page, 0)
     with page.expect_response(lambda answer: "start_s=45" in answer.url):
         slider.fill("45")
-    page.wait_for_function("() => document.querySelector('.overview + .lanes + span').textContent.startsWith('Window 0:45')")
+    page.wait_for_function(
+        "() => document.querySelector('.overview + .lanes + span').textContent.startsWith('Window 0:45')"
+    )
     page.wait_for_selector(".errors")
     assert drawn(page, 0) != before
 
 
 def test_the_rough_inversion_is_heard(page):
-    with page.expect_response(lambda answer: "/sound?" in answer.url and "kind=reconstructed" in answer.url, timeout=60_000) as waiting:
+    with page.expect_response(
+        lambda answer: "/sound?" in answer.url and "kind=reconstructed" in answer.url,
+        timeout=60_000,
+    ) as waiting:
         page.get_by_role("button", name="Hear the reconstructed").click()
     assert waiting.value.status in (200, 206)
     page.get_by_text("Playing a rough inversion").wait_for()
@@ -81,12 +90,16 @@ def test_sections_that_come_again_have_one_letter_and_play(page):
 def test_tempo_key_and_chords_are_shown(page):
     page.wait_for_selector(".lane[aria-label=Chords] button", timeout=60_000)
     facts = page.locator(".fact").all_inner_texts()
-    assert "BPM" in facts[0] and any(mode in facts[1] for mode in ("major", "minor"))
+    assert "BPM" in facts[0]
+    assert any(mode in facts[1] for mode in ("major", "minor"))
 
 
 def test_a_model_that_cannot_draw_says_so_in_place(go, library, ids):
     page = go(library, "#/library", allow=(422,))
-    page.route("**/reconstruct", lambda route: route.fulfill(status=422, json={"error": "patchifier-base cannot draw."}))
+    page.route(
+        "**/reconstruct",
+        lambda route: route.fulfill(status=422, json={"error": "patchifier-base cannot draw."}),
+    )
     page.goto(f"{library.address}#/inside?song={ids[SONG]}")
     page.get_by_role("alert").filter(has_text="cannot draw").wait_for(timeout=60_000)
     assert page.locator(".mel-stage").count() == 4

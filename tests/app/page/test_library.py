@@ -16,7 +16,10 @@ def titles(page):
 
 def heard(page, seconds=0.5):
     """Wait until the audio element has data and has advanced."""
-    page.wait_for_function("least => { const a = document.querySelector('audio'); return a.readyState >= 2 && a.currentTime > least; }", arg=seconds)
+    page.wait_for_function(
+        "least => { const a = document.querySelector('audio'); return a.readyState >= 2 && a.currentTime > least; }",
+        arg=seconds,
+    )
 
 
 def test_search_narrows_the_list_as_one_types(go, library):
@@ -34,9 +37,13 @@ def test_columns_sort_in_both_directions(go, library):
     page = go(library)
     page.get_by_role("button", name="Artist").click()
     page.get_by_role("button", name="Artist ↑").wait_for()
-    page.wait_for_function("() => document.querySelector('.row[data-index=\"0\"] .artist')?.textContent.startsWith('<i>')")
+    page.wait_for_function(
+        "() => document.querySelector('.row[data-index=\"0\"] .artist')?.textContent.startsWith('<i>')"
+    )
     page.get_by_role("button", name="Artist ↑").click()
-    page.wait_for_function("() => document.querySelector('.row[data-index=\"0\"] .artist')?.textContent > 'V'")
+    page.wait_for_function(
+        "() => document.querySelector('.row[data-index=\"0\"] .artist')?.textContent > 'V'"
+    )
 
 
 def test_a_song_plays_and_the_next_one_follows_by_keys(go, library):
@@ -109,7 +116,12 @@ def test_a_library_without_songs_says_what_to_do(go, library):
 def test_an_error_of_the_server_is_said_in_place(go, library):
     page = go(library, allow=(500,))
     page.wait_for_selector(".rows-body [data-id]")
-    page.route("**/api/tracks?**", lambda route: route.fulfill(status=500, json={"error": "the table cannot be read: make it again."}))
+    page.route(
+        "**/api/tracks?**",
+        lambda route: route.fulfill(
+            status=500, json={"error": "the table cannot be read: make it again."}
+        ),
+    )
     page.get_by_label("Search").fill("x")
     page.get_by_role("alert").filter(has_text="The table cannot be read").wait_for()
     page.unroute("**/api/tracks?**")
@@ -124,7 +136,9 @@ def test_no_view_is_wider_than_the_window(go, library, ids, width, scheme):
     for view in VIEWS:
         page.goto(f"{library.address}#/{view}?song={ids['Medley']}&like={ids['Medley']}")
         page.wait_for_timeout(900)
-        sizes = page.evaluate("[document.documentElement.scrollWidth, document.getElementById('view').scrollWidth, document.getElementById('player').scrollWidth]")
+        sizes = page.evaluate(
+            "[document.documentElement.scrollWidth, document.getElementById('view').scrollWidth, document.getElementById('player').scrollWidth]"
+        )
         assert max(sizes) <= width, view
 
 
@@ -143,12 +157,22 @@ def test_fifty_thousand_songs_scroll_with_few_rows_drawn(go, library):
     def page_of(route):
         query = dict(part.split("=") for part in route.request.url.split("?")[1].split("&"))
         first = int(query["offset"])
-        route.fulfill(json={"total": 50_000, "tracks": [song | {"id": f"{first + index:016x}", "title": f"Song {first + index}"} for index in range(100)]})
+        route.fulfill(
+            json={
+                "total": 50_000,
+                "tracks": [
+                    song | {"id": f"{first + index:016x}", "title": f"Song {first + index}"}
+                    for index in range(100)
+                ],
+            }
+        )
 
     page = go(library)
     page.route("**/api/tracks?**", page_of)
     page.reload()
     page.locator(".library-top").get_by_text("50,000 songs").wait_for()
     page.locator(".rows").evaluate("node => node.scrollTop = node.scrollHeight / 2")
-    page.wait_for_function("() => [...document.querySelectorAll('.rows-body .song-title')].some(node => /^Song 2(4|5)\\d{3}$/.test(node.textContent))")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.rows-body .song-title')].some(node => /^Song 2(4|5)\\d{3}$/.test(node.textContent))"
+    )
     assert page.locator(".rows-body .row").count() < 60

@@ -11,14 +11,20 @@ ALBUMS = {"calm": "unknown-horizons", "driving": "supertuxkart"}
 @pytest.fixture
 def of_album(library):
     tracks = json.loads(library.ask("api/tracks?limit=1000"))["tracks"]
-    return {label: [track["id"] for track in tracks if track["album"] == album] for label, album in ALBUMS.items()}
+    return {
+        label: [track["id"] for track in tracks if track["album"] == album]
+        for label, album in ALBUMS.items()
+    }
 
 
 @pytest.fixture
 def page(go, library, of_album):
     """A page on which two labels have five songs each."""
     page = go(library)
-    lesson = {"name": "mood", "labels": [{"name": name, "ids": ids[:5]} for name, ids in of_album.items()]}
+    lesson = {
+        "name": "mood",
+        "labels": [{"name": name, "ids": ids[:5]} for name, ids in of_album.items()],
+    }
     page.evaluate("text => localStorage.setItem('patchifier.teach.Demo', text)", json.dumps(lesson))
     page.goto(library.address + "#/teach")
     page.wait_for_selector(".card-songs li")
@@ -55,7 +61,8 @@ def test_few_songs_are_called_too_few(page):
     page.get_by_text("Too few to say", exact=True).wait_for()
     assert page.locator(".big").inner_text().count("%") == 4  # accuracy, its interval, and 95 %
     cells = [int(text) for text in page.locator(".confusion td:not(:empty)").all_inner_texts()]
-    assert len(cells) == 4 and sum(cells) == 10
+    assert len(cells) == 4
+    assert sum(cells) == 10
 
 
 def test_a_doubtful_song_is_labelled_with_one_click(page):
@@ -63,7 +70,9 @@ def test_a_doubtful_song_is_labelled_with_one_click(page):
     row = page.locator(".teach-results .song").first
     title = row.locator(".song-title").inner_text()
     row.get_by_role("button", name="calm").click()
-    page.get_by_label("calm", exact=True).first.locator("li").filter(has_text=title).first.wait_for()
+    page.get_by_label("calm", exact=True).first.locator("li").filter(
+        has_text=title
+    ).first.wait_for()
 
 
 def test_labels_of_the_library_are_applied_saved_and_shown_on_the_map(page, tmp_path):
