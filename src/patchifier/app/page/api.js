@@ -26,8 +26,9 @@ async function failure(answer) {
   return error;
 }
 
+/** With a capital, unless it begins with the name of a file. */
 function sentence(text) {
-  return text ? text[0].toUpperCase() + text.slice(1) : "";
+  return /^[a-z]+[ ,]/.test(text ?? "") ? text[0].toUpperCase() + text.slice(1) : (text ?? "");
 }
 
 export async function get(path, parameters = {}, options = {}) {

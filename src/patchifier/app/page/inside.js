@@ -17,21 +17,26 @@ export async function show(place, { query, signal }) {
   await draw(place, { start: Number(query.get("start")) || 0, signal });
 }
 
+let leave = new AbortController(); // what belongs to the song that is shown ends with it
+
 async function draw(place, { start, signal }) {
   const { song } = state;
+  leave.abort();
+  leave = new AbortController();
   if (!song) {
     fill(place, el("div.empty", {}, el("h2", {}, "Choose a song to look inside"), el("div.inside-pick", {}, picker("Find a song", select))));
     return;
   }
   note("inside", { song: song.id, start: start || "" });
-  const view = { song, signal, parts: {}, current: () => state.song === song && !signal.aborted };
+  const ended = AbortSignal.any([signal, leave.signal]);
+  const view = { song, signal: ended, share: 0.75, seed: 0, parts: {}, current: () => !ended.aborted };
   const facts = el("div.facts");
   const overview = el("section.section", { "aria-label": "The whole song" }, loading("Reading the song"));
   const masks = el("section.section", { "aria-labelledby": "mask-title" });
   const structure = el("section.section", { "aria-labelledby": "form-title" });
   fill(
     place,
-    el("div.page-head", {}, el("div.inside-head", {}, playButton(song, [song]), el("div", {}, el("h1", {}, song.title), el("p.lead", {}, [song.artist, song.album, song.year].filter(Boolean).join(" · ") || song.path))), facts),
+    el("div.page-head", {}, el("div.inside-head", {}, playButton(song, () => [song]), el("div", {}, el("h1", {}, song.title), el("p.lead", {}, [song.artist, song.album, song.year].filter(Boolean).join(" · ") || song.path))), facts),
     overview, masks, structure,
   );
   try {

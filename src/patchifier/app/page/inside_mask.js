@@ -20,20 +20,18 @@ export function masking(view, place, data) {
   view.leaveMask = new AbortController();
   view.signal.addEventListener("abort", () => view.leaveMask.abort());
   const mask = { data, hidden: new Set(), run: 0, view, panes: {}, sound: null };
-  mask.share = 0.75;
-  const ratio = slider("Masked", mask.share, {
+  const ratio = slider("Masked", view.share, {
     max: 0.95, step: 0.05, name: "Share of patches to mask", text: (value) => `${Math.round(100 * value)} %`,
     change: (value) => {
-      mask.share = value;
+      view.share = value;
       mask.random();
     },
   });
-  mask.random = debounce(() => reconstruct(mask, { ratio: mask.share, seed: mask.seed }), 120);
+  mask.random = debounce(() => reconstruct(mask, { ratio: view.share, seed: view.seed }), 120);
   mask.chosen = debounce(() => reconstruct(mask, { masked: [...mask.hidden].sort((one, other) => one - other) }), 200);
-  mask.seed = 0;
   mask.result = el("div.mask-result", { "aria-live": "polite" });
   const again = button("Other patches", () => {
-    mask.seed += 1;
+    view.seed += 1;
     mask.random();
   }, { kind: "small" });
   const clear = button("None", () => {

@@ -70,7 +70,7 @@ async function draw(place, { query, signal }) {
   fill(place, toolbar(view), el("div.map-stage", {}, view.canvas, view.card, view.legend, view.hint), view.side);
   const name = query.get("renderer") === "canvas" ? "" : renderer();
   place.dataset.renderer = name || "canvas";
-  const handlers = { over: (index) => hover(view, index), out: () => (view.card.hidden = true), click: (index) => clicked(view, index), lasso: (indices) => lassoed(view, indices) };
+  const handlers = { over: (index) => hover(view, index), out: () => unhover(view), click: (index) => clicked(view, index), lasso: (indices) => lassoed(view, indices) };
   stretch(points.x, view.canvas.clientWidth / Math.max(1, view.canvas.clientHeight));
   view.plot = await (name ? scatter : scatter2d)(view.canvas, points, handlers);
   signal.addEventListener("abort", () => view.plot.destroy());
@@ -195,10 +195,13 @@ function numbers({ values }) {
 
 // --- pointing, choosing ---
 
+const REST_MS = 40; // a pointer that passes over many points asks for none of them
 let pointed = -1;
 
 async function hover(view, index) {
   pointed = index;
+  await new Promise((resolve) => setTimeout(resolve, REST_MS));
+  if (pointed !== index) return;
   try {
     const song = await api.track(view.ids[index]);
     if (pointed !== index) return;
@@ -210,6 +213,11 @@ async function hover(view, index) {
   } catch {
     view.card.hidden = true;
   }
+}
+
+function unhover(view) {
+  pointed = -1;
+  view.card.hidden = true;
 }
 
 async function clicked(view, index) {

@@ -1,7 +1,7 @@
 // Similar: songs like some and unlike others, a path between songs, or a mix; each result can say why.
 
 import { get, post, postForFile, remember, track } from "./api.js";
-import { bar, button, clock, debounce, download, el, errorMessage, fill, iconButton, loading, plural, speak } from "./dom.js";
+import { bar, button, clock, debounce, download, el, errorMessage, fill, iconButton, loading, plural, speak, without } from "./dom.js";
 import { picker } from "./picker.js";
 import { player } from "./player.js";
 import { slider } from "./slider.js";
@@ -25,6 +25,7 @@ let results = [];
 
 export async function show(place, { query, signal }) {
   await readAddress(query);
+  signal.addEventListener("abort", () => (state.left = state.song?.id ?? ""));
   const seeds = el("div.seeds");
   const upload = el("div", { "aria-live": "polite" });
   const list = el("div.results", { "aria-live": "off" });
@@ -54,12 +55,14 @@ export async function show(place, { query, signal }) {
   await view.update();
 }
 
-/** Seeds from the address; else those of before; else the selected song. */
+/** Seeds from the address; else the song that was selected in another view; else those of before. */
 async function readAddress(query) {
   const ids = (name) => (query.get(name) ?? "").split(",").filter(Boolean);
   if (query.has("mode")) state.mode = query.get("mode");
   if (query.has("like")) state.like = await Promise.all(ids("like").map(track));
   if (query.has("unlike")) state.unlike = await Promise.all(ids("unlike").map(track));
+  const other = !query.has("like") && state.song && state.song.id !== state.left;
+  if (other) Object.assign(state, { like: [], unlike: [] });
   if (!state.like.length && state.song) seed(state.song);
 }
 
@@ -122,8 +125,8 @@ function adding() {
 
 function drawUpload(place, what) {
   if (!what) return fill(place);
-  if (what.error) return fill(place, el("div.message.error", { role: "alert" }, el("p", {}, el("b", {}, what.name)), el("p.small", {}, what.error.message)));
-  const text = what.share < 1 ? `Sending ${what.name}` : `Listening to ${what.name}`;
+  if (what.error) return fill(place, el("div.message.error", { role: "alert" }, el("p", {}, el("b", {}, what.name)), el("p.small", {}, without(what.name, what.error.message))));
+  const text = what.share < 1 ? `Sending ${what.name}` : `Embedding ${what.name}`;
   return fill(place, el("p.small.soft", {}, text), what.share < 1 ? bar(what.share) : el("div.bar.waiting", {}, el("i")));
 }
 
@@ -332,8 +335,8 @@ async function explain(place, first, second) {
     fill(
       place,
       state.mode === "near" && el("div.buttons.why-narrow", {}, button("More like this", () => want(second, "like"), { kind: "small" }), button("Less like this", () => want(second, "unlike"), { kind: "small" })),
-      slices.length > 0 && el("div", {}, el("h3", {}, "What agrees"), el("div.agreements", {}, slices)),
-      stretches.length > 0 && el("div", {}, el("h3", {}, "Where they meet"), el("div.stretches", {}, stretches)),
+      slices.length > 0 && el("div", {}, el("h3", {}, "Agreement of each part"), el("div.agreements", {}, slices)),
+      stretches.length > 0 && el("div", {}, el("h3", {}, "Stretches that match"), el("div.stretches", {}, stretches)),
     );
     mark(place);
   } catch (error) {

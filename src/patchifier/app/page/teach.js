@@ -22,7 +22,7 @@ export async function show(place, { query, signal }) {
   view.train = button("Train", () => train(view), { kind: "primary" });
   fill(
     place,
-    el("div.page-head", {}, el("div", {}, el("h1", {}, "Teach it your words"), el("p.lead", {}, "Name two to ten labels and give each a few songs. A small classifier learns them in seconds from the vectors that the library already has.")), el("label.field", {}, "Name", name)),
+    el("div.page-head", {}, el("div", {}, el("h1", {}, "Teach labels"), el("p.lead", {}, "Name two to ten labels and give each a few songs. A small classifier learns them in seconds from the vectors that the library already has.")), el("label.field", {}, "Name", name)),
     view.lasso,
     view.cards,
     el("div.buttons.teach-buttons", {}, view.train, button("Add a label", () => addLabel(view), {}), button("Start again", () => clear(view), { kind: "quiet" })),
@@ -137,7 +137,7 @@ function card(view, label, index) {
         changed(view);
       }),
     ),
-    el("ul.card-songs", {}, label.songs.map((one) => el("li", {}, playButton(one, label.songs), songName(one), iconButton("close", `Remove ${one.title}`, () => remove(one))))),
+    el("ul.card-songs", {}, label.songs.map((one) => el("li", {}, playButton(one, () => label.songs), songName(one), iconButton("close", `Remove ${one.title}`, () => remove(one))))),
     picker("Add a song", (one) => add([one])),
     el(
       "div.buttons",
