@@ -1,6 +1,11 @@
 """Similar songs and why, paths, mixes, duplicates, playlists."""
 
+import shutil
+import time
+
 import pytest
+
+from patchifier.library import embed_library
 
 
 def post(client, address, **asked):
@@ -125,11 +130,26 @@ def test_a_mix_begins_with_its_seeds(client, ids):
     assert len(set(songs)) == 4
 
 
-def test_duplicates_are_pairs_of_the_library(client, ids):
-    pairs = client.get("/api/duplicates", params={"threshold": 0.2}).json()["pairs"]
-    assert pairs
-    assert all(pair["first"]["id"] != pair["second"]["id"] for pair in pairs)
+def test_pairs_are_checked_in_the_background(serve, own):
+    copy = own.parent / "music" / "9 copy.flac"
+    shutil.copy(own.parent / "music" / "0 song.flac", copy)
+    embed_library(own.parent / "music", own, workers=1, changed=True)
+    client = serve(own)
+    pairs = client.get("/api/duplicates", params={"threshold": 0.99}).json()
+    assert pairs["check"]["state"] == "missing"
+    assert {pair["kind"] for pair in pairs["pairs"]} == {"not checked"}
     assert client.get("/api/duplicates", params={"threshold": 2}).status_code == 400
+    assert client.post("/api/duplicates").json()["state"] in ("running", "done")
+    end = time.monotonic() + 30
+    while (found := client.get("/api/duplicates").json())["check"]["state"] == "running":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert found["check"]["state"] == "done", found
+    same = [pair for pair in found["pairs"] if pair["kind"] == "same recording"]
+    assert {one["path"] for pair in same for one in (pair["first"], pair["second"])} >= {
+        str(copy),
+        str(copy.with_name("0 song.flac")),
+    }
 
 
 def test_a_playlist_is_m3u8_with_the_files_in_order(client, ids, music):

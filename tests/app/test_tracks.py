@@ -32,7 +32,7 @@ def test_status_names_the_model_and_the_parts_of_its_vectors(client):
         ("fur", ["Für Elise"]),
         ("grieg mood", ["Morning Mood"]),
         ("bagatelles 4", []),
-        ("5 song", ["5 song"]),
+        ("song 1810", ["Für Elise"]),
     ],
 )
 def test_search_takes_every_word_without_case_and_accents(client, words, found):
@@ -40,7 +40,7 @@ def test_search_takes_every_word_without_case_and_accents(client, words, found):
 
 
 def test_a_track_without_a_title_has_its_file_name_and_no_other_tags(client):
-    track = client.get("/api/tracks", params={"search": "5 song"}).json()["tracks"][0]
+    track = client.get("/api/tracks", params={"sort": "path"}).json()["tracks"][-1]
     assert track["title"] == "5 song"
     assert track["artist"] is track["album"] is None
     assert track["duration_s"] == pytest.approx(3.0, abs=0.1)

@@ -23,7 +23,7 @@ def upload(client, content, name="song.wav"):
 
 @pytest.fixture(scope="module")
 def uploaded(client):
-    answer = upload(client, wav(), "<b>mine</b>.wav")
+    answer = upload(client, wav(), "<b>mine.wav")
     assert answer.status_code == 200, answer.text
     return answer.json()["track"]
 
@@ -34,7 +34,7 @@ def left_behind(client):
 
 def test_an_upload_is_a_song_with_its_name_as_text(uploaded):
     assert uploaded["id"].startswith("upload-")
-    assert uploaded["title"] == "<b>mine<"[:0] + "b>.wav"[:-4] or uploaded["title"]
+    assert uploaded["title"] == "<b>mine"
     assert uploaded["duration_s"] == pytest.approx(3.0, abs=0.1)
 
 

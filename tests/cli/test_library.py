@@ -234,7 +234,7 @@ def test_a_table_is_written_as_csv(bundled, home, run, tmp_path):
 
 
 def test_duplicates_are_listed_by_their_cosine(home, run, told):
-    command = f"duplicates {home}/all.parquet --threshold"
+    command = f"duplicates {home}/all.parquet --unchecked --threshold"
     all_pairs = told(f"{command} 0.01")
     assert 0 < len(told(f"{command} 0.01 --below {home}/b")) < len(all_pairs)
     shown, nearest = run(f"{command} 1.0").out, all_pairs[0]
@@ -243,7 +243,20 @@ def test_duplicates_are_listed_by_their_cosine(home, run, told):
     assert f"The nearest are {paths}, with a cosine of {nearest['score']:.4f}" in shown
     lower = re.search(r"--threshold ([\d.]+) lists them", shown)[1]
     assert nearest in told(f"{command} {lower}")
-    assert "expected a cosine above 0" in run(f"{command} 0", code=2).err
+    assert "expected a cosine above 0" in run(f"{command} 2", code=2).err
+
+
+def test_duplicates_are_confirmed_by_their_files(home, run, told, tmp_path):
+    for name in ("low", "lower"):
+        shutil.copy(home / "a" / f"{name}.wav", tmp_path / f"{name}.wav")
+        shutil.copy(home / "a" / f"{name}.wav", tmp_path / f"{name} copy.wav")
+    run(f"embed {tmp_path} --model {home}/model --out {tmp_path}/x.parquet --workers 1")
+    command = f"duplicates {tmp_path}/x.parquet --workers 1 --out {tmp_path}/x.csv"
+    (tmp_path / "low copy.wav").unlink()
+    kinds = {row["kind"] for row in json.loads(run(f"{command} --json", code=1).out)}
+    assert "not checked" in kinds
+    with (tmp_path / "x.csv").open(newline="") as stream:
+        assert {row["kind"] for row in csv.DictReader(stream)} == kinds
 
 
 @pytest.mark.parametrize("flag", ["--duplicates 0.01", "--duplicates=0.01"])

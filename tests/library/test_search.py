@@ -27,6 +27,7 @@ from patchifier.library import search
 from patchifier.library.search import Filter
 from patchifier.library.search.rows import named
 from patchifier.library.stored import ADDED, FACTS, TYPES
+from tests.library.vectors import cosine, on_circle, paths, random_vectors
 
 QUOTES = "O'Brien; DROP TABLE embeddings; -- \\' \"x\" %_"
 UNICODE = "Sigur Rós 日本 🎵"
@@ -38,63 +39,8 @@ def song(angle):
     return f"/music/{angle}.mp3"
 
 
-def random_vectors(count, size=16, *, seed=0):
-    return np.random.default_rng(seed).standard_normal((count, size)).astype(np.float32)
-
-
-def on_circle(*degrees):
-    return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1)
-
-
-def cosine(*degrees):
-    return pytest.approx(np.cos(np.radians(degrees)), abs=1e-6)
-
-
-def paths(found):
-    return [row.path for row in found]
-
-
 def pairs_of(found):
     return [(pair.first.path, pair.second.path) for pair in found]
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Write a table of vectors, and give its path."""
-
-    def run(vectors, paths, name="t.parquet", *, starts=None, identity="model-a", **tags):
-        vectors = np.asarray(vectors, np.float32)
-        count, size = vectors.shape
-        columns = {name: pa.nulls(count, kind) for name, kind in TYPES.items() if kind is not None}
-        columns["path"] = pa.array([str(path) for path in paths], pa.string())
-        columns["start_s"] = pa.array(np.zeros(count) if starts is None else starts, pa.float64())
-        columns["end_s"] = pa.array(np.full(count, 2.0) if starts is None else np.add(starts, 2.0))
-        columns["mtime_ns"] = pa.array([0] * count, pa.int64())
-        columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), size)
-        columns |= {name: pa.array(values, TYPES[name]) for name, values in tags.items()}
-        facts = {"format": 1, "model": identity, "size": size, "window_s": None, "patches": False}
-        table = pa.table(columns).replace_schema_metadata({FACTS: json.dumps(facts)})
-        pq.write_table(table, tmp_path / name)
-        return tmp_path / name
-
-    return run
-
-
-@pytest.fixture
-def place(tmp_path):
-    return tmp_path / "an index"
-
-
-@pytest.fixture
-def build(place):
-    """Make an index of a table."""
-    return lambda table, **options: search.Index.build(table, place, **options)
-
-
-@pytest.fixture(params=["table", "index"])
-def opened(request, build):
-    """Open a Parquet file in both ways."""
-    return search.Table.open if request.param == "table" else build
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pyarrow as pa
 from patchifier.app.asked import RefusedError
 from patchifier.config import RequestError
 from patchifier.library.search import Table
-from patchifier.library.stored import EmbeddingTable, read
+from patchifier.library.stored import EmbeddingTable, read, track_ids
 
 TAGS = ("title", "artist", "album", "albumartist", "genre", "year", "track")
 SEARCHED = ("title", "artist", "album", "path", "year")
@@ -134,8 +134,11 @@ class Collection:
     # --- tracks ---
 
     def _ids(self) -> list[str]:
-        """Ids of the tracks: 16 hexadecimal digits."""
-        return [hashlib.blake2b(path.encode(), digest_size=8).hexdigest() for path in self.paths]
+        """Ids of the tracks: 16 hexadecimal digits, which stay when a file is moved."""
+        if self.table is None:
+            return []
+        ids = track_ids(self.table.rows)
+        return [ids[row] for row in self.first]
 
     def _read_columns(self) -> dict[str, list[Any]]:
         """Values of each column that the table has, for each track."""

@@ -1,4 +1,4 @@
-"""Endpoints: what sounds like songs, paths, mixes, duplicates."""
+"""Endpoints: what sounds like songs, paths, mixes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -96,13 +96,6 @@ class MixAsked:
         require_range("drift", self.drift, 0, 1)
 
 
-@dataclass(frozen=True)
-class DuplicatesAsked:
-    """The least cosine of a pair of songs."""
-
-    threshold: float = 0.95
-
-
 def _require_counts(count: int, max_per_artist: int, max_per_album: int) -> None:
     require_range("count", count, 1, MOST)
     require_range("max_per_artist", max_per_artist, 0, 2**31)
@@ -119,7 +112,7 @@ def _require_songs(name: str, songs: list[str], *, least: int = 0) -> None:
 def similar(served: Served, asked: SimilarAsked) -> dict[str, Any]:
     """Songs most like some, and unlike others, the most similar first."""
     likes = [served.song(one) for one in asked.like]
-    found = _store(served.collection).similar(
+    found = store_of(served.collection).similar(
         [song.query for song in likes],
         asked.count,
         unlike=[served.song(one).query for one in asked.unlike],
@@ -142,7 +135,7 @@ def path(served: Served, asked: PathAsked) -> dict[str, Any]:
     start, end, *waypoints = (
         _in_table(served, one) for one in (asked.start, asked.end, *asked.waypoints)
     )
-    found = _store(served.collection).path(
+    found = store_of(served.collection).path(
         start,
         end,
         asked.count,
@@ -157,7 +150,7 @@ def path(served: Served, asked: PathAsked) -> dict[str, Any]:
 
 def mix(served: Served, asked: MixAsked) -> dict[str, Any]:
     """A walk through the library from some songs."""
-    found = _store(served.collection).mix(
+    found = store_of(served.collection).mix(
         [served.song(one).query for one in asked.seeds],
         asked.count,
         unlike=[served.song(one).query for one in asked.unlike],
@@ -170,24 +163,6 @@ def mix(served: Served, asked: MixAsked) -> dict[str, Any]:
     return {"results": _results(served.collection, found)}
 
 
-def duplicates(served: Served, asked: DuplicatesAsked) -> dict[str, Any]:
-    """Pairs of songs that sound nearly the same."""
-    collection = served.collection
-    with served.turn():
-        pairs = _store(collection).near_duplicates(asked.threshold)
-    return {
-        "pairs": [
-            {
-                "first": collection.track(collection.by_path[pair.first.path]),
-                "second": collection.track(collection.by_path[pair.second.path]),
-                "similarity": round(pair.score, 4),
-                "kind": "not checked",
-            }
-            for pair in pairs
-        ]
-    }
-
-
 def agreement(served: Served, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     """Cosine of each part of two vectors (E,); 0 where one has nothing."""
     found = {}
@@ -198,7 +173,8 @@ def agreement(served: Served, first: np.ndarray, second: np.ndarray) -> dict[str
     return found
 
 
-def _store(collection: Collection) -> Table:
+def store_of(collection: Collection) -> Table:
+    """What is searched; refused for a library without a table."""
     if collection.store is None:
         raise RefusedError(409, "this library is empty, so nothing is similar: embed some music.")
     return collection.store

@@ -17,6 +17,7 @@ from patchifier.app.job import Job
 from patchifier.embed import Embedder
 
 if TYPE_CHECKING:
+    from patchifier.app.duplicates import Check
     from patchifier.app.map import Map
     from patchifier.app.teach import Taught
 
@@ -200,6 +201,7 @@ class Served:
         self._locks: dict[str, threading.Lock] = {}
         self.uploads: dict[str, Upload] = {}
         self.map: Map | None = None
+        self.check: Check | None = None
         self.heads: dict[str, Taught] = {}
         self.kept = Kept(KEPT)
 
@@ -208,8 +210,9 @@ class Served:
         if self.job:
             self.job.cancel()
             self.job.wait(jobs.GRACE_S)
-        if self.map:
-            self.map.stop()
+        for running in (self.map, self.check):
+            if running:
+                running.stop()
         self._temporary.cleanup()
 
     @property

@@ -1,6 +1,6 @@
 """A table or an index that a command searches, and what the commands of search have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,12 +37,17 @@ class OpenedTable:
         """Return the file's path as the table has it, or the vector of a file outside."""
         from patchifier.audio import name_fault, written_name
         from patchifier.library.search import Filter
+        from patchifier.library.search.rows import named
 
         if fault := name_fault(file):
             raise RequestError(f"{flag} {written_name(file)}: {fault}")
         for path in (file, str(Path(file).resolve())):
             if self.store.filter(Filter(path=path)):
                 return path
+        if not Path(file).exists():
+            paths = (row.path for row in self.store.filter(Filter()))
+            if path_of := named(paths, file):
+                return path_of
         return self.embedder(f"{file} is not in {self.table}, and").embed(file)
 
     def embedder(self, why: str) -> Any:
@@ -79,7 +84,12 @@ class OpenedTable:
         )
 
     def outcome(
-        self, found: "Sequence[SearchResult]", conditions: dict[str, str], *, m3u: str, out: str
+        self,
+        found: "Sequence[SearchResult]",
+        conditions: Mapping[str, str | int],
+        *,
+        m3u: str,
+        out: str,
     ) -> Outcome:
         """Print files, and write them where that was asked for."""
         from patchifier.library import export, playlist
@@ -96,9 +106,7 @@ class OpenedTable:
         given = ", ".join(f"--{name} {value}" for name, value in conditions.items() if value)
         nothing = f"no other file is in {self.table}."
         if given:
-            nothing = (
-                f"no other file in {self.table} passes {given}: tags are compared letter by letter."
-            )
+            nothing = f"no other file in {self.table} passes {given}."
         return Outcome([asdict(row) for row in found], text or nothing)
 
 
@@ -119,11 +127,12 @@ def require_count(count: int) -> int:
     return count
 
 
-def conditions_of(*, below: str, **tags: str) -> "Filter":
-    """Conditions from the flags about tags and folders; empty ones are none."""
+def filter_of(conditions: Mapping[str, str | int]) -> "Filter":
+    """Conditions from the flags about tags, years and folders; empty ones are none."""
     from patchifier.library.search import Filter
 
+    given: dict[str, Any] = {name: value for name, value in conditions.items() if value}
+    below = given.pop("below", None)
     if below and Path(below).is_dir():
         below = f"{Path(below).resolve()}/"
-    given: dict[str, Any] = {name: value for name, value in tags.items() if value}
-    return Filter(path_prefix=below or None, **given)
+    return Filter(path_prefix=below, **given)

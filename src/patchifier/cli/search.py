@@ -6,10 +6,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from patchifier.cli.command import Outcome
-from patchifier.cli.opened import OpenedTable, conditions_of, require_count, require_outputs
+from patchifier.cli.opened import OpenedTable, filter_of, require_count, require_outputs
+from patchifier.cli.progress import progress
 
 if TYPE_CHECKING:
     from patchifier.library.search import Filter, Index, Table
+    from patchifier.library.search.duplicates import Duplicate
+
+UNCHECKED_COSINE = 0.95  # of pairs that are listed by their vectors alone; see docs/search.md
 
 
 def similar(
@@ -28,6 +32,9 @@ def similar(
     title: str = "",
     album: str = "",
     genre: str = "",
+    albumartist: str = "",
+    year_from: int = 0,
+    year_to: int = 0,
     below: str = "",
     m3u: str = "",
     out: str = "",
@@ -55,23 +62,28 @@ def similar(
         Rank files lower that are near to everything.
     exact : bool
         Compare with every row, also where an approximate index exists.
-    artist, title, album, genre : str
-        Only rows with this tag, compared letter by letter.
+    artist, title, album, genre, albumartist : str
+        Only files with this tag, ignoring case.
+    year_from, year_to : int
+        Only files of these years.
     below : str
         Only files whose path begins with this.
     m3u : str
-        NAME.m3u8: write them as a playlist.
+        NAME.m3u8: write them as a playlist. Its paths are relative to where it lies: for MPD, below
+        the folder of the music.
     out : str
         NAME.csv or NAME.jsonl: write them as a table.
     """
     require_outputs(m3u, out)
     here = OpenedTable.of(table, model)
-    conditions = {"artist": artist, "title": title, "album": album, "genre": genre, "below": below}
+    conditions: dict[str, str | int] = {"artist": artist, "title": title, "album": album}
+    conditions |= {"genre": genre, "albumartist": albumartist, "year_from": year_from}
+    conditions |= {"year_to": year_to, "below": below}
     found = here.store.similar(
         here.queries(to, "--to"),
         require_count(count),
         unlike=here.queries(not_, "--not"),
-        where=conditions_of(**conditions),
+        where=filter_of(conditions),
         weights=here.weights(weights or []),
         max_per_artist=max_per_artist,
         max_per_album=max_per_album,
@@ -97,6 +109,9 @@ def path(
     title: str = "",
     album: str = "",
     genre: str = "",
+    albumartist: str = "",
+    year_from: int = 0,
+    year_to: int = 0,
     below: str = "",
     m3u: str = "",
     out: str = "",
@@ -121,24 +136,29 @@ def path(
         Most files of one artist, of one album; 0 is no limit.
     exact : bool
         Compare with every row, also where an approximate index exists.
-    artist, title, album, genre : str
-        Only rows with this tag, compared letter by letter.
+    artist, title, album, genre, albumartist : str
+        Only files with this tag, ignoring case.
+    year_from, year_to : int
+        Only files of these years.
     below : str
         Only files whose path begins with this.
     m3u : str
-        NAME.m3u8: write them as a playlist.
+        NAME.m3u8: write them as a playlist. Its paths are relative to where it lies: for MPD, below
+        the folder of the music.
     out : str
         NAME.csv or NAME.jsonl: write them as a table.
     """
     require_outputs(m3u, out)
     here = OpenedTable.of(table, model)
-    conditions = {"artist": artist, "title": title, "album": album, "genre": genre, "below": below}
+    conditions: dict[str, str | int] = {"artist": artist, "title": title, "album": album}
+    conditions |= {"genre": genre, "albumartist": albumartist, "year_from": year_from}
+    conditions |= {"year_to": year_to, "below": below}
     found = here.store.path(
         here.query(from_, "--from"),
         here.query(to, "--to"),
         require_count(count),
         waypoints=here.queries(via, "--via"),
-        where=conditions_of(**conditions),
+        where=filter_of(conditions),
         weights=here.weights(weights or []),
         max_per_artist=max_per_artist,
         max_per_album=max_per_album,
@@ -165,6 +185,9 @@ def mix(
     title: str = "",
     album: str = "",
     genre: str = "",
+    albumartist: str = "",
+    year_from: int = 0,
+    year_to: int = 0,
     below: str = "",
     m3u: str = "",
     out: str = "",
@@ -195,23 +218,28 @@ def mix(
         Rank files lower that are near to everything.
     exact : bool
         Compare with every row, also where an approximate index exists.
-    artist, title, album, genre : str
-        Only rows with this tag, compared letter by letter.
+    artist, title, album, genre, albumartist : str
+        Only files with this tag, ignoring case.
+    year_from, year_to : int
+        Only files of these years.
     below : str
         Only files whose path begins with this.
     m3u : str
-        NAME.m3u8: write them as a playlist.
+        NAME.m3u8: write them as a playlist. Its paths are relative to where it lies: for MPD, below
+        the folder of the music.
     out : str
         NAME.csv or NAME.jsonl: write them as a table.
     """
     require_outputs(m3u, out)
     here = OpenedTable.of(table, model)
-    conditions = {"artist": artist, "title": title, "album": album, "genre": genre, "below": below}
+    conditions: dict[str, str | int] = {"artist": artist, "title": title, "album": album}
+    conditions |= {"genre": genre, "albumartist": albumartist, "year_from": year_from}
+    conditions |= {"year_to": year_to, "below": below}
     found = here.store.mix(
         here.queries(seeds, "--seeds"),
         require_count(count),
         unlike=here.queries(not_, "--not"),
-        where=conditions_of(**conditions),
+        where=filter_of(conditions),
         weights=here.weights(weights or []),
         drift=drift,
         artist_gap=artist_gap,
@@ -226,34 +254,69 @@ def mix(
 def duplicates(
     table: str,
     *,
-    threshold: float = 0.95,
+    threshold: float = 0.0,
+    unchecked: bool = False,
+    workers: int = 0,
     artist: str = "",
     title: str = "",
     album: str = "",
     genre: str = "",
+    albumartist: str = "",
+    year_from: int = 0,
+    year_to: int = 0,
     below: str = "",
+    out: str = "",
 ) -> Outcome:
-    """List pairs of files that sound nearly the same.
+    """List files with the same recording, and nearly the same music.
+
+    The files are decoded and their audio fingerprints compared. These are kept in TABLE.prints.
 
     Parameters
     ----------
     table : str
         From 'patchifier embed', or 'patchifier index'.
     threshold : float
-        Least cosine of a pair.
-    artist, title, album, genre : str
-        Only rows with this tag, compared letter by letter.
+        Least cosine of a pair that is compared; 0.4 by default, 0.95 with --unchecked.
+    unchecked : bool
+        List all pairs of vectors that reach the threshold, without the files.
+    workers : int
+        Processes; 0 is one for each core.
+    artist, title, album, genre, albumartist : str
+        Only files with this tag, ignoring case.
+    year_from, year_to : int
+        Only files of these years.
     below : str
         Only files whose path begins with this.
+    out : str
+        NAME.csv or NAME.jsonl: write the pairs as a table.
     """
-    from patchifier.library import search
+    from patchifier.library import export, search
+    from patchifier.library.search import duplicates
 
+    require_outputs("", out)
     store = search.load(table)
-    where = conditions_of(below=below, artist=artist, title=title, album=album, genre=genre)
-    pairs = store.near_duplicates(threshold, where=where)
-    lines = [f"{pair.score:.4f}  {pair.first.path}  {pair.second.path}" for pair in pairs]
-    text = "\n".join(lines) or f"no two files reach {threshold}.{_nearest(store, where)}"
-    return Outcome([{"score": pair.score} | asdict(pair) for pair in pairs], text)
+    conditions: dict[str, str | int] = {"artist": artist, "title": title, "album": album}
+    conditions |= {"genre": genre, "albumartist": albumartist, "year_from": year_from}
+    where = filter_of(conditions | {"year_to": year_to, "below": below})
+    least = threshold or (UNCHECKED_COSINE if unchecked else duplicates.CANDIDATE)
+    if unchecked:
+        pairs = store.near_duplicates(least, where=where)
+        found = [duplicates.not_checked(pair) for pair in pairs]
+    else:
+        options: dict[str, Any] = {"workers": workers or None, "progress": progress("files")}
+        found = list(duplicates.duplicates(store, least, where=where, **options))
+    if out:
+        export.write_pairs(found, out)
+    text = "\n".join(map(_line, found))
+    if not found:
+        what = "reach" if unchecked else "are the same recording, of those that reach"
+        text = f"no two files {what} {least}.{_nearest(store, where)}"
+    return Outcome([asdict(pair) for pair in found], text, int(any(pair.reason for pair in found)))
+
+
+def _line(pair: "Duplicate") -> str:
+    reason = f"  ({pair.reason})" if pair.reason else ""
+    return f"{pair.score:.4f}  {pair.kind}  {pair.first.path}  {pair.second.path}{reason}"
 
 
 def _nearest(store: "Table | Index", where: "Filter") -> str:
@@ -261,7 +324,8 @@ def _nearest(store: "Table | Index", where: "Filter") -> str:
     if (pair := store.nearest_pair(where=where)) is None:
         return ""
     names = f"{pair.first.path} and {pair.second.path}"
-    lists = f": --threshold {math.floor(100 * pair.score) / 100} lists them" * (pair.score >= 0.01)
+    lists = f": --unchecked --threshold {math.floor(100 * pair.score) / 100} lists them"
+    lists *= pair.score >= 0.01
     return f" The nearest are {names}, with a cosine of {pair.score:.4f}{lists}."
 
 

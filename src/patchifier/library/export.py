@@ -2,14 +2,16 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from patchifier.config import RequestError
 from patchifier.io import replaced_file, require_file, to_cell, write_text
+from patchifier.library.search.duplicates import Duplicate
 from patchifier.library.search.rows import SearchResult
 from patchifier.library.stored import REQUIRED, TYPES, Stored, vectors_of
 from patchifier.library.tags import TAGS
@@ -64,19 +66,37 @@ def write_results(rows: Sequence[SearchResult], out: str | Path) -> None:
     out : str or Path
         NAME.csv, or NAME.jsonl with an object in each line.
     """
+    names = ["path", "start_s", "end_s", "score", "track_id", *TAGS]
+    _write([_values(row, names) for row in rows], names, Path(out))
+
+
+def write_pairs(pairs: Sequence[Duplicate], out: str | Path) -> None:
+    """Write pairs of files as :func:`write_results` does, a pair in each row."""
+    facts = ["score", "kind", "agreement", "offset_s", "reason"]
+    sides = ["path", "start_s", "end_s", "track_id", "artist", "title", "album"]
+    names = [*facts, *(f"{side}_{name}" for side in ("first", "second") for name in sides)]
+    rows = []
+    for pair in pairs:
+        row = {name: getattr(pair, name) for name in facts}
+        for side, result in (("first", pair.first), ("second", pair.second)):
+            row |= {f"{side}_{name}": value for name, value in _values(result, sides).items()}
+        rows.append(row)
+    _write(rows, names, Path(out))
+
+
+def _values(row: SearchResult, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(row, name, row.tags.get(name)) for name in names}
+
+
+def _write(rows: Sequence[Mapping[str, Any]], names: Sequence[str], out: Path) -> None:
     require_results(out)
-    values = [
-        {"path": row.path, "start_s": row.start_s, "end_s": row.end_s, "score": row.score}
-        | {name: row.tags.get(name) for name in TAGS}
-        for row in rows
-    ]
-    if Path(out).suffix.lower() == ".jsonl":
-        write_text(Path(out), "".join(f"{json.dumps(value)}\n" for value in values))
+    if out.suffix.lower() == ".jsonl":
+        write_text(out, "".join(f"{json.dumps(row)}\n" for row in rows))
         return
     with (
-        replaced_file(Path(out)) as new,
+        replaced_file(out) as new,
         new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
     ):
         table = csv.writer(stream)
-        table.writerow(["path", "start_s", "end_s", "score", *TAGS])
-        table.writerows(map(to_cell, value.values()) for value in values)
+        table.writerow(names)
+        table.writerows([to_cell(row[name]) for name in names] for row in rows)

@@ -78,6 +78,7 @@ function grid(mask, name) {
     if (mask.hidden.has(index) === hide) return;
     if (hide) mask.hidden.add(index);
     else mask.hidden.delete(index);
+    mask.run += 1; // an answer to what was asked before would undo this
     mark(mask);
     mask.chosen();
   };

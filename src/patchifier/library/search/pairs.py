@@ -9,6 +9,7 @@ from patchifier.library.search.rows import unit
 
 BLOCK = 1024  # rows compared with as many times WIDTH at once: 64 MB of scores
 WIDTH = 16
+QUERIES = 256  # rows whose cosines with all others are held at once: 100 MB of 100,000 rows
 
 
 def pairs_above(
@@ -24,6 +25,27 @@ def pairs_above(
             first, second = sorted(pair)
             score = min(1.0, float(unit(vectors[first]) @ unit(vectors[second])))
             if score >= threshold - 1e-12:  # equal vectors may miss 1 by a rounding
+                yield first, second, score
+
+
+def nearest_pairs(
+    vectors: np.ndarray, files: np.ndarray, count: int, least: float
+) -> Iterator[tuple[int, int, float]]:
+    """Each row with up to `count` nearest rows of other files, from a cosine of `least` on.
+
+    A pair comes once or twice, the first row before the second.
+    """
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)  # (n, E) in single precision
+    for start in range(0, len(units), QUERIES):
+        scores = units[start : start + QUERIES] @ units.T
+        scores[files[start : start + QUERIES][:, None] == files] = -np.inf
+        near = min(count, len(units))
+        others = np.argpartition(-scores, near - 1, axis=1)[:, :near]
+        reached = np.take_along_axis(scores, others, axis=1) >= least - SLACK
+        for row, column in np.argwhere(reached).tolist():
+            first, second = sorted((start + row, int(others[row, column])))
+            score = min(1.0, float(unit(vectors[first]) @ unit(vectors[second])))
+            if score >= least - 1e-12:
                 yield first, second, score
 
 

@@ -118,9 +118,22 @@ def _layers(line: Sequence[Place], nearest: Nearest, caps: Caps) -> list[list[Ra
     taken = fixed | set(own)
     for number in free:
         if not layers[number]:
-            layers[number] = nearest(line[number].direction, 1, caps, taken)
+            others = nearest(line[number].direction, 1, caps, taken)
+            _fill(layers, number, line[number].direction, others)
             taken |= {file.row.path for file in layers[number]}
     return layers
+
+
+def _fill(
+    layers: list[list[Ranked]], number: int, direction: np.ndarray, others: list[Ranked]
+) -> None:
+    """Give a place without candidates the nearest of some files and of places with several."""
+    spare = [file for layer in layers if len(layer) > 1 for file in layer]
+    best = max([*others, *spare], key=lambda file: float(file.direction @ direction), default=None)
+    if best is not None:
+        for layer in layers:
+            layer[:] = [file for file in layer if file is not best]
+        layers[number] = [best]
 
 
 def _least(layers: Sequence[Sequence[Ranked]]) -> list[Ranked]:

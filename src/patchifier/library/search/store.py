@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from patchifier.config import RequestError
 from patchifier.library.search.metric import SLACK, Metric, direction_of
-from patchifier.library.search.pairs import nearest_of, pairs_above
+from patchifier.library.search.pairs import nearest_of, nearest_pairs, pairs_above
 from patchifier.library.search.ranking import (
     HUB_ROWS,
     HUB_SAMPLE,
@@ -292,26 +292,20 @@ class VectorStore(abc.ABC):
                 "0.95."
             )
         rows, vectors, files = self._by_file(where)
-        best: dict[tuple[int, int], tuple[float, int, int]] = {}
-        for count, (first, second, score) in enumerate(pairs_above(vectors, files, threshold)):
-            if count == most:
-                raise RequestError(
-                    f"more than {most} pairs of sections reach {threshold}: raise the threshold, "
-                    "or filter."
-                )
-            key = (files[first], files[second])
-            best[key] = max(best.get(key, (-1.0, 0, 0)), (score, -first, -second))
-        pairs = [
-            Pair(
-                dataclasses.replace(rows[-i], score=score),
-                dataclasses.replace(rows[-j], score=score),
-                score,
-            )
-            for score, i, j in best.values()
-        ]
-        return tuple(
-            sorted(pairs, key=lambda pair: (-pair.score, pair.first.path, pair.second.path))
-        )
+        pairs = pairs_above(vectors, files, threshold)
+        return _best_pairs(rows, files, _at_most(pairs, most, threshold))
+
+    def candidate_pairs(
+        self, threshold: float, count: int, *, where: Filter = EVERYTHING
+    ) -> tuple[Pair, ...]:
+        """Pairs of files, each with those of its `count` nearest that reach a cosine.
+
+        Exact, in time as :meth:`near_duplicates`, but the number of pairs grows with the number of
+        rows alone. Which of these are the same music, :func:`~patchifier.library.search.duplicates`
+        finds out.
+        """
+        rows, vectors, files = self._by_file(where)
+        return _best_pairs(rows, files, nearest_pairs(vectors, files, count, threshold))
 
     def nearest_pair(self, *, where: Filter = EVERYTHING) -> Pair | None:
         """Return the sections of two files that are nearest; None if there are no two files.
@@ -507,6 +501,37 @@ class VectorStore(abc.ABC):
         vector = self._vector_of_file(path)
         row = dataclasses.replace(self.filter(Filter(path=path))[0], score=1.0)
         return Ranked(row, 1.0, direction_of([vector], (), metric))
+
+
+def _at_most(
+    pairs: Iterable[tuple[int, int, float]], most: int, threshold: float
+) -> Iterator[tuple[int, int, float]]:
+    for count, pair in enumerate(pairs):
+        if count == most:
+            raise RequestError(
+                f"more than {most} pairs of sections reach {threshold}: raise the threshold, or "
+                "filter."
+            )
+        yield pair
+
+
+def _best_pairs(
+    rows: Sequence[SearchResult], files: np.ndarray, pairs: Iterable[tuple[int, int, float]]
+) -> tuple[Pair, ...]:
+    """The nearest sections of each pair of files, the highest cosine first."""
+    best: dict[tuple[int, int], tuple[float, int, int]] = {}
+    for first, second, score in pairs:
+        key = (files[first], files[second])
+        best[key] = max(best.get(key, (-1.0, 0, 0)), (score, -first, -second))
+    found = [
+        Pair(
+            dataclasses.replace(rows[-one], score=score),
+            dataclasses.replace(rows[-other], score=score),
+            score,
+        )
+        for score, one, other in best.values()
+    ]
+    return tuple(sorted(found, key=lambda pair: (-pair.score, pair.first.path, pair.second.path)))
 
 
 def _listed(given: Seeds) -> list[Query]:

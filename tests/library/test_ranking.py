@@ -1,0 +1,281 @@
+"""Several seeds, negatives, weights, limits, paths and mixes: in a table and in an index alike."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import patchifier
+from patchifier.config import RequestError
+from patchifier.library import search
+from patchifier.library.search import Filter
+from tests.library.vectors import cosine, on_circle, paths, random_vectors
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def circle(write):
+    angles = (0, 10, 45)
+    return write(on_circle(*angles), [f"/music/{angle}.mp3" for angle in angles])
+
+
+# --- seeds and negatives ---
+
+
+def test_several_seeds_are_looked_for_by_their_mean_direction(opened, write):
+    store = opened(write(on_circle(0, 40, 22, 5, 60), "abcde"))
+    found = store.similar(["a", "b"], 3)
+    assert paths(found) == ["c", "d", "e"]
+    assert [row.score for row in found] == cosine(2, 15, 40)
+
+
+def test_a_vector_and_a_file_are_seeds_together(opened, write):
+    store = opened(write(on_circle(0, 22, 50), "abc"))
+    assert paths(store.similar(["a", on_circle(40)[0]], 1)) == ["b"]
+
+
+def test_what_the_files_should_not_sound_like_turns_the_order_and_is_not_found(opened, write):
+    store = opened(write(on_circle(0, 9, -10, 30), "abcd"))
+    assert paths(store.similar("a", 3)) == ["b", "c", "d"]
+    found = store.similar("a", 3, unlike="d")
+    assert paths(found) == ["c", "b"]
+    assert [row.score for row in found] == cosine(10, 9)  # with the seed, as without negatives
+
+
+def test_no_seed_and_seeds_that_cancel_out_are_refused(opened, write):
+    store = opened(write(on_circle(0, 180, 50), "abc"))
+    for seeds in ([], ["a", "b"]):
+        with pytest.raises(RequestError):
+            store.similar(seeds)
+
+
+# --- weights ---
+
+
+def weighted(vectors, query, weights):
+    return unit(vectors * np.sqrt(weights)) @ unit(query * np.sqrt(weights))
+
+
+@pytest.mark.parametrize("kind", ["steps", "each its own", "zeros"])
+def test_a_weighted_score_is_the_cosine_of_weighted_vectors(opened, write, kind):
+    vectors = random_vectors(400, 70)
+    weights = {
+        "steps": np.repeat([2.0, 1.0, 0.25, 4.0], [10, 40, 5, 15]),
+        "each its own": np.random.default_rng(1).uniform(0, 4, 70),
+        "zeros": np.repeat([0.0, 1.0], [50, 20]),
+    }[kind]
+    expected = weighted(vectors, vectors[7], weights)
+    expected[7] = -np.inf
+    found = opened(write(vectors, range(400))).similar("7", 20, weights=weights, exact=True)
+    assert paths(found) == [str(row) for row in np.argsort(-expected)[:20]]
+    assert [row.score for row in found] == pytest.approx(np.sort(expected)[::-1][:20], abs=1e-6)
+
+
+def test_other_weights_after_others_give_what_they_give_alone(write):
+    path = write(random_vectors(100, 30), range(100))
+    store, chance = search.Table.open(path), np.random.default_rng(2)
+    for _ in range(8):
+        edges = np.sort(chance.choice(30, 3, replace=False))
+        weights = np.repeat(chance.uniform(0.1, 4, 4), np.diff([0, *edges, 30]))
+        alone = search.Table.open(path).similar("0", 5, weights=weights)
+        assert store.similar("0", 5, weights=weights) == alone
+
+
+def test_an_index_finds_by_weights_most_of_what_a_table_finds(write, build):
+    table = write(random_vectors(1500, 40), range(1500))
+    weights = np.repeat([3.0, 1.0], [10, 30])
+    one, other = (
+        paths(store.similar("3", 10, weights=weights))
+        for store in (search.Table.open(table), build(table))
+    )
+    assert len({*one} & {*other}) >= 8
+
+
+@pytest.mark.parametrize(
+    "weights", [np.ones(3), -np.ones(2), np.zeros(2), np.array([np.nan, 1]), np.array(["a", "b"])]
+)
+def test_weights_that_make_no_sense(circle, weights):
+    with pytest.raises(RequestError):
+        search.Table.open(circle).similar("/music/0.mp3", weights=weights)
+
+
+def test_weights_come_from_the_names_of_slices():
+    config = patchifier.load().config
+    weights = search.slice_weights(config, {"harmony": 2.0, "layers": 0.0})
+    assert (weights[config.embedding_slices["harmony"]] == 2).all()
+    assert (weights[config.embedding_slices["layers"]] == 0).all()
+    assert (weights == 1).sum() == len(weights) - (weights != 1).sum() > 0
+    for factors in ({"loudness": 1.0}, {"harmony": -1.0}):
+        with pytest.raises(RequestError):
+            search.slice_weights(config, factors)
+
+
+# --- limits ---
+
+
+def test_no_more_files_of_an_artist_or_an_album_than_the_limit(opened, write):
+    artists = ["X", "x", "X", "Y", None, None, "Z"]
+    albums = [None, None, None, "one", "one", None, "one"]
+    table = write(on_circle(*range(1, 8)), "abcdefg", artist=artists, album=albums)
+    store, query = opened(table), on_circle(0)[0]
+    assert paths(store.similar(query, 7, max_per_artist=1)) == [*"adefg"]
+    assert paths(store.similar(query, 7, max_per_artist=2)) == [*"abdefg"]
+    # an album of another artist is another album
+    assert paths(store.similar(query, 7, max_per_album=1)) == [*"abcdefg"]
+    assert paths(store.similar(query, 2, max_per_artist=1)) == [*"ad"]
+
+
+def test_one_album_is_known_by_its_album_artist(opened, write):
+    tags = {"artist": [*"XYZ"], "album": ["one"] * 3, "albumartist": ["V"] * 3}
+    store = opened(write(on_circle(1, 2, 3), "abc", **tags))
+    assert paths(store.similar(on_circle(0)[0], 3, max_per_album=2)) == [*"ab"]
+
+
+def test_a_limit_is_met_behind_many_files_of_one_artist(opened, write):
+    artists = ["X"] * 200 + ["Y"]
+    store = opened(write(on_circle(*np.linspace(1, 50, 201)), range(201), artist=artists))
+    assert len(store.similar(on_circle(0)[0], 2, max_per_artist=1)) == 2
+
+
+@pytest.mark.parametrize("limit", ["max_per_artist", "max_per_album"])
+def test_limits_below_zero_are_refused(circle, limit):
+    with pytest.raises(RequestError):
+        search.Table.open(circle).similar("/music/0.mp3", **{limit: -1})
+
+
+# --- hubs ---
+
+
+def hubs_and_others(count=150, size=24):
+    """Vectors around several directions, the first five near to the mean of all."""
+    vectors = random_vectors(count, size) + 0.6
+    vectors[:5] = vectors.mean(0) + 0.2 * random_vectors(5, size, seed=1)
+    return vectors
+
+
+def test_files_that_are_near_to_everything_stand_in_fewer_lists(opened, write):
+    store = opened(write(hubs_and_others(), range(150)))
+
+    def in_lists(**options):
+        lists = [paths(store.similar(str(row), 5, **options)) for row in range(5, 150, 3)]
+        return sum(path in map(str, range(5)) for path in itertools.chain(*lists))
+
+    assert in_lists(discount_hubs=True) < in_lists(discount_hubs=False) / 2
+
+
+def test_a_discounted_score_is_still_the_cosine(opened, write):
+    vectors = hubs_and_others()
+    found = opened(write(vectors, range(150))).similar("9", 5, discount_hubs=True)
+    scores = unit(vectors) @ unit(vectors[9])
+    expected = [scores[int(row.path)] for row in found]
+    assert [row.score for row in found] == pytest.approx(expected, abs=1e-6)
+
+
+# --- paths ---
+
+
+def test_a_path_has_even_steps_and_no_file_twice(opened, write):
+    store = opened(write(on_circle(*range(0, 91, 2)), [f"{angle:02}" for angle in range(0, 91, 2)]))
+    found = store.path("00", "90", 6)
+    assert paths(found) == ["00", "18", "36", "54", "72", "90"]
+    assert [row.score for row in found] == cosine(0, 18, 18, 18, 18, 18)
+
+
+def test_a_path_leads_through_its_waypoints(opened, write):
+    store = opened(write(on_circle(*range(0, 181, 5)), [str(angle) for angle in range(0, 181, 5)]))
+    found = paths(store.path("0", "30", 6, waypoints=["60"]))
+    assert (found[0], found[-1]) == ("0", "30")
+    assert found.index("60") == 3  # twice as many steps there as back
+    assert len({*found}) == 6
+
+
+def test_a_path_has_smaller_steps_than_the_nearest_files_to_its_places(write):
+    vectors = random_vectors(2000, 12)
+    store, units, largest = search.Table.open(write(vectors, range(2000))), unit(vectors), []
+    for number in range(10):
+        start, end = str(number), str(1000 + number)
+        angle = np.arccos(units[number] @ units[1000 + number])
+        shares = np.arange(1, 7) / 7
+        line = np.sin((1 - shares) * angle)[:, None] * units[number]
+        line += np.sin(shares * angle)[:, None] * units[1000 + number]
+        nearest = [int(store.similar(place, 1)[0].path) for place in line]
+        steps = units[[number, *nearest, 1000 + number]]
+        greedy = (steps[1:] * steps[:-1]).sum(1).min()
+        largest.append((min(row.score for row in store.path(start, end, 8)), greedy))
+    ours, greedy = np.mean(largest, axis=0)
+    assert ours > greedy
+
+
+def test_a_path_keeps_to_the_limits(opened, write):
+    artists = ["X", *["Y"] * 20, *[f"artist {number}" for number in range(9)], "X"]
+    angles = [0, *np.linspace(5, 85, 20), *np.linspace(8, 82, 9), 90]
+    store = opened(write(on_circle(*angles), range(31), artist=artists))
+    found = store.path("0", "30", 8, max_per_artist=2)
+    counts = [row.tags["artist"] for row in found]
+    assert len(found) == 8
+    assert counts.count("Y") <= 2 == counts.count("X")
+
+
+def test_a_path_through_few_files_is_shorter(opened, write):
+    store = opened(write(on_circle(0, 50, 90), "abc"))
+    assert paths(store.path("a", "c", 9)) == ["a", "b", "c"]
+    assert paths(store.path("a", "c", 9, where=Filter(path="b"))) == ["a", "b", "c"]
+    assert paths(store.path("a", "c", 2)) == ["a", "c"]
+
+
+def test_a_path_from_a_file_outside_begins_at_the_nearest(opened, write):
+    store = opened(write(on_circle(0, 45, 90), "abc"))
+    assert paths(store.path(on_circle(3)[0], "c", 3)) == ["a", "b", "c"]
+
+
+def test_a_path_between_the_same_and_between_opposite_directions(opened, write):
+    store = opened(write(on_circle(0, 0, 180, 20, 90), "abcde"))
+    assert sorted(paths(store.path("a", "b", 3))) == ["a", "b", "d"]
+    assert len(store.path("a", "c", 5)) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (("/music/0.mp3", "/music/0.mp3"), {}),
+        (("/music/0.mp3", "/music/45.mp3", 2), {"waypoints": ["/music/10.mp3"]}),
+        (("/music/0.mp3", "/music/45.mp3", 4), {"waypoints": ["/music/0.mp3"]}),
+        (("/music/0.mp3", "/nowhere.mp3"), {}),
+        (("/music/0.mp3", "/music/45.mp3", True), {}),
+    ],
+)
+def test_paths_that_make_no_sense(circle, arguments, options):
+    with pytest.raises(RequestError):
+        search.Table.open(circle).path(*arguments, **options)
+
+
+# --- mixes ---
+
+
+def test_a_mix_begins_with_its_seeds_and_stays_near_all_of_them(opened, write):
+    store = opened(write(on_circle(0, 30, 14, 17, 60, -60), "abcdef"))
+    found = store.mix(["b", "a"], 4, drift=0.0)
+    assert paths(found) == ["b", "a", "c", "d"]
+    assert [row.score for row in found] == cosine(0, 30, 14, 3)
+
+
+def test_a_mix_that_drifts_goes_farther(opened, write):
+    angles = [*range(0, 80, 4), *range(-79, 0, 9)]
+    store = opened(write(on_circle(*angles), angles))
+    near, far = (max(map(int, paths(store.mix("0", 12, drift=drift)))) for drift in (0.0, 1.0))
+    assert near < far == 44  # 4 degrees at each step
+
+
+def test_a_mix_from_outside_has_scores_from_the_seed_on(opened, write):
+    store = opened(write(on_circle(5, 12), "ab"))
+    assert [row.score for row in store.mix(on_circle(0)[0], 2, drift=1.0)] == cosine(5, 7)
+
+
+def test_a_mix_turns_away_from_what_is_not_meant_and_keeps_to_the_limits(opened, write):
+    artists = ["V", "W", "W", "W", "X", "Y"]
+    store = opened(write(on_circle(0, 9, 12, -10, -14, 40), "abcdef", artist=artists))
+    found = paths(store.mix("a", 3, unlike=["f"], drift=0.0, max_per_artist=1))
+    assert found == ["a", "e", "d"]
