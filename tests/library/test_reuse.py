@@ -187,6 +187,19 @@ def test_copies_keep_rows_and_ids_of_their_own(finished, music, embed, decoded, 
     whole()
 
 
+def test_rows_of_files_that_are_not_listed_are_dropped_only_when_asked_for(
+    finished, music, embed, decoded
+):
+    with pytest.raises(build.RequestError):
+        embed([music / "a", music / "b"], finished, changed=True)
+    done = embed([music / "a", music / "b"], finished, changed=True, drop_unlisted=True)
+    assert (done.rows, [Path(path).name for path in done.gone], decoded) == (
+        4,
+        ["1.wav", "2.wav"],
+        [],
+    )
+
+
 def test_windows_and_clips_of_a_manifest_move_with_their_file(music, tmp_path, embed, decoded):
     lines = "path,start_s,end_s\n{0},,\n{0},0.2,0.9\na/2.flac,0.1,\n"
     (music / "list.csv").write_text(lines.format("a/1.flac"))

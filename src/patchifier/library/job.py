@@ -60,7 +60,8 @@ class Embedded:
         Files that could not be read, and folders that could not be listed: rows below these are
         kept.
     gone : tuple of str
-        Files that were in the table and exist no more, without those that were moved.
+        Files that were in the table and exist no more, without those that were moved. With
+        `drop_unlisted` also files that exist and were not among the sources.
     pending : int
         Clips that are new, modified or missing, and were ignored without `changed`.
     audio_s, seconds : float
@@ -96,8 +97,11 @@ class TableJob:
         facts: dict[str, Any],
         clips: Sequence[Clip],
         lost: Sequence[tuple[str, str]] = (),
+        *,
+        drop_unlisted: bool = False,
     ) -> None:
         self.out, self.facts, self.clips, self.lost = out, facts, clips, lost
+        self.drop_unlisted = drop_unlisted
         self.folder = out.with_name(f"{out.name}.parts")
         self.merged = self.folder / "merged.parquet"
         self.known: dict[
@@ -185,7 +189,8 @@ class TableJob:
             base = self._base_file()
             self.base = table.index(base)
             kept = self._out_of_sight(self.base) - current.keys()
-            self._require_no_loss(current.keys() | kept)
+            if not self.drop_unlisted:
+                self._require_no_loss(current.keys() | kept)
             self.known.update(
                 {
                     line.clip: (base, line)
