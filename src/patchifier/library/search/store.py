@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
+from patchifier.io import Progress, silent
 from patchifier.library.search.metric import SLACK, Metric, direction_of
 from patchifier.library.search.pairs import nearest_of, nearest_pairs, pairs_above
 from patchifier.library.search.ranking import (
@@ -296,7 +297,12 @@ class VectorStore(abc.ABC):
         return _best_pairs(rows, files, _at_most(pairs, most, threshold))
 
     def candidate_pairs(
-        self, threshold: float, count: int, *, where: Filter = EVERYTHING
+        self,
+        threshold: float,
+        count: int,
+        *,
+        where: Filter = EVERYTHING,
+        progress: Progress = silent,
     ) -> tuple[Pair, ...]:
         """Pairs of files, each with those of its `count` nearest that reach a cosine.
 
@@ -305,7 +311,8 @@ class VectorStore(abc.ABC):
         finds out.
         """
         rows, vectors, files = self._by_file(where)
-        return _best_pairs(rows, files, nearest_pairs(vectors, files, count, threshold))
+        pairs = nearest_pairs(vectors, files, count, threshold, progress=progress)
+        return _best_pairs(rows, files, pairs)
 
     def nearest_pair(self, *, where: Filter = EVERYTHING) -> Pair | None:
         """Return the sections of two files that are nearest; None if there are no two files.
