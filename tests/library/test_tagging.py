@@ -161,6 +161,18 @@ def test_what_has_no_tags_is_refused_and_stays(content, tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_a_file_whose_audio_would_change_stays(tmp_path, monkeypatch):
+    path = file_of(tmp_path / "a.flac")
+    before = path.read_bytes()
+    monkeypatch.setattr(
+        journal, "write_tags", lambda new, *_, **__: new.write_bytes(before[:-1] + b"x")
+    )
+    with pytest.raises(RequestError):
+        Journal(tmp_path / "journal").write(path, VALUES)
+    assert path.read_bytes() == before
+    assert len(Journal(tmp_path / "journal")) == 0
+
+
 class Killed(BaseException):
     pass
 

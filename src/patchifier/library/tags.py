@@ -8,14 +8,14 @@ from typing import Any
 
 from patchifier.config import RequestError
 
-TAGS = {  # name in the table -> names in files: mutagen's easy ones, ID3 in wav and aiff, ASF
+TAGS = {  # name in the table -> names in files: mutagen's easy ones, ID3 in wav and aiff, ASF, APE
     "artist": ("artist", "TPE1", "Author"),
     "title": ("title", "TIT2", "Title"),
     "album": ("album", "TALB", "WM/AlbumTitle"),
     "genre": ("genre", "TCON", "WM/Genre"),
-    "albumartist": ("albumartist", "TPE2", "WM/AlbumArtist"),
+    "albumartist": ("albumartist", "TPE2", "WM/AlbumArtist", "album artist"),
     "year": ("date", "TDRC", "WM/Year", "year", "originaldate"),
-    "track": ("tracknumber", "TRCK", "WM/TrackNumber"),
+    "track": ("tracknumber", "TRCK", "WM/TrackNumber", "track"),
     "mb_recording_id": (
         "musicbrainz_trackid",
         "UFID:http://musicbrainz.org",
@@ -25,7 +25,7 @@ TAGS = {  # name in the table -> names in files: mutagen's easy ones, ID3 in wav
     "mb_artist_id": ("musicbrainz_artistid", "TXXX:MusicBrainz Artist Id", "MusicBrainz/Artist Id"),
 }
 NUMBERS = {  # tags that are whole numbers, and where the number is in their text
-    "year": re.compile(r"(?<!\d)([0-9]{4})(?!\d)"),  # 1984-05-01
+    "year": re.compile(r"(?<!\d)([0-9]{4})(?:[0-9]{4})?(?!\d)"),  # 1984-05-01, 19840501
     "track": re.compile(r"\s*([0-9]{1,6})(?!\d)"),  # 3/12
 }
 FIRST_TAGS = ("artist", "title", "album", "genre")  # those that tables of every version have
