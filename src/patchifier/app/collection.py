@@ -292,9 +292,10 @@ class Collection:
     @functools.cached_property
     def content(self) -> str:
         """Digest of paths and vectors: what a map of them depends on."""
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update("\0".join(self.paths).encode())
-        digest.update(np.ascontiguousarray(self.directions).tobytes())
+        digest = hashlib.blake2b("\0".join(self.paths).encode(), digest_size=16)
+        if self.table is not None:
+            for chunk in self.table.rows["embedding"].chunks:  # where they lie, not copied
+                digest.update(np.ascontiguousarray(chunk.flatten().to_numpy()).data)
         return digest.hexdigest()
 
 
