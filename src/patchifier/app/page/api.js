@@ -21,9 +21,14 @@ async function failure(answer) {
   } catch {
     // Not JSON: the status says what there is to say.
   }
-  const error = new Error(text || `The server answered with status ${answer.status}. Try again, or look at the terminal in which it runs.`);
+  const error = new Error(sentence(text) || `The server answered with status ${answer.status}. Try again, or look at the terminal in which it runs.`);
   error.status = answer.status;
   return error;
+}
+
+/** With a capital, unless it begins with the name of a file. */
+function sentence(text) {
+  return /^[a-z]+[ ,]/.test(text ?? "") ? text[0].toUpperCase() + text.slice(1) : (text ?? "");
 }
 
 export async function get(path, parameters = {}, options = {}) {
@@ -71,7 +76,7 @@ function settle(request, resolve, reject) {
     // Not JSON: the status says what there is to say.
   }
   if (request.status < 300) resolve(body.track);
-  else reject(new Error(body.error || `The upload was refused with status ${request.status}.`));
+  else reject(new Error(sentence(body.error) || `The upload was refused with status ${request.status}.`));
 }
 
 const tracks = new Map();

@@ -166,6 +166,7 @@ class Player {
         iconButton("inside", "Look inside this song", () => this.song && tell("inside", this.song)),
       ),
       error,
+      this.audio,
     );
     place.classList.add("idle");
     on("theme", () => this.song && this.drawWave(this.song));
