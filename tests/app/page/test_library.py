@@ -129,6 +129,21 @@ def test_an_error_of_the_server_is_said_in_place(go, library):
     page.locator(".rows-body").wait_for()
 
 
+def test_a_busy_server_is_asked_again(go, library):
+    page = go(library, allow=(429,))
+    busy = iter([True, True])
+
+    def answer(route):
+        if next(busy, False):
+            route.fulfill(status=429, headers={"Retry-After": "1"}, json={"error": "busy."})
+        else:
+            route.continue_()
+
+    page.route("**/api/tracks?**", answer)
+    page.reload()
+    page.wait_for_selector(".rows-body [data-id]")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1280])
 def test_no_view_is_wider_than_the_window(go, library, ids, width, scheme):
