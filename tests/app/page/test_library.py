@@ -150,6 +150,18 @@ def test_space_plays_the_selected_song_when_nothing_was_played(go, library):
     assert page.locator("#player .song-title").inner_text() == "Apex Aleph"
 
 
+def test_views_that_change_quickly_leave_no_error(go, library, ids):
+    page = go(library)
+    for turn in range(24):
+        page.goto(
+            f"{library.address}#/{VIEWS[(turn * 3) % 5]}?like={ids['Awakened']}&song={ids['Medley']}&turn={turn}"
+        )
+        page.wait_for_timeout(40 + 25 * (turn % 5))
+    page.goto(library.address + "#/library")
+    page.wait_for_selector(".rows-body [data-id]")
+    assert page.get_by_role("alert").filter(visible=True).count() == 0
+
+
 def test_a_busy_server_is_asked_again(go, library):
     page = go(library, allow=(429,))
     busy = iter([True, True])
