@@ -184,6 +184,16 @@ def test_no_floor_admits_a_known_vulnerability(name):
     assert not [one for one in asked if one.specifier.contains(bad)], which
 
 
+def test_wheel_holds_every_file_of_the_page(built):
+    (wheel,) = built[0].glob("*.whl")
+    page = ROOT / "src" / "patchifier" / "app" / "page"
+    files = {
+        path.relative_to(ROOT / "src").as_posix() for path in page.rglob("*") if path.is_file()
+    }
+    with zipfile.ZipFile(wheel) as content:
+        assert "patchifier/app/page/vendor/LICENCES.txt" in files <= set(content.namelist())
+
+
 # --- hashes ---
 
 

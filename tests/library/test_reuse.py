@@ -323,6 +323,7 @@ def test_a_killed_update_goes_on_and_reports_what_moved(
 ):
     change(music)
     monkeypatch.setattr(job, "PART_FILES", 2)
+    monkeypatch.setattr(job, "REUSED_FILES", 2)
     with monkeypatch.context() as patch:
         calls, call = [], getattr(job.TableJob, place)
 
@@ -342,6 +343,21 @@ def test_a_killed_update_goes_on_and_reports_what_moved(
         assert (done.retagged, [Path(path).name for path in done.gone]) == (2, ["2.wav"])
     whole()
     assert not finished.with_name(f"{finished.name}.parts").exists()
+
+
+def test_a_second_update_at_once_is_refused(finished, music, embed, decoded, whole):
+    change(music)
+    refused = []
+
+    def second(done, total, note):
+        with pytest.raises(build.RequestError) as told:
+            embed(music, finished, changed=True)
+        refused.append(told.value)
+
+    done = embed(music, finished, changed=True, progress=second)
+    assert (len(done.moved), done.retagged, done.embedded) == (2, 2, 1)
+    assert len(refused) >= done.files - 1
+    whole()
 
 
 def test_the_same_changes_give_the_same_bytes(finished, music, tmp_path, embed, threads):
@@ -364,7 +380,7 @@ def slowly(done, total, note):
     time.sleep(0.02)
 
 if __name__ == "__main__":
-    job.PART_FILES = 3
+    job.PART_FILES = job.REUSED_FILES = 3
     source, out, model = sys.argv[1:]
     build.embed_library(source, out, embedder=model, workers=2, changed=True, progress=slowly)
 """

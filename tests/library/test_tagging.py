@@ -161,6 +161,28 @@ def test_what_has_no_tags_is_refused_and_stays(content, tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_a_file_keeps_its_rights_and_its_owner(tmp_path):
+    path, written = file_of(tmp_path / "a.flac"), Journal(tmp_path / "journal")
+    os.chmod(path, 0o640)
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        os.chown(path, 12345, 12345)
+    before = path.stat()
+    for change in (lambda: written.write(path, VALUES), lambda: list(written.restore())):
+        change()
+        after = path.stat()
+        assert after.st_mode == before.st_mode
+        assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
+
+
+def test_a_read_only_file_is_refused(tmp_path):
+    path = file_of(tmp_path / "a.flac")
+    os.chmod(path, 0o444)
+    before = path.read_bytes()
+    with pytest.raises(RequestError):
+        Journal(tmp_path / "journal").write(path, VALUES)
+    assert path.read_bytes() == before
+
+
 def test_a_file_whose_audio_would_change_stays(tmp_path, monkeypatch):
     path = file_of(tmp_path / "a.flac")
     before = path.read_bytes()

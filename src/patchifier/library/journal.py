@@ -10,10 +10,12 @@ place or as far away as the file grew, or bytes of ``00000.bytes``. An entry is 
 file is replaced, so a kill at any instant leaves a file that is as it was, or can be restored.
 """
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,8 +90,11 @@ class Journal:
         """
         path = Path(path)
         state = path.stat()
+        if not state.st_mode & stat.S_IWUSR:
+            raise RequestError(f"{path}: is read-only: change its rights, or leave it out.")
         with replaced_file(path) as new:
             shutil.copy2(path, new)
+            _own(new, state)
             write_tags(new, values, like=path)
             if payload_digest(new) != payload_digest(path):
                 raise RequestError(
@@ -188,7 +193,15 @@ def _rebuild(path: Path, entry: Entry, kept: Path) -> None:
         if _sha256(old) != entry.sha256 or payload_digest(old) != payload_digest(path):
             raise RequestError(f"{path}: its entry in {kept.parent} is damaged: it is left.")
         shutil.copystat(path, old)
+        _own(old, path.stat())
         os.utime(old, ns=(entry.mtime_ns, entry.mtime_ns))
+
+
+def _own(new: Path, state: os.stat_result) -> None:
+    """Give a new file the owner of an old one, as far as the system lets this user."""
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):
+            os.chown(new, state.st_uid, state.st_gid)
 
 
 def _copy(source: BinaryIO, out: BinaryIO, count: int) -> None:

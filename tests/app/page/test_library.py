@@ -129,6 +129,54 @@ def test_an_error_of_the_server_is_said_in_place(go, library):
     page.locator(".rows-body").wait_for()
 
 
+def test_views_are_reached_by_tab_and_enter(go, library):
+    page = go(library)
+    page.wait_for_selector(".rows-body [data-id]")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    for _ in range(3):  # the brand, Library, Similar
+        page.keyboard.press("Tab")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Find music by its sound").wait_for()
+    assert outline == "solid"
+
+
+def test_space_plays_the_selected_song_when_nothing_was_played(go, library):
+    page = go(library, "#/library?search=apex")
+    page.get_by_text("Apex Aleph").click()
+    page.keyboard.press("Space")
+    heard(page)
+    assert page.locator("#player .song-title").inner_text() == "Apex Aleph"
+
+
+def test_views_that_change_quickly_leave_no_error(go, library, ids):
+    page = go(library)
+    for turn in range(24):
+        page.goto(
+            f"{library.address}#/{VIEWS[(turn * 3) % 5]}?like={ids['Awakened']}&song={ids['Medley']}&turn={turn}"
+        )
+        page.wait_for_timeout(40 + 25 * (turn % 5))
+    page.goto(library.address + "#/library")
+    page.wait_for_selector(".rows-body [data-id]")
+    assert page.get_by_role("alert").filter(visible=True).count() == 0
+
+
+def test_a_busy_server_is_asked_again(go, library):
+    page = go(library, allow=(429,))
+    busy = iter([True, True])
+
+    def answer(route):
+        if next(busy, False):
+            route.fulfill(status=429, headers={"Retry-After": "1"}, json={"error": "busy."})
+        else:
+            route.continue_()
+
+    page.route("**/api/tracks?**", answer)
+    page.reload()
+    page.wait_for_selector(".rows-body [data-id]")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1280])
 def test_no_view_is_wider_than_the_window(go, library, ids, width, scheme):

@@ -86,6 +86,8 @@ def test_labels_of_the_library_are_applied_saved_and_shown_on_the_map(page, tmp_
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Save the classifier").click()
     assert waiting.value.suggested_filename
+    page.get_by_role("button", name="See them on the map").click()
+    page.locator(".map-legend").get_by_text("driving").wait_for(timeout=90_000)
 
 
 def test_fewer_than_two_labels_cannot_be_trained(go, library):

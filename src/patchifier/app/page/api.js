@@ -2,7 +2,10 @@
 
 const GONE = "The server does not answer. Is `patchifier app` still running? Start it again, then try again.";
 
-async function call(path, options = {}) {
+const TRIES = 4; // of a request that a busy server puts off
+const MOST_WAIT_S = 5;
+
+async function call(path, options = {}, tries = TRIES) {
   let answer;
   try {
     answer = await fetch(path, { credentials: "same-origin", ...options });
@@ -11,6 +14,11 @@ async function call(path, options = {}) {
     throw new Error(GONE);
   }
   if (answer.ok) return answer;
+  if (answer.status === 429 && tries > 1) {
+    const wait = Math.min(MOST_WAIT_S, Number(answer.headers.get("Retry-After")) || 1);
+    await new Promise((resolve) => setTimeout(resolve, 1000 * wait));
+    return call(path, options, tries - 1);
+  }
   throw await failure(answer);
 }
 

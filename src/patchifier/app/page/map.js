@@ -67,7 +67,7 @@ async function draw(place, { query, signal }) {
     canvas: el("canvas", { tabIndex: 0, role: "application", "aria-label": `Map of ${plural(ids.length, "song")}. Arrow keys go to the next song in a direction, Enter plays it.` }),
     card: el("div.map-card", { hidden: true }), legend: el("div.map-legend"), side: el("aside.map-side", { "aria-label": "Songs" }), hint: el("p.map-hint.small", { role: "status", hidden: true }),
   };
-  fill(place, toolbar(view), el("div.map-stage", {}, view.canvas, view.card, view.legend, view.hint), view.side);
+  fill(place, toolbar(view), el("div.map-stage", {}, view.canvas, view.card, view.hint), view.legend, view.side);
   const name = query.get("renderer") === "canvas" ? "" : renderer();
   place.dataset.renderer = name || "canvas";
   const handlers = { over: (index) => hover(view, index), out: () => unhover(view), click: (index) => clicked(view, index), lasso: (indices) => lassoed(view, indices) };

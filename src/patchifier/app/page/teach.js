@@ -173,6 +173,7 @@ function drawAnswer(view) {
   const [low, high] = answer.interval ?? [];
   const range = low === undefined || low === null ? "" : `95 % interval: ${percent(low)} to ${percent(high)}`;
   const done = el("div", { "aria-live": "polite" });
+  const saved = el("div", { "aria-live": "polite" });
   fill(
     view.results,
     el(
@@ -194,9 +195,10 @@ function drawAnswer(view) {
       "div.buttons.teach-buttons",
       {},
       button("Label the whole library", () => apply(view, done), { kind: "primary" }),
-      button("Save labels (CSV)", () => saveAs(answer.head, "csv", done)),
-      button("Save the classifier", () => saveAs(answer.head, "head", done)),
+      button("Save labels (CSV)", () => saveAs(answer.head, "csv", saved)),
+      button("Save the classifier", () => saveAs(answer.head, "head", saved)),
     ),
+    saved,
     done,
   );
 }
