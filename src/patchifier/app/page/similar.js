@@ -334,6 +334,7 @@ async function explain(place, first, second) {
     const stretches = (answer.stretches ?? []).map((one) => stretch(one, first, second));
     fill(
       place,
+      state.like.length > 1 && el("p.small.soft.whole", {}, `Compared with ${first.title}`),
       state.mode === "near" && el("div.buttons.why-narrow", {}, button("More like this", () => want(second, "like"), { kind: "small" }), button("Less like this", () => want(second, "unlike"), { kind: "small" })),
       slices.length > 0 && el("div", {}, el("h3", {}, "Agreement of each part"), el("div.agreements", {}, slices)),
       stretches.length > 0 && el("div", {}, el("h3", {}, "Stretches that match"), el("div.stretches", {}, stretches)),
