@@ -29,7 +29,7 @@ from patchifier.library.stored import FACTS, TYPES
 
 QUERIES, FEW_QUERIES, K = 100, 30, 10  # few where a query takes seconds
 PIECE = 10_000
-GENRES = 100
+GENRES, ARTISTS = 100, 5000
 WARM = 5  # queries that are not timed
 
 
@@ -85,6 +85,7 @@ def write(path, pieces, size):
             columns["genre"] = pa.array(
                 [str(number * 7919 % 10_007 % GENRES) for number in numbers]
             )
+            columns["artist"] = pa.array([str(number * 7919 % ARTISTS) for number in numbers])
             columns["start_s"], columns["end_s"] = (
                 pa.array(np.zeros(len(vectors))),
                 pa.array(np.full(len(vectors), 2.0)),
@@ -107,6 +108,11 @@ def answers(path, queries, options):
         times_ms.append(1000 * (time.perf_counter() - started))
         scores.append([row.score for row in found])
     return opened_s, scores, times_ms
+
+
+def some_weights(size):
+    """Weights of ten slices of a vector."""
+    return np.repeat(np.linspace(0.5, 2.0, 10), np.diff(np.linspace(0, size, 11).astype(int)))
 
 
 def build(table_path, index_path):
@@ -164,6 +170,15 @@ def measure(count, mixture):
         write(table, mixture.draw_library(count), queries.shape[1])
         (opened_s, exact, times_ms), memory = alone(answers, table, queries, {})
         yield row(count, "numpy, exact", opened_s, bytes_below(table), 1.0, times_ms, memory)
+        options = {
+            "weights": some_weights(queries.shape[1]),
+            "max_per_artist": 2,
+            "max_per_album": 2,
+        }
+        (opened_s, _, times_ms), memory = alone(answers, table, queries, options)
+        yield row(
+            count, "numpy, weights, limits", opened_s, bytes_below(table), 1.0, times_ms, memory
+        )
         few = queries[:FEW_QUERIES] if count > 100_000 else queries
         (_, exact_of_genre, _), _ = alone(answers, table, few, genre)
         built_s, build_memory = alone(build, table, index)

@@ -2,11 +2,11 @@
 
 import pytest
 from starlette.websockets import WebSocketDisconnect
-from tests.app.conftest import ADDRESS
 
 from patchifier.app import Settings
 from patchifier.app.security import COOKIE, Access
 from patchifier.config import RequestError
+from tests.app.conftest import ADDRESS
 
 TOKEN = "a-long-secret-token"
 

@@ -9,7 +9,6 @@ import pytest
 from patchifier import cli
 from patchifier.app import Settings, make_app
 from patchifier.app.openapi import document
-from patchifier.app.security import Access
 from patchifier.config import RequestError
 
 
@@ -72,6 +71,7 @@ def test_a_table_of_patches_and_one_of_another_model_are_refused(music, table, t
         (["serve", "{table}", "--host", "0.0.0.0"], "--token"),
         (["serve", "{table}", "--port", "70000"], "--port"),
         (["serve", "{table}", "--music", "/nothing/here"], "--music"),
+        (["serve", "{table}", "--heads", "/nothing/here"], "--heads"),
         (["app", "/nothing/here"], "/nothing/here"),
         (["app", "{table}", "--port", "{taken}"], "--port"),
     ],
@@ -87,7 +87,6 @@ def test_a_command_that_cannot_serve_ends_with_a_sentence(words, said, music, ta
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["app", "serve"])
 def test_the_command_serves_until_it_is_interrupted(command, table, child_environment):
-    import os
     import signal
     import subprocess
     import sys
@@ -102,7 +101,5 @@ def test_the_command_serves_until_it_is_interrupted(command, table, child_enviro
     finally:
         process.send_signal(signal.SIGINT)
         code = process.wait(20)
-    assert code in (0, 130)
+    assert code == 0
     assert "Traceback" not in process.stderr.read()
-    assert os.path.exists(table)
-    assert Access().token == ""

@@ -4,10 +4,10 @@ import hashlib
 from xml.etree import ElementTree
 
 import pytest
-from tests.app.conftest import MARKUP
 
 from patchifier.app import Settings
 from patchifier.app.security import Access
+from tests.app.conftest import MARKUP
 
 SECRET = "sesame-sesame"
 SPACE = "{http://subsonic.org/restapi}"

@@ -1,11 +1,14 @@
 """Teaching over the API: a head from a few songs, applied, predicted with, and saved."""
 
+import dataclasses
 import io
 import zipfile
 
 import pytest
 
 from patchifier import heads
+from patchifier.app import Settings
+from patchifier.config import RequestError
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +95,24 @@ def test_a_head_that_was_not_taught_is_unknown(client, ids):
         answer = client.post(f"/api/teach/{address}", json={"head": "none"} | asked)
         assert answer.status_code == 404
     assert client.post("/api/predict", json={"id": ids[0], "head": "none"}).status_code == 404
+
+
+def test_saved_heads_are_read_and_those_of_another_model_are_refused(
+    client, serve, table, taught, ids, tmp_path
+):
+    answer = client.post("/api/teach/save", json={"head": "pitch", "what": "head"})
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        archive.extractall(tmp_path)
+    again = serve(table, Settings(heads=tmp_path))
+    before = client.get("/api/heads").json()[0]
+    assert again.get("/api/heads").json() == [before]
+    assert before["accuracy"]["n"] == 5
+    asked = {"id": ids[0], "head": "pitch"}
+    assert (
+        again.post("/api/predict", json=asked).json()
+        == client.post("/api/predict", json=asked).json()
+    )
+    head = heads.read(tmp_path / "pitch")
+    dataclasses.replace(head, identity="another").save(tmp_path / "pitch")
+    with pytest.raises(RequestError, match="another model"):
+        serve(table, Settings(heads=tmp_path))

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import soundfile
-from tests.app.conftest import RATE, song
 
 from patchifier.app import Settings
 from patchifier.app.state import UploadLimits
+from tests.app.conftest import RATE, song
 
 
 def wav(hz=440.0, seconds=3.0):

@@ -39,7 +39,7 @@ READERS = [
     "prepare --help",
     "info run/model",
     "similar x.parquet --to songs/01.wav --count 30",
-    "duplicates x.parquet --threshold 0.5",
+    "duplicates x.parquet --unchecked --threshold 0.5",
     "distance x.parquet x.parquet",
     "leaks cache cache",
 ]

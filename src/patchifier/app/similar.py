@@ -17,7 +17,7 @@ MOST = 500  # results, seeds
 MOST_WEIGHT = 4.0
 # in the bundled clips 95 % of the pairs of different pieces have a lower cosine
 LEAST_CLOSE = 0.3
-SAMPLE = 200  # songs that say how near a nearest song is in this library
+SAMPLE, COMPARED = 200, 20_000  # songs whose nearest is looked for, and among how many
 SHARE_FAR = 10  # percent of them that have no near song
 
 
@@ -231,10 +231,9 @@ def _closeness(served: Served, found: Iterable[SearchResult]) -> tuple[bool, str
 def least_close(collection: Collection) -> float:
     """Cosine that most songs reach with their nearest, from a sample; at least LEAST_CLOSE."""
     if collection.least_close is None:
-        count = len(collection)
-        rows = np.unique(np.linspace(0, count - 1, min(SAMPLE, count)).astype(int))
-        units = collection.directions
-        cosines = units[rows] @ units.T  # (m, n)
+        others = collection.sample(COMPARED)
+        rows = np.unique(np.linspace(0, len(others) - 1, min(SAMPLE, len(others))).astype(int))
+        cosines = others[rows] @ others.T  # (m, n)
         cosines[np.arange(len(rows)), rows] = -1.0
         near = float(np.percentile(cosines.max(1), SHARE_FAR))
         collection.least_close = max(LEAST_CLOSE, near)

@@ -19,7 +19,7 @@ from patchifier.embed import Embedder
 if TYPE_CHECKING:
     from patchifier.app.duplicates import Check
     from patchifier.app.map import Map
-    from patchifier.app.teach import Taught
+    from patchifier.heads import Head
 
 AT_ONCE = 2  # decodings in worker processes at one time
 WAIT_S = 20.0  # for one of them
@@ -202,7 +202,7 @@ class Served:
         self.uploads: dict[str, Upload] = {}
         self.map: Map | None = None
         self.check: Check | None = None
-        self.heads: dict[str, Taught] = {}
+        self.heads: dict[str, Head] = {}
         self.kept = Kept(KEPT)
 
     def close(self) -> None:

@@ -48,6 +48,10 @@ class OpenedTable:
             paths = (row.path for row in self.store.filter(Filter()))
             if path_of := named(paths, file):
                 return path_of
+            raise RequestError(
+                f"{flag} {file} is neither in {self.table} nor a file: name a file of the table, a "
+                "part of its name, or a file outside."
+            )
         return self.embedder(f"{file} is not in {self.table}, and").embed(file)
 
     def embedder(self, why: str) -> Any:

@@ -303,7 +303,7 @@ def duplicates(
         pairs = store.near_duplicates(least, where=where)
         found = [duplicates.not_checked(pair) for pair in pairs]
     else:
-        options: dict[str, Any] = {"workers": workers or None, "progress": progress("files")}
+        options: dict[str, Any] = {"workers": workers or None, "progress": progress("duplicates")}
         found = list(duplicates.duplicates(store, least, where=where, **options))
     if out:
         export.write_pairs(found, out)

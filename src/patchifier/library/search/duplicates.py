@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from patchifier.config import RequestError
-from patchifier.io import Progress, silent
+from patchifier.io import Progress, Steps, silent
 from patchifier.library.prints import CONFIG, fingerprints
 from patchifier.library.search.index import is_uri
 from patchifier.library.search.rows import Filter, SearchResult
@@ -96,7 +96,7 @@ def duplicates(
     workers : int, optional
         Processes that decode; one for each core by default.
     progress : callable
-        Called with files decoded, files in all, and a note.
+        Called with how much is done, of how much, and a note.
 
     Returns
     -------
@@ -126,12 +126,16 @@ def duplicates(
             f"the threshold is {threshold}, expected a cosine above 0 and at most 1, such as "
             f"{CANDIDATE}."
         )
-    pairs = store.candidate_pairs(threshold, NEIGHBOURS, where=where)
+    steps = Steps(progress, 3)
+    pairs = store.candidate_pairs(
+        threshold, NEIGHBOURS, where=where, progress=steps.next("pairs of vectors")
+    )
     paths = list(dict.fromkeys(row.path for pair in pairs for row in (pair.first, pair.second)))
     beside = not is_uri(store.name) and Path(store.name).exists()
     cache = Path(f"{store.name}.prints") if beside else None
-    prints = fingerprints(paths, cache=cache, workers=workers, progress=progress)
-    found = classify(pairs, prints)
+    prints = fingerprints(paths, cache=cache, workers=workers, progress=steps.next("files"))
+    found = classify(pairs, prints, progress=steps.next("comparisons"))
+    steps.finish()
     order = {kind: number for number, kind in enumerate((SAME, EDITED, VERSION, UNCHECKED))}
     return tuple(
         sorted(
@@ -145,7 +149,9 @@ def not_checked(pair: Pair, reason: str = "") -> Duplicate:
     return _duplicate(pair, UNCHECKED, reason=reason)
 
 
-def classify(pairs: Sequence[Pair], prints: Mapping[str, Print | str]) -> list[Duplicate]:
+def classify(
+    pairs: Sequence[Pair], prints: Mapping[str, Print | str], *, progress: Progress = silent
+) -> list[Duplicate]:
     """Class of each pair of files; those that are not the same are left out."""
     by_first = defaultdict[str, list[Pair]](list)
     found = list[Duplicate]()
@@ -155,8 +161,9 @@ def classify(pairs: Sequence[Pair], prints: Mapping[str, Print | str]) -> list[D
             found.append(not_checked(pair, wrong[0]))
         else:
             by_first[pair.first.path].append(pair)
-    for some in by_first.values():
+    for number, some in enumerate(by_first.values(), 1):
         found += _compared(some, prints)
+        progress(number, len(by_first), "")
     return found
 
 

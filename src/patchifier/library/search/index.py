@@ -330,6 +330,11 @@ class Index(VectorStore):
         return query.where(where.sql()) if where.sql() else query
 
     def _candidates(
+        self, targets: Sequence[Target], first: int, *, where: Filter, exact: bool
+    ) -> list[Iterator[Candidates]]:
+        return [self._near(target, first, where=where, exact=exact) for target in targets]
+
+    def _near(
         self, target: Target, first: int, *, where: Filter, exact: bool
     ) -> Iterator[Candidates]:
         weighted = target.metric.weights is not None

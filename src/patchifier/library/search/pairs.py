@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from patchifier.io import Progress, silent
 from patchifier.library.search.metric import SLACK
 from patchifier.library.search.rows import unit
 
@@ -29,7 +30,12 @@ def pairs_above(
 
 
 def nearest_pairs(
-    vectors: np.ndarray, files: np.ndarray, count: int, least: float
+    vectors: np.ndarray,
+    files: np.ndarray,
+    count: int,
+    least: float,
+    *,
+    progress: Progress = silent,
 ) -> Iterator[tuple[int, int, float]]:
     """Each row with up to `count` nearest rows of other files, from a cosine of `least` on.
 
@@ -47,6 +53,7 @@ def nearest_pairs(
             score = min(1.0, float(unit(vectors[first]) @ unit(vectors[second])))
             if score >= least - 1e-12:
                 yield first, second, score
+        progress(min(len(units), start + QUERIES), len(units), "")
 
 
 def nearest_of(vectors: np.ndarray, files: np.ndarray) -> tuple[int, int, float] | None:

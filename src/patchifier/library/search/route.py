@@ -11,8 +11,8 @@ from patchifier.library.search.ranking import Caps, Ranked, keys
 CHOICES = 30  # files that are tried for each place of a path
 NEARLY_PARALLEL = 1e-6
 
-Nearest = Callable[[np.ndarray, int, Caps, Set[str]], list[Ranked]]
-"""Files nearest to a direction: how many, within which limits, without which paths."""
+Nearest = Callable[[Sequence[np.ndarray], int, Caps, Set[str]], list[list[Ranked]]]
+"""Files nearest to each of some directions: how many, within which limits, without which paths."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +105,13 @@ def _pinned(new: Mapping[int, Ranked], caps: Caps) -> dict[int, Ranked]:
 def _layers(line: Sequence[Place], nearest: Nearest, caps: Caps) -> list[list[Ranked]]:
     """Candidates for each place, none for two of them; none where no file is left."""
     free = [number for number, place in enumerate(line) if place.file is None]
+    if not free:
+        return [[place.file] for place in line if place.file is not None]
     fixed = {place.file.row.path for place in line if place.file is not None}
     own: dict[str, tuple[int, Ranked]] = {}
-    for number in free:
-        for file in nearest(line[number].direction, CHOICES, caps, fixed):
+    around = nearest([line[number].direction for number in free], CHOICES, caps, fixed)
+    for number, files in zip(free, around, strict=True):
+        for file in files:
             before = own.get(file.row.path)
             if before is None or file.rank > before[1].rank:
                 own[file.row.path] = (number, file)
@@ -118,7 +121,7 @@ def _layers(line: Sequence[Place], nearest: Nearest, caps: Caps) -> list[list[Ra
     taken = fixed | set(own)
     for number in free:
         if not layers[number]:
-            others = nearest(line[number].direction, 1, caps, taken)
+            (others,) = nearest([line[number].direction], 1, caps, taken)
             _fill(layers, number, line[number].direction, others)
             taken |= {file.row.path for file in layers[number]}
     return layers

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
+from patchifier.io import Progress, silent
 from patchifier.library.search.metric import SLACK, Metric, direction_of
 from patchifier.library.search.pairs import nearest_of, nearest_pairs, pairs_above
 from patchifier.library.search.ranking import (
@@ -73,9 +74,12 @@ class VectorStore(abc.ABC):
 
     @abc.abstractmethod
     def _candidates(
-        self, target: Target, first: int, *, where: Filter, exact: bool
-    ) -> Iterator[Candidates]:
-        """Rows nearest to a target: at least `first` if there are so many, then more each time."""
+        self, targets: Sequence[Target], first: int, *, where: Filter, exact: bool
+    ) -> list[Iterator[Candidates]]:
+        """For each of some targets of one metric, the rows nearest to it.
+
+        At least `first` if there are so many, then more each time.
+        """
 
     @abc.abstractmethod
     def _sample(self, count: int) -> np.ndarray:
@@ -180,7 +184,7 @@ class VectorStore(abc.ABC):
             first = POOL + POOL_FACTOR * count
             sample = target.metric.unit(self._hub_sample)
             adjust = hub_discount(sample, target.direction)
-        parts = self._candidates(target, first, where=where, exact=exact)
+        (parts,) = self._candidates([target], first, where=where, exact=exact)
         return best_files(parts, target, count, caps=caps, adjust=adjust)
 
     @functools.cached_property
@@ -296,7 +300,12 @@ class VectorStore(abc.ABC):
         return _best_pairs(rows, files, _at_most(pairs, most, threshold))
 
     def candidate_pairs(
-        self, threshold: float, count: int, *, where: Filter = EVERYTHING
+        self,
+        threshold: float,
+        count: int,
+        *,
+        where: Filter = EVERYTHING,
+        progress: Progress = silent,
     ) -> tuple[Pair, ...]:
         """Pairs of files, each with those of its `count` nearest that reach a cosine.
 
@@ -305,7 +314,8 @@ class VectorStore(abc.ABC):
         finds out.
         """
         rows, vectors, files = self._by_file(where)
-        return _best_pairs(rows, files, nearest_pairs(vectors, files, count, threshold))
+        pairs = nearest_pairs(vectors, files, count, threshold, progress=progress)
+        return _best_pairs(rows, files, pairs)
 
     def nearest_pair(self, *, where: Filter = EVERYTHING) -> Pair | None:
         """Return the sections of two files that are nearest; None if there are no two files.
@@ -482,9 +492,16 @@ class VectorStore(abc.ABC):
         metric = Metric.of(weights, self.size)
         line = places([self._place(stop, metric) for stop in stops], count)
 
-        def nearest(direction: np.ndarray, many: int, caps: Caps, taken: Set[str]) -> list[Ranked]:
-            target = Target(metric, direction, direction)
-            return self._best(target, many, where=without(where, taken), exact=exact, caps=caps)
+        def nearest(
+            directions: Sequence[np.ndarray], many: int, caps: Caps, taken: Set[str]
+        ) -> list[list[Ranked]]:
+            targets = [Target(metric, direction, direction) for direction in directions]
+            left = without(where, taken)
+            parts = self._candidates(targets, 2 * many, where=left, exact=exact)
+            return [
+                best_files(of_one, target, many, caps=caps)
+                for target, of_one in zip(targets, parts, strict=True)
+            ]
 
         chosen = choose(line, nearest, _caps(max_per_artist, max_per_album))
         return tuple(in_order(chosen))
