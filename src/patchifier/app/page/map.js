@@ -65,7 +65,7 @@ async function draw(place, { query, signal }) {
   const view = {
     place, signal, points, ids, at: new Map(ids.map((id, index) => [id, index])), choosing: false,
     canvas: el("canvas", { tabIndex: 0, role: "application", "aria-label": `Map of ${plural(ids.length, "song")}. Arrow keys go to the next song in a direction, Enter plays it.` }),
-    card: el("div.map-card", { hidden: true }), legend: el("div.map-legend"), side: el("aside.map-side", { "aria-label": "Songs" }), hint: el("p.map-hint.small", { role: "status", hidden: true }),
+    card: el("div.map-card", { hidden: true }), legend: el("div.map-legend", { role: "group", "aria-label": "Colours", tabIndex: 0 }), side: el("aside.map-side", { "aria-label": "Songs" }), hint: el("p.map-hint.small", { role: "status", hidden: true }),
   };
   fill(place, toolbar(view), el("div.map-stage", {}, view.canvas, view.card, view.hint), view.legend, view.side);
   const name = query.get("renderer") === "canvas" ? "" : renderer();
