@@ -26,7 +26,7 @@ from patchifier.extras import EXTRAS, how_to_install
 
 GROUPS: dict[str, tuple[Command, ...]] = {
     "data": (data.prepare, data.fetch, data.check),
-    "train": (train.pretrain, train.finetune),
+    "train": (train.pretrain, train.finetune, train.watch),
     "evaluate": (
         evaluate.compare,
         evaluate.leaks,
