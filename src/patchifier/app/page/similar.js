@@ -355,9 +355,9 @@ function stretch(one, first, second) {
   const span = (start, end) => `${clock(start)}–${clock(end)}`;
   return el(
     "button.stretch",
-    { type: "button", onclick: play, "aria-label": `Play ${span(one.first_start_s, one.first_end_s)} of ${first.title}, then ${span(one.second_start_s, one.second_end_s)} of ${second.title}` },
+    { type: "button", onclick: play, title: `Play ${span(one.first_start_s, one.first_end_s)} of ${first.title}, then ${span(one.second_start_s, one.second_end_s)} of ${second.title}` },
     el("span", {}, span(one.first_start_s, one.first_end_s)),
-    el("span.soft", { "aria-hidden": "true" }, "then"),
+    el("span.soft", {}, "then"),
     el("span", {}, span(one.second_start_s, one.second_end_s)),
     el("span.number.soft", {}, one.similarity.toFixed(2)),
   );
