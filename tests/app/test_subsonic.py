@@ -3,10 +3,12 @@
 import hashlib
 from xml.etree import ElementTree
 
+import mutagen.flac
 import pytest
 
 from patchifier.app import Settings
 from patchifier.app.security import Access
+from patchifier.library import embed_library
 from tests.app.conftest import MARKUP
 
 SECRET = "sesame-sesame"
@@ -202,3 +204,17 @@ def test_a_wrong_key_is_refused(guarded):
 def test_extensions_are_public(guarded):
     assert ask(guarded, "getOpenSubsonicExtensions")["status"] == "ok"
     assert ask(guarded, "getSong", id="x")["error"]["code"] == 10
+
+
+def test_an_id_stays_when_its_file_moves_and_is_retagged(serve, own):
+    before = {t["title"]: t["id"] for t in serve(own).get("/api/tracks").json()["tracks"]}
+    old, new = (own.parent / "music" / name for name in ("0 song.flac", "moved/renamed.flac"))
+    new.parent.mkdir()
+    old.rename(new)
+    file = mutagen.flac.FLAC(new)
+    file["artist"] = "Edvard Grieg"
+    file.save()
+    embed_library(own.parent / "music", own, workers=1, changed=True)
+    found = ask(serve(own), "getSong", id=before["Åse's Death"])["song"]
+    assert found["artist"] == "Edvard Grieg"
+    assert found["path"].endswith("moved/renamed.flac")

@@ -29,7 +29,7 @@ def refuse(event, given):
     used = event in ("socket.connect", "socket.bind", "socket.sendto") and type(given[1]) is tuple
     if opened or used or event in LOOK_UPS:
         with open(os.environ["SOCKETS"], "a") as log:
-            log.write(f"{event} {given[1:]}\\n")
+            log.write(f"{event} {given}\\n")
         raise OSError(errno.ENETUNREACH, "no network in this test")
 
 sys.addaudithook(refuse)
@@ -59,6 +59,7 @@ QUIET = {  # command -> its smallest real input; the order counts
     "imports": "",
     "prepare": "clips.csv --out cache --workers 2",
     "pretrain": "cache --out run --config tiny.json --device cpu",
+    "watch": "run",
     "finetune": "run/model cache --out tuned --config tiny.json --device cpu",
     "compare": "cache --encoders run/model,mel-stats --out compared",
     "leaks": "cache cache",
@@ -69,6 +70,7 @@ QUIET = {  # command -> its smallest real input; the order counts
     "path": "all.parquet --from 0.wav --to 1.wav --m3u path.m3u8",
     "mix": "all.parquet --seeds 0.wav",
     "duplicates": "all.parquet",
+    "tag": "all.parquet",
     "index": "all.parquet --out index",
     "distance": "all.parquet all.parquet",
     "predict": "tuned/full/model 0.wav --out labels.csv --workers 1",
@@ -76,6 +78,7 @@ QUIET = {  # command -> its smallest real input; the order counts
     "check": "emomusic --root published",
 }
 ASKED = {"fetch": "emomusic --root fetched", "info": "hf://owner/name"}
+SERVERS = {"app": "none.parquet --no_browser", "serve": "none.parquet"}
 SLOW = {"export": "--onnx model.onnx", "demo": "--out demo --config tiny.json"}
 
 
@@ -111,7 +114,7 @@ def run_quietly(tmp_path_factory, child_environment, tiny_settings, tone, noise)
 
 
 def test_every_command_is_here():
-    assert {*QUIET, *ASKED, *SLOW} - {"imports"} == set(cli.COMMANDS)
+    assert {*QUIET, *ASKED, *SERVERS, *SLOW} - {"imports"} == set(cli.COMMANDS)
 
 
 def test_no_command_opens_a_socket_unless_asked(run_quietly):
@@ -124,6 +127,14 @@ def test_what_is_asked_for_is_tried(run_quietly):
     codes, tried = run_quietly(ASKED)
     assert tried.keys() == ASKED.keys()
     assert codes == {"fetch": 1, "info": 2}
+
+
+def test_a_server_opens_a_socket_of_this_machine_alone(run_quietly):
+    codes, tried = run_quietly(SERVERS)
+    assert codes == dict.fromkeys(SERVERS, 2)
+    assert tried.keys() == SERVERS.keys()
+    for log in tried.values():
+        assert all("127.0.0.1" in line for line in log.splitlines())
 
 
 @pytest.mark.slow

@@ -98,6 +98,7 @@ def served(folder: Path) -> Iterator[Server]:
     environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "PYTHONPATH": package}
     process = subprocess.Popen(
         [sys.executable, "-m", "patchifier", *words, "--music", str(folder / "music")],
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         env=environment,

@@ -149,11 +149,12 @@ class Collection:
         few = rows.select([name for name in names if name in rows.column_names])
         if len(self.first) < len(few):
             few = few.take(pa.array(self.first))
-        return few.to_pydict()
+        none = [None] * len(self)
+        return dict.fromkeys(names, none) | few.to_pydict()
 
     def column(self, name: str) -> list[Any]:
         """Values of a tag or another column for each track; None where there is none."""
-        return self._columns.get(name) or [None] * len(self)
+        return self._columns.get(name, [])
 
     def find(self, one: str) -> int:
         """Place of the track of an id.

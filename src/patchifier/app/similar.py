@@ -17,7 +17,7 @@ MOST = 500  # results, seeds
 MOST_WEIGHT = 4.0
 # in the bundled clips 95 % of the pairs of different pieces have a lower cosine
 LEAST_CLOSE = 0.3
-SAMPLE, COMPARED = 200, 20_000  # songs whose nearest is looked for, and among how many
+SAMPLE, COMPARED = 200, 5_000  # songs whose nearest is looked for, and among how many
 SHARE_FAR = 10  # percent of them that have no near song
 
 

@@ -152,13 +152,19 @@ class Kept:
         with self._lock:
             own = self._locks.setdefault(key, threading.Lock())
         with own:
-            if key not in self._found:
-                self._found[key] = make()
-            found = self._found[key]
-        with self._lock:
-            for old in list(self._found)[: -self.most]:
-                del self._found[old], self._locks[old]
+            with self._lock:
+                found = self._found.get(key)
+            if found is None:
+                found = make()
+                self._keep(key, found)
         return found
+
+    def _keep(self, key: Any, found: Any) -> None:
+        with self._lock:
+            self._found[key] = found
+            for old in list(self._found)[: -self.most]:
+                del self._found[old]
+                self._locks.pop(old, None)
 
 
 class Served:

@@ -48,13 +48,16 @@ def _tag(path: Path, **tags: str) -> None:
 
 
 MARKUP = '<img src="x" onerror="document.title=\'run\'"> & <b>bold</b>'
+UNPLAYABLE = "a tape.aiff"  # a form that Chromium does not play
 VANISHED = "Here and gone"
 
 
 def add_faults(folder: Path) -> None:
-    """Add a song whose tags have markup, one that is to vanish, and a text with a name of music."""
+    """Add a song whose tags have markup, one that is to vanish, one to convert, and a text."""
     for title, clip in ((MARKUP, "naev_12.ogg"), (VANISHED, "naev_13.ogg")):
         target = folder / f"{'markup' if title == MARKUP else 'vanished'}.ogg"
         shutil.copy(demo.ROOT / "clips" / clip, target)
         _tag(target, title=title, artist="<i>Nobody</i>", album="Faults")
+    samples, rate = soundfile.read(demo.ROOT / "clips" / "naev_14.ogg")
+    soundfile.write(folder / UNPLAYABLE, samples, rate, format="AIFF")
     (folder / "notes.mp3").write_text("This is a text.\n" * 200)

@@ -72,6 +72,15 @@ def test_a_seek_is_heard_at_once(go, library):
     heard(page, 59)
 
 
+def test_a_format_that_the_browser_cannot_play_is_converted(go, library):
+    page = go(library, "#/library?search=tape")
+    page.get_by_role("button", name="Play a tape").click()
+    heard(page, 0.2)
+    page.get_by_label("Position in the song").fill("750")
+    heard(page, 14)
+    assert "as=" in page.evaluate("document.querySelector('audio').currentSrc")
+
+
 def test_one_selected_song_is_shared_by_the_views(go, library):
     page = go(library, "#/library?search=apex")
     page.get_by_text("Apex Aleph").click()

@@ -65,7 +65,7 @@ async function draw(place, { query, signal }) {
   const view = {
     place, signal, points, ids, at: new Map(ids.map((id, index) => [id, index])), choosing: false,
     canvas: el("canvas", { tabIndex: 0, role: "application", "aria-label": `Map of ${plural(ids.length, "song")}. Arrow keys go to the next song in a direction, Enter plays it.` }),
-    card: el("div.map-card", { hidden: true }), legend: el("div.map-legend"), side: el("aside.map-side", { "aria-label": "Songs" }), hint: el("p.map-hint.small", { role: "status", hidden: true }),
+    card: el("div.map-card", { hidden: true }), legend: el("div.map-legend", { role: "group", "aria-label": "Colours", tabIndex: 0 }), side: el("aside.map-side", { "aria-label": "Songs" }), hint: el("p.map-hint.small", { role: "status", hidden: true }),
   };
   fill(place, toolbar(view), el("div.map-stage", {}, view.canvas, view.card, view.hint), view.legend, view.side);
   const name = query.get("renderer") === "canvas" ? "" : renderer();
@@ -322,28 +322,45 @@ async function drawPath(view, ids) {
 
 // --- keys ---
 
-/** Arrow keys: the nearest point within 45 degrees of the direction. */
+/** Arrow keys go to the next song in a direction, from the middle of the map if none is selected. */
 function arrows(view, event) {
-  const [dx, dy] = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key] ?? [0, 0];
+  const way = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
   if (event.key === "Enter" && state.song) {
     if (view.choosing) finishPath(view, state.song);
     else player.play(state.song);
   }
-  if (!dx && !dy) return;
+  if (!way) return;
   event.preventDefault();
-  const { x, y } = view.points;
-  const from = view.at.get(state.song?.id) ?? 0;
-  let [best, least] = [-1, Infinity];
-  for (let index = 0; index < x.length; index += 1) {
-    const [across, up] = [x[index] - x[from], y[index] - y[from]];
-    const along = across * dx + up * dy;
-    const aside = Math.abs(across * dy) + Math.abs(up * dx);
-    if (along > 0 && along >= aside && Math.hypot(along, aside) < least) [best, least] = [index, Math.hypot(along, aside)];
-  }
-  if (best >= 0) api.track(view.ids[best]).then((song) => {
-    select(song);
-    hover(view, best);
-    speak(`${song.title}, ${song.artist ?? ""}`);
-  });
+  const from = view.at.get(state.song?.id);
+  const best = from === undefined ? nearest(view.points, (x, y) => Math.hypot(x, y)) : nearest(view.points, ahead(view.points, from, way));
+  if (best >= 0) reach(view, best);
 }
 
+/** How far a point is in a direction; what lies aside counts twice, what lies behind does not count. */
+function ahead({ x, y }, from, [dx, dy]) {
+  return (px, py) => {
+    const [across, up] = [px - x[from], py - y[from]];
+    const along = across * dx + up * dy;
+    return along > 0 ? along + 2 * Math.abs(across * dy + up * dx) : Infinity;
+  };
+}
+
+function nearest({ x, y }, distance) {
+  let [best, least] = [-1, Infinity];
+  for (let index = 0; index < x.length; index += 1) {
+    const far = distance(x[index], y[index]);
+    if (far < least) [best, least] = [index, far];
+  }
+  return best;
+}
+
+async function reach(view, index) {
+  try {
+    const song = await api.track(view.ids[index]);
+    select(song);
+    hover(view, index);
+    speak([song.title, song.artist].filter(Boolean).join(", "));
+  } catch (error) {
+    hint(view, error.message);
+  }
+}

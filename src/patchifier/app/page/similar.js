@@ -310,8 +310,8 @@ function drawPath(songs) {
 
 /** A button that opens the reason below its row. */
 function whyButton(song, index, others) {
-  const first = state.mode === "path" ? results[index - 1]?.track : state.like[0];
-  if (!first || first.id === song.id) return null;
+  const first = state.mode === "near" ? state.like[0] : results[index - 1]?.track; // as the similarity
+  if (!first || first.id === song.id) return el("span.why-space");
   const inside = el("div.why", { hidden: true });
   others.set(index, inside);
   const toggle = button("Why", (event) => {
@@ -334,6 +334,7 @@ async function explain(place, first, second) {
     const stretches = (answer.stretches ?? []).map((one) => stretch(one, first, second));
     fill(
       place,
+      (state.like.length > 1 || state.mode !== "near") && el("p.small.soft.whole", {}, `Compared with ${first.title}`),
       state.mode === "near" && el("div.buttons.why-narrow", {}, button("More like this", () => want(second, "like"), { kind: "small" }), button("Less like this", () => want(second, "unlike"), { kind: "small" })),
       slices.length > 0 && el("div", {}, el("h3", {}, "Agreement of each part"), el("div.agreements", {}, slices)),
       stretches.length > 0 && el("div", {}, el("h3", {}, "Stretches that match"), el("div.stretches", {}, stretches)),
@@ -354,9 +355,9 @@ function stretch(one, first, second) {
   const span = (start, end) => `${clock(start)}–${clock(end)}`;
   return el(
     "button.stretch",
-    { type: "button", onclick: play, "aria-label": `Play ${span(one.first_start_s, one.first_end_s)} of ${first.title}, then ${span(one.second_start_s, one.second_end_s)} of ${second.title}` },
+    { type: "button", onclick: play, title: `Play ${span(one.first_start_s, one.first_end_s)} of ${first.title}, then ${span(one.second_start_s, one.second_end_s)} of ${second.title}` },
     el("span", {}, span(one.first_start_s, one.first_end_s)),
-    el("span.soft", { "aria-hidden": "true" }, "then"),
+    el("span.soft", {}, "then"),
     el("span", {}, span(one.second_start_s, one.second_end_s)),
     el("span.number.soft", {}, one.similarity.toFixed(2)),
   );
