@@ -5,7 +5,7 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-slow torture soak bench open-benchmark lock wheel sbom clean
+.PHONY: help demo check test test-slow test-app torture soak bench open-benchmark lock wheel sbom page screenshots clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ test: $(READY)  ## Tests: offline, on a CPU, minutes
 
 test-slow: $(READY)  ## The longer tests
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -m slow
+
+test-app: $(READY)  ## Tests of the page in Debian's chromium, and of mpd: eight minutes
+	$(BIN)/python -m pytest -q -m app
 
 torture: $(READY)  ## Attack every guarantee of DESIGN.md: an hour on two cores; writes docs/guarantees.md
 	$(BIN)/python -m tests.torture
@@ -62,6 +65,12 @@ wheel: $(READY)  ## Build the wheel, the same bytes each time: dist
 
 sbom: $(READY)  ## List what requirements.lock installs, in CycloneDX's form: dist/patchifier.cdx.json
 	$(BIN)/python tools/sbom.py dist/patchifier.cdx.json
+
+page: $(READY)  ## Copy the page's libraries from npm in exact versions: src/patchifier/app/page/vendor
+	$(BIN)/python tools/page.py
+
+screenshots: $(READY)  ## Draw the page's views with the bundled clips: docs/figures/app; needs chromium
+	$(BIN)/python -m tools.screenshots
 
 clean:  ## Remove the environment and everything made here
 	rm -rf $(VENV) runs caches dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -30,6 +30,7 @@ from timing import keep, say, timed
 from torch.utils.flop_counter import FlopCounterMode
 
 from patchifier import audio, cache, checkpoint, datasets, embed, spectrogram, weights
+from patchifier.containers import payload_digest
 from patchifier.evaluate.encoders import encoders
 from patchifier.library import build
 from patchifier.library.tags import read_tags
@@ -50,6 +51,7 @@ def stages(paths, embedder, by_torch, rounds):
         "model",
         "model at this machine's matrix rate",
         "tags",
+        "digest of the audio",
         "decode + resample",
         "log-mel + model",
     )
@@ -68,6 +70,7 @@ def stages(paths, embedder, by_torch, rounds):
             seconds, log_mel = timed(spectrogram.log_mel, wave, config)
             total["log-mel"] += seconds
             total["tags"] += timed(read_tags, str(path))[0]
+            total["digest of the audio"] += timed(payload_digest, path)[0]
             log_mels.append(log_mel)
         for start in range(0, len(log_mels), 8):  # as many as a process embeds at once
             total["model"] += timed(embedder.embed_log_mels, log_mels[start : start + 8])[0]

@@ -14,6 +14,7 @@ LAYERS = [  # a part imports only from lines above its own
     {"statistics", "seeding", "filters", "power", "predictors", "extras", "lazy"},
     {"containers", "sandbox", "system"},
     {"decode", "hub"},
+    {"excerpts"},
     {"tasks", "audio", "spectrogram", "fingerprint", "jobs", "weights"},
     {"windows", "graph", "datasets", "estimates", "matching"},
     {"model_folder", "heads"},

@@ -115,10 +115,10 @@ def test_pitch_bands_are_those_of_every_sample(samples, monkeypatch, noise, tone
     wave = (noise(3) + tone(440, seconds=3))[:samples].astype(np.float64)
     assert filters.pitch_step(WIDE) == 2
     found = spectrogram.log_mel(wave, WIDE)
-    spectrogram._banks.cache_clear()
+    spectrogram.banks.cache_clear()
     monkeypatch.setattr(filters, "pitch_step", lambda config: 1)
     close(spectrogram.log_mel(wave, WIDE), found, atol=1e-4)
-    spectrogram._banks.cache_clear()
+    spectrogram.banks.cache_clear()
 
 
 @pytest.mark.parametrize("changes", [{"n_pitch_bands": 218}, {"hop_length": 441}], ids=str)

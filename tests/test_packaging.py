@@ -71,7 +71,7 @@ def test_wheel_and_sdist_hold_every_file_of_every_model(built):
     with zipfile.ZipFile(wheel) as content:
         names = content.namelist()
         assert {f"patchifier/{file}" for file in inside} <= set(names)
-        assert "patchifier/weights/__init__.py" in names
+        assert {"patchifier/weights/__init__.py", "beetsplug/patchifier.py"} <= set(names)
     with tarfile.open(sdist) as content:
         assert {
             f"{sdist.name.removesuffix('.tar.gz')}/src/patchifier/{file}" for file in inside
@@ -182,6 +182,16 @@ def test_no_floor_admits_a_known_vulnerability(name):
     asked = [one for one in stated() if canonicalize_name(one.name) == name]
     assert asked
     assert not [one for one in asked if one.specifier.contains(bad)], which
+
+
+def test_wheel_holds_every_file_of_the_page(built):
+    (wheel,) = built[0].glob("*.whl")
+    page = ROOT / "src" / "patchifier" / "app" / "page"
+    files = {
+        path.relative_to(ROOT / "src").as_posix() for path in page.rglob("*") if path.is_file()
+    }
+    with zipfile.ZipFile(wheel) as content:
+        assert "patchifier/app/page/vendor/LICENCES.txt" in files <= set(content.namelist())
 
 
 # --- hashes ---

@@ -20,6 +20,7 @@ import soxr
 from patchifier import sandbox
 from patchifier.config import RequestError
 from patchifier.decode import AudioError, Decoding, mono_blocks, too_long
+from patchifier.excerpts import Source
 from patchifier.io import replaced_file
 
 SAMPLE_RATE = 22_050  # paper 4.4
@@ -128,6 +129,7 @@ def blocks(
     start_s: float = 0.0,
     end_s: float | None = None,
     how: Decoding | None = None,
+    source: Source | None = None,
 ) -> Iterator[np.ndarray]:
     """Read an audio file as consecutive blocks of one mono waveform, in bounded memory.
 
@@ -139,6 +141,8 @@ def blocks(
         As for :func:`load`.
     how : Decoding
         Is filled with the decoders that were used, the length that was decoded, and notes.
+    source : callable
+        Gives the blocks of this part, from :func:`patchifier.excerpts.read_each`.
 
     Yields
     ------
@@ -160,7 +164,8 @@ def blocks(
     how = Decoding() if how is None else how
     most_s, decoded_s = 3600 * sandbox.limits().length_h, 0.0
     resampler = _Resampler(sample_rate)
-    for mono, rate in _with_words(mono_blocks(Path(path), start_s, end_s, how), how):
+    decoded = source(how) if source else mono_blocks(Path(path), start_s, end_s, how)
+    for mono, rate in _with_words(decoded, how):
         _require_samples(mono, path)
         decoded_s += len(mono) / rate
         if decoded_s > most_s:

@@ -16,6 +16,7 @@ decoded again.
 import contextlib
 import copy
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -40,6 +41,7 @@ from patchifier.config import (
     update,
 )
 from patchifier.datasets import Clip, Dataset
+from patchifier.excerpts import Source, read_each, runs_of_one_file
 from patchifier.io import (
     Progress,
     parse_json,
@@ -132,9 +134,10 @@ def _prepare(
     rows: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
     notes: list[tuple[Clip, str]] = []
-    tasks = [[(clip, keys.get(clip.id))] for clip in dataset.clips]
+    tasks = [(clip, keys.get(clip.id)) for clip in dataset.clips]
+    batches = runs_of_one_file(tasks, lambda task: task[0].path)
     decoded = jobs.run(
-        _decode, tasks, workers=workers, shared=config, name=lambda task: task[0].path
+        _decode, batches, workers=workers, shared=config, name=lambda task: task[0].path
     )
     meter = jobs.Meter(progress, len(dataset.clips))
     try:
@@ -227,17 +230,29 @@ def _decode(
 
     A clip comes with its key in the cache. Runs in a worker process.
     """
-    return [jobs.attempt(task[0].path, _decode_clip, config, *task) for task in tasks]
+
+    def decode(number: int, source: Source | None) -> _Decoded | str:
+        clip, known = tasks[number]
+        return jobs.attempt(clip.path, _decode_clip, config, clip, known, source)
+
+    return read_each([(clip.path, clip.start_s, clip.end_s) for clip, _ in tasks], decode)
 
 
-def _decode_clip(config: SpectrogramConfig, clip: Clip, known: str | None) -> _Decoded:
+def _decode_clip(
+    config: SpectrogramConfig, clip: Clip, known: str | None, source: Source | None
+) -> _Decoded:
     audio.require_file(clip.path)
     key = _key(clip, config)
     if key == known:
         return _Decoded(key, None)
     how = audio.Decoding()
     blocks = audio.blocks(
-        clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s, how=how
+        clip.path,
+        sample_rate=config.sample_rate,
+        start_s=clip.start_s,
+        end_s=clip.end_s,
+        how=how,
+        source=source,
     )
     pieces = [  # (T', M)
         piece.T.astype(np.float16, order="C")
@@ -249,11 +264,17 @@ def _decode_clip(config: SpectrogramConfig, clip: Clip, known: str | None) -> _D
 def _key(clip: Clip, config: SpectrogramConfig) -> str:
     """Hash of the audio file's bytes, the limits of the clip, and the settings."""
     require_file(Path(clip.path))
-    with open(clip.path, "rb") as stream:
-        content = hashlib.file_digest(stream, "sha256").hexdigest()
+    state = os.stat(clip.path)
+    content = _content_hash(clip.path, state.st_size, state.st_mtime_ns)
     return hashlib.sha256(
         f"{content} {clip.start_s!r} {clip.end_s!r} {digest(config)}".encode()
     ).hexdigest()[:32]
+
+
+@functools.lru_cache(maxsize=1)  # excerpts of one file follow each other
+def _content_hash(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 # --- writing ---

@@ -46,7 +46,7 @@ def low_pass() -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def _half_rate_matrix(dtype: np.dtype) -> np.ndarray:
+def half_rate_matrix(dtype: np.dtype) -> np.ndarray:
     """From 2 BLOCK + TAPS - 2 samples to BLOCK of half the rate."""
     matrix = np.zeros((2 * BLOCK + TAPS - 2, BLOCK), dtype)
     for place in range(BLOCK):
@@ -63,7 +63,7 @@ def at_half_rate(waveform: np.ndarray) -> np.ndarray:
     blocks = -(-count // BLOCK)
     behind = 2 * BLOCK * blocks + TAPS - 2 - TAPS // 2 - len(waveform)
     padded = np.pad(waveform, (TAPS // 2, behind))
-    matrix = _half_rate_matrix(waveform.dtype)
+    matrix = half_rate_matrix(waveform.dtype)
     windows = np.lib.stride_tricks.sliding_window_view(padded, len(matrix))[:: 2 * BLOCK]
     return (windows @ matrix).reshape(-1)[:count]
 

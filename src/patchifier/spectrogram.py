@@ -145,7 +145,7 @@ def _decibels(padded: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
     count = 1 + (len(padded) - length) // hop
     rows = []
     with _one_thread:  # more are slower: products are small
-        for bank in _banks(config, padded.dtype):
+        for bank in banks(config, padded.dtype):
             samples = padded if bank.step == 1 else at_half_rate(padded)
             middle = (length // bank.step - bank.power.n) // 2
             frames = bank.power.frames(samples[middle:], hop=hop // bank.step)[..., :count]
@@ -229,8 +229,9 @@ class Bank:
 
 
 @functools.lru_cache(maxsize=8)
-def _banks(config: SpectrogramConfig, dtype: np.dtype) -> list[Bank]:
-    banks = []
+def banks(config: SpectrogramConfig, dtype: np.dtype) -> list[Bank]:
+    """Banks of mel bands and of pitch bands, for samples of a precision."""
+    found = []
     for step, window, filters in filter_banks(config):
         half = len(filters) // 2
         cuts = [
@@ -240,10 +241,10 @@ def _banks(config: SpectrogramConfig, dtype: np.dtype) -> list[Bank]:
         highest = int(np.flatnonzero(filters.any(axis=0)).max(initial=0))
         power = PowerSpectrum(window, 1 + highest, dtype)
         groups = [_group(part) for part in np.split(power.filters(filters), cuts) if len(part)]
-        banks.append(
+        found.append(
             Bank(step, power, [(first, last, each.astype(dtype)) for first, last, each in groups])
         )
-    return banks
+    return found
 
 
 def _group(filters: np.ndarray) -> tuple[int, int, np.ndarray]:

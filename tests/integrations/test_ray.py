@@ -17,6 +17,7 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import ray
 import soundfile
@@ -185,6 +186,19 @@ def test_a_job_that_is_run_again_makes_what_is_missing_damaged_or_about_other_cl
     kept = [part.kept for part in run(spec, audio_folder)]
     assert kept == [True, False, False, True, False, True]
     assert [Path(path).name for path in read_parts(out).paths] == [path.name for path in tracks]
+
+
+def test_parts_of_an_older_version_are_read_beside_new_ones(
+    audio_folder, tmp_path, make_spec, part_clips
+):
+    part_clips(3)
+    run(make_spec(str(tmp_path / "parts")), audio_folder)
+    part = tmp_path / "parts" / "part-00000.parquet"
+    pq.write_table(pq.read_table(part).drop_columns(["track_id", "year"]), part)
+    merge(tmp_path / "parts", tmp_path / "x.parquet")
+    for found in (read_parts(tmp_path / "parts"), build.read(tmp_path / "x.parquet")):
+        ids = found.rows["track_id"].to_pylist()
+        assert [one is None for one in ids] == [True] * 3 + [False] * 3
 
 
 def test_a_part_that_is_made_twice_is_there_once(audio_folder, out, make_spec, monkeypatch):

@@ -187,6 +187,19 @@ def test_copies_keep_rows_and_ids_of_their_own(finished, music, embed, decoded, 
     whole()
 
 
+def test_rows_of_files_that_are_not_listed_are_dropped_only_when_asked_for(
+    finished, music, embed, decoded
+):
+    with pytest.raises(build.RequestError):
+        embed([music / "a", music / "b"], finished, changed=True)
+    done = embed([music / "a", music / "b"], finished, changed=True, drop_unlisted=True)
+    assert (done.rows, [Path(path).name for path in done.gone], decoded) == (
+        4,
+        ["1.wav", "2.wav"],
+        [],
+    )
+
+
 def test_windows_and_clips_of_a_manifest_move_with_their_file(music, tmp_path, embed, decoded):
     lines = "path,start_s,end_s\n{0},,\n{0},0.2,0.9\na/2.flac,0.1,\n"
     (music / "list.csv").write_text(lines.format("a/1.flac"))
@@ -310,6 +323,7 @@ def test_a_killed_update_goes_on_and_reports_what_moved(
 ):
     change(music)
     monkeypatch.setattr(job, "PART_FILES", 2)
+    monkeypatch.setattr(job, "REUSED_FILES", 2)
     with monkeypatch.context() as patch:
         calls, call = [], getattr(job.TableJob, place)
 
@@ -329,6 +343,21 @@ def test_a_killed_update_goes_on_and_reports_what_moved(
         assert (done.retagged, [Path(path).name for path in done.gone]) == (2, ["2.wav"])
     whole()
     assert not finished.with_name(f"{finished.name}.parts").exists()
+
+
+def test_a_second_update_at_once_is_refused(finished, music, embed, decoded, whole):
+    change(music)
+    refused = []
+
+    def second(done, total, note):
+        with pytest.raises(build.RequestError) as told:
+            embed(music, finished, changed=True)
+        refused.append(told.value)
+
+    done = embed(music, finished, changed=True, progress=second)
+    assert (len(done.moved), done.retagged, done.embedded) == (2, 2, 1)
+    assert len(refused) >= done.files - 1
+    whole()
 
 
 def test_the_same_changes_give_the_same_bytes(finished, music, tmp_path, embed, threads):
@@ -351,7 +380,7 @@ def slowly(done, total, note):
     time.sleep(0.02)
 
 if __name__ == "__main__":
-    job.PART_FILES = 3
+    job.PART_FILES = job.REUSED_FILES = 3
     source, out, model = sys.argv[1:]
     build.embed_library(source, out, embedder=model, workers=2, changed=True, progress=slowly)
 """

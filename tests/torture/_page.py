@@ -56,6 +56,11 @@ PROMISES: dict[int, tuple[str, str]] = {
         "tests/test_checkpoint.py tests/test_cache.py tests/library/test_table.py "
         "tests/datasets/test_labels.py",
     ),
+    11: (
+        "The server answers its own page and programs with the token, sends no file but its own, "
+        "and goes on whatever is sent to it.",
+        "tests/app/test_security.py tests/app/test_sound.py tests/app/test_uploads.py",
+    ),
 }
 """Of each guarantee of DESIGN.md, section 7: the promise, and the files of tests that attack it."""
 

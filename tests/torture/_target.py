@@ -27,6 +27,7 @@ def parse(path: Path) -> None:
         length_s = stream.length_s or 0.0
         assert math.isfinite(length_s), stream
         assert length_s >= 0, stream
+    assert len(containers.payload_digest(path)) == 16
 
 
 def decode(path: Path) -> None:

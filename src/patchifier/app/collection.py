@@ -16,7 +16,7 @@ import pyarrow as pa
 from patchifier.app.asked import RefusedError
 from patchifier.config import RequestError
 from patchifier.library.search import Table
-from patchifier.library.stored import EmbeddingTable, read
+from patchifier.library.stored import EmbeddingTable, read, track_ids, vectors_of
 
 TAGS = ("title", "artist", "album", "albumartist", "genre", "year", "track")
 SEARCHED = ("title", "artist", "album", "path", "year")
@@ -134,8 +134,11 @@ class Collection:
     # --- tracks ---
 
     def _ids(self) -> list[str]:
-        """Ids of the tracks: 16 hexadecimal digits."""
-        return [hashlib.blake2b(path.encode(), digest_size=8).hexdigest() for path in self.paths]
+        """Ids of the tracks: 16 hexadecimal digits, which stay when a file is moved."""
+        if self.table is None:
+            return []
+        ids = track_ids(self.table.rows)
+        return [ids[row] for row in self.first]
 
     def _read_columns(self) -> dict[str, list[Any]]:
         """Values of each column that the table has, for each track."""
@@ -271,16 +274,28 @@ class Collection:
     def direction(self, place: int) -> np.ndarray:
         """Unit vector (E,) float32 of one track."""
         if self.table is not None and len(self.table) == len(self):
-            vector = self.table.vectors[self.first[place]]
+            # not by the table's vectors, which would copy all of them
+            vector = self.table.rows["embedding"][int(self.first[place])].values.to_numpy()
             return np.asarray(vector / np.linalg.norm(vector))
         return np.asarray(self.directions[place])
+
+    def sample(self, count: int) -> np.ndarray:
+        """Unit vectors (m, E) of up to `count` sections, evenly spread over the table."""
+        if self.table is None:
+            return np.zeros((0, 1), np.float32)
+        rows = np.unique(
+            np.linspace(0, len(self.table) - 1, min(count, len(self.table))).astype(int)
+        )
+        vectors = vectors_of(self.table.rows.take(pa.array(rows)), self.table.length)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     @functools.cached_property
     def content(self) -> str:
         """Digest of paths and vectors: what a map of them depends on."""
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update("\0".join(self.paths).encode())
-        digest.update(np.ascontiguousarray(self.directions).tobytes())
+        digest = hashlib.blake2b("\0".join(self.paths).encode(), digest_size=16)
+        if self.table is not None:
+            for chunk in self.table.rows["embedding"].chunks:  # where they lie, not copied
+                digest.update(np.ascontiguousarray(chunk.flatten().to_numpy()).data)
         return digest.hexdigest()
 
 

@@ -14,7 +14,7 @@ from patchifier.embed import Embedder
 from patchifier.jobs import BAD_ITEM
 from patchifier.library import sources
 from patchifier.library.build import embed_library
-from patchifier.library.stored import DECODING, TYPES, Stored, from_arrow
+from patchifier.library.stored import Stored, from_arrow
 from patchifier.library.table import read_facts
 
 LOOK_S = 3.0  # between two looks at the finished parts
@@ -133,9 +133,7 @@ class Job:
         self._parts = len(parts)
         # rows of a table that is brought up to date stay visible
         files = [self.out, *parts] if self.out.exists() else parts
-        tables = [
-            table for file in files for table in Stored(file, columns=TYPES | DECODING).parts()
-        ]
+        tables = [table for file in files for table in Stored(file).parts()]
         skipped = [(one[0], one[-1]) for part in parts for one in read_facts(part)["skipped"]]
         self.skipped = [*dict.fromkeys([*self.skipped, *skipped])]
         if tables:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from patchifier.app import (
     audio,
+    duplicates,
     inside_routes,
     map,
     playlist,
@@ -59,7 +60,8 @@ ENDPOINTS = (
     Endpoint("GET", "/api/why", why.why),
     Endpoint("POST", "/api/path", similar.path),
     Endpoint("POST", "/api/mix", similar.mix),
-    Endpoint("GET", "/api/duplicates", similar.duplicates),
+    Endpoint("GET", "/api/duplicates", duplicates.listed),
+    Endpoint("POST", "/api/duplicates", duplicates.start),
     Endpoint("POST", "/api/playlist", playlist.playlist, sends="application/vnd.apple.mpegurl"),
     Endpoint("POST", "/api/upload", uploads.receive, raw=True),
     Endpoint("GET", "/api/map", map.state),

@@ -121,9 +121,11 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
         if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self.app(scope, receive, send)
+            await send({"type": "websocket.close"})
             return
         answer = self._refusal(scope) or self.app
         await answer(scope, receive, _with_headers(send))

@@ -29,11 +29,11 @@ from patchifier.app.job import Job
 from patchifier.app.routes import Endpoint
 from patchifier.app.security import Access, Guard
 from patchifier.app.state import Served
+from patchifier.app.teach_routes import read_heads
 from patchifier.app.uploads import UploadLimits
 from patchifier.config import RequestError
 from patchifier.embed import Embedder, load
 from patchifier.io import parse_json
-from patchifier.library.sources import find
 
 PAGE = Path(__file__).parent / "page"
 MOST_JSON_B = 4 * 2**20
@@ -57,6 +57,8 @@ class Settings:
         Table of a folder; in the user's cache by default.
     workers : int or None
         Processes that embed a folder; one for each core by default.
+    heads : Path or None
+        Folder of saved heads, a folder each.
     page : bool
         Whether the page is served, too.
     limits : UploadLimits
@@ -69,6 +71,7 @@ class Settings:
     model: str = ""
     out: Path | None = None
     workers: int | None = None
+    heads: Path | None = None
     page: bool = True
     limits: UploadLimits = field(default_factory=UploadLimits)
 
@@ -134,16 +137,13 @@ def serve(source: Path, settings: Settings) -> Served:
         served = Served(collection, limits=settings.limits)
         assert collection.table is not None
         served.model, served.embedder = _model_of(collection.table.identity, settings.model)
+        served.heads = read_heads(settings.heads, collection.table.identity)
         return served
     embedder = load(settings.model or None)
     out = settings.out or table_of(source)
     served = Served(Collection(name=source.resolve().name), limits=settings.limits)
     served.model, served.embedder = settings.model or weights.DEFAULT, embedder
-    try:
-        find(source)
-    except RequestError as error:  # the page says it
-        served.message = str(error)
-        return served
+    served.heads = read_heads(settings.heads, embedder.identity)
 
     def grown(collection: Collection) -> None:
         served.collection = collection

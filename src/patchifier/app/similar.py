@@ -1,4 +1,4 @@
-"""Endpoints: what sounds like songs, paths, mixes, duplicates."""
+"""Endpoints: what sounds like songs, paths, mixes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ MOST = 500  # results, seeds
 MOST_WEIGHT = 4.0
 # in the bundled clips 95 % of the pairs of different pieces have a lower cosine
 LEAST_CLOSE = 0.3
-SAMPLE = 200  # songs that say how near a nearest song is in this library
+SAMPLE, COMPARED = 200, 20_000  # songs whose nearest is looked for, and among how many
 SHARE_FAR = 10  # percent of them that have no near song
 
 
@@ -96,13 +96,6 @@ class MixAsked:
         require_range("drift", self.drift, 0, 1)
 
 
-@dataclass(frozen=True)
-class DuplicatesAsked:
-    """The least cosine of a pair of songs."""
-
-    threshold: float = 0.95
-
-
 def _require_counts(count: int, max_per_artist: int, max_per_album: int) -> None:
     require_range("count", count, 1, MOST)
     require_range("max_per_artist", max_per_artist, 0, 2**31)
@@ -119,7 +112,7 @@ def _require_songs(name: str, songs: list[str], *, least: int = 0) -> None:
 def similar(served: Served, asked: SimilarAsked) -> dict[str, Any]:
     """Songs most like some, and unlike others, the most similar first."""
     likes = [served.song(one) for one in asked.like]
-    found = _store(served.collection).similar(
+    found = store_of(served.collection).similar(
         [song.query for song in likes],
         asked.count,
         unlike=[served.song(one).query for one in asked.unlike],
@@ -142,7 +135,7 @@ def path(served: Served, asked: PathAsked) -> dict[str, Any]:
     start, end, *waypoints = (
         _in_table(served, one) for one in (asked.start, asked.end, *asked.waypoints)
     )
-    found = _store(served.collection).path(
+    found = store_of(served.collection).path(
         start,
         end,
         asked.count,
@@ -157,7 +150,7 @@ def path(served: Served, asked: PathAsked) -> dict[str, Any]:
 
 def mix(served: Served, asked: MixAsked) -> dict[str, Any]:
     """A walk through the library from some songs."""
-    found = _store(served.collection).mix(
+    found = store_of(served.collection).mix(
         [served.song(one).query for one in asked.seeds],
         asked.count,
         unlike=[served.song(one).query for one in asked.unlike],
@@ -170,24 +163,6 @@ def mix(served: Served, asked: MixAsked) -> dict[str, Any]:
     return {"results": _results(served.collection, found)}
 
 
-def duplicates(served: Served, asked: DuplicatesAsked) -> dict[str, Any]:
-    """Pairs of songs that sound nearly the same."""
-    collection = served.collection
-    with served.turn():
-        pairs = _store(collection).near_duplicates(asked.threshold)
-    return {
-        "pairs": [
-            {
-                "first": collection.track(collection.by_path[pair.first.path]),
-                "second": collection.track(collection.by_path[pair.second.path]),
-                "similarity": round(pair.score, 4),
-                "kind": "not checked",
-            }
-            for pair in pairs
-        ]
-    }
-
-
 def agreement(served: Served, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     """Cosine of each part of two vectors (E,); 0 where one has nothing."""
     found = {}
@@ -198,7 +173,8 @@ def agreement(served: Served, first: np.ndarray, second: np.ndarray) -> dict[str
     return found
 
 
-def _store(collection: Collection) -> Table:
+def store_of(collection: Collection) -> Table:
+    """What is searched; refused for a library without a table."""
     if collection.store is None:
         raise RefusedError(409, "this library is empty, so nothing is similar: embed some music.")
     return collection.store
@@ -255,10 +231,9 @@ def _closeness(served: Served, found: Iterable[SearchResult]) -> tuple[bool, str
 def least_close(collection: Collection) -> float:
     """Cosine that most songs reach with their nearest, from a sample; at least LEAST_CLOSE."""
     if collection.least_close is None:
-        count = len(collection)
-        rows = np.unique(np.linspace(0, count - 1, min(SAMPLE, count)).astype(int))
-        units = collection.directions
-        cosines = units[rows] @ units.T  # (m, n)
+        others = collection.sample(COMPARED)
+        rows = np.unique(np.linspace(0, len(others) - 1, min(SAMPLE, len(others))).astype(int))
+        cosines = others[rows] @ others.T  # (m, n)
         cosines[np.arange(len(rows)), rows] = -1.0
         near = float(np.percentile(cosines.max(1), SHARE_FAR))
         collection.least_close = max(LEAST_CLOSE, near)

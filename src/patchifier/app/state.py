@@ -17,8 +17,9 @@ from patchifier.app.job import Job
 from patchifier.embed import Embedder
 
 if TYPE_CHECKING:
+    from patchifier.app.duplicates import Check
     from patchifier.app.map import Map
-    from patchifier.app.teach import Taught
+    from patchifier.heads import Head
 
 AT_ONCE = 2  # decodings in worker processes at one time
 WAIT_S = 20.0  # for one of them
@@ -178,8 +179,6 @@ class Served:
         The job that makes the collection.
     arriving : int
         Uploads that arrive now.
-    message : str
-        Why there is no table.
     folder : Path
         For temporary files; removed by :meth:`close`.
     """
@@ -196,14 +195,14 @@ class Served:
         self.limits = limits or UploadLimits()
         self.arriving = 0
         self.job: Job | None = None
-        self.message = ""
         self._temporary = TemporaryDirectory(prefix="patchifier-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._locks: dict[str, threading.Lock] = {}
         self.uploads: dict[str, Upload] = {}
         self.map: Map | None = None
-        self.heads: dict[str, Taught] = {}
+        self.check: Check | None = None
+        self.heads: dict[str, Head] = {}
         self.kept = Kept(KEPT)
 
     def close(self) -> None:
@@ -211,9 +210,17 @@ class Served:
         if self.job:
             self.job.cancel()
             self.job.wait(jobs.GRACE_S)
-        if self.map:
-            self.map.stop()
+        for running in (self.map, self.check):
+            if running:
+                running.stop()
         self._temporary.cleanup()
+
+    @property
+    def message(self) -> str:
+        """Why there is nothing to listen to; empty if there is, or may soon be."""
+        if len(self.collection) or (self.job and self.job.state == "running"):
+            return ""
+        return (self.job and self.job.error) or "this library is empty: embed some music."
 
     def require_embedder(self) -> Embedder:
         """Return the model that made the table, or say that it is not known."""

@@ -1,17 +1,20 @@
 """Endpoints: labels that are taught by a few songs, and models that predict."""
 
 import csv
+import dataclasses
 import io
 import re
 import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from starlette.responses import Response
 
+from patchifier import heads
 from patchifier.app.asked import RefusedError
 from patchifier.app.state import Served
-from patchifier.app.teach import Taught, teach
+from patchifier.app.teach import teach
 from patchifier.config import RequestError
 from patchifier.io import to_cell
 
@@ -61,15 +64,38 @@ class PredictAsked:
     head: str
 
 
+def read_heads(folder: Path | None, identity: str) -> dict[str, heads.Head]:
+    """Heads by name from the folders in a folder.
+
+    Raises
+    ------
+    RequestError
+        If one is damaged, or is of another model than the table's.
+    """
+    found = {}
+    for one in sorted(folder.iterdir()) if folder else []:
+        if heads.is_head(one):
+            head = heads.read(one)
+            if head.identity != identity:
+                raise RequestError(
+                    f"{one} is a head of another model ({head.model}) than the table: take it out "
+                    "of the folder, or teach it again."
+                )
+            found[one.name] = head
+    return found
+
+
 def listed(served: Served, asked: HeadsAsked) -> list[dict[str, Any]]:
-    """Heads that were taught here, with what is known of their accuracy."""
-    return [{"name": name} | _facts(taught) for name, taught in served.heads.items()]
-
-
-def _facts(taught: Taught) -> dict[str, Any]:
-    facts = taught.to_dict()
-    shown = ("accuracy", "interval", "n", "method", "enough")
-    return {"labels": facts["names"], "accuracy": {name: facts[name] for name in shown}}
+    """Heads that were taught here or read from disk, with what is known of their accuracy."""
+    return [
+        {
+            "name": name,
+            "labels": list(head.names),
+            "accuracy": head.facts.get("accuracy"),
+            "facts": dict(head.facts),
+        }
+        for name, head in served.heads.items()
+    ]
 
 
 def taught(served: Served, asked: TeachAsked) -> dict[str, Any]:
@@ -84,8 +110,11 @@ def taught(served: Served, asked: TeachAsked) -> dict[str, Any]:
         found = teach(
             collection.directions, places, identity=collection.table.identity, model=served.model
         )
+    facts = found.to_dict()
+    shown = ("accuracy", "interval", "n", "method", "enough")
+    known = dict(found.head.facts) | {"accuracy": {name: facts[name] for name in shown}}
     served.heads.pop(asked.name, None)
-    served.heads[asked.name] = found
+    served.heads[asked.name] = dataclasses.replace(found.head, facts=known)
     while len(served.heads) > KEPT:
         served.heads.pop(next(iter(served.heads)))
     names = found.head.names
@@ -97,10 +126,10 @@ def taught(served: Served, asked: TeachAsked) -> dict[str, Any]:
         }
         for place in found.doubtful
     ]
-    return {"head": asked.name, **found.to_dict(), "doubtful": doubtful}
+    return {"head": asked.name, **facts, "doubtful": doubtful}
 
 
-def _head(served: Served, name: str) -> Taught:
+def _head(served: Served, name: str) -> heads.Head:
     if name not in served.heads:
         raise RefusedError(404, f"there is no head {name[:60]!r}: teach it first.")
     return served.heads[name]
@@ -108,7 +137,7 @@ def _head(served: Served, name: str) -> Taught:
 
 def labels_of(served: Served, name: str) -> list[tuple[str, float]]:
     """Label and probability of each track; the library may have grown since the head was taught."""
-    head = _head(served, name).head
+    head = _head(served, name)
     probabilities = head.probabilities(served.collection.directions)
     best = probabilities.argmax(1)
     return [
@@ -130,7 +159,7 @@ def applied(served: Served, asked: HeadAsked) -> dict[str, Any]:
 
 def predict(served: Served, asked: PredictAsked) -> dict[str, Any]:
     """Probabilities of a head's labels for one song or upload."""
-    head = _head(served, asked.head).head
+    head = _head(served, asked.head)
     found = head.probabilities(served.song(asked.id).vector[None])[0]
     return {"names": list(head.names), "values": [round(float(value), 4) for value in found]}
 
@@ -140,7 +169,7 @@ def saved(served: Served, asked: SaveAsked) -> Response:
     stem = re.sub(r"[^\w.+-]+", "-", asked.head, flags=re.ASCII).strip("-") or "head"
     if asked.what == "csv":
         return download(_csv(served, asked.head), f"{stem}.csv", "text/csv; charset=utf-8")
-    head = _head(served, asked.head).head
+    head = _head(served, asked.head)
     folder = served.folder / "heads" / stem
     with served.one_at_a_time(f"head {stem}"):
         head.save(folder)

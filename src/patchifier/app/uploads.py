@@ -95,7 +95,8 @@ def embed(served: Served, file: Path, name: str, one: str) -> Upload:
     try:
         vector, length_s, tags = served.in_worker(embed_uploads, str(file), shared=shared)
     except RefusedError as error:
-        raise RefusedError(error.status, str(error).replace(str(file), name)) from error
+        sentence = str(error).replace(str(file), name)
+        raise RefusedError(error.status, sentence, retry_s=error.retry_s) from error
     upload = Upload(one, file, name, vector, length_s, tags)
     served.uploads[one] = upload
     while len(served.uploads) > KEPT:

@@ -26,7 +26,7 @@ from patchifier.extras import EXTRAS, how_to_install
 
 GROUPS: dict[str, tuple[Command, ...]] = {
     "data": (data.prepare, data.fetch, data.check),
-    "train": (train.pretrain, train.finetune),
+    "train": (train.pretrain, train.finetune, train.watch),
     "evaluate": (
         evaluate.compare,
         evaluate.leaks,
@@ -34,7 +34,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         evaluate.reconstruct,
         evaluate.demo,
     ),
-    "library": (library.embed, library.distance, library.predict),
+    "library": (library.embed, library.distance, library.predict, library.tag),
     "search": (search.similar, search.path, search.mix, search.duplicates, search.index),
     "listen": (listen.app, listen.serve),
     "models": (models.info, models.export),

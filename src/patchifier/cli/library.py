@@ -1,4 +1,4 @@
-"""Commands about a library: embed, distance, predict."""
+"""Commands about a library: tag, embed, distance, predict."""
 
 import sys
 from dataclasses import asdict
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from patchifier.cli.command import Outcome, counted, print_skipped
 from patchifier.cli.progress import progress
 from patchifier.config import RequestError
+from patchifier.io import skipped_lines
 
 if TYPE_CHECKING:
     from patchifier.library.build import Embedded
+    from patchifier.library.tagging import Proposal
 
 
 def embed(
@@ -199,3 +201,78 @@ def predict(
     text = f"{counted(done.rows, 'row')} about {counted(done.files, 'file')} in {out}"
     text += print_skipped(done.skipped, Path(out).with_suffix(".skipped.csv"))
     return Outcome(counts | {"out": out}, text, 1 if n_skipped else 0)
+
+
+def tag(
+    table: str,
+    *,
+    estimate: Literal["both", "bpm", "key", "none"] = "both",
+    labels: str = "",
+    overwrite: bool = False,
+    write: bool = False,
+    undo: bool = False,
+    workers: int = 0,
+) -> Outcome:
+    """Show tempo, key and labels that files lack as tags; write them, or undo that.
+
+    Parameters
+    ----------
+    table : str
+        From 'patchifier embed'.
+    estimate : str
+        Which tags: tempo (bpm), key, both or none.
+    labels : str
+        CSV of 'patchifier predict', whose labels become the tag PATCHIFIER.
+    overwrite : bool
+        Replace tags that files have.
+    write : bool
+        Write the tags into the files, after the changes are shown.
+    undo : bool
+        Give the files that were written every byte of before.
+    workers : int
+        Processes; 0 is one for each core.
+    """
+    from patchifier.library import tagging
+
+    if undo:
+        if write or overwrite or labels:
+            raise RequestError("--undo restores what was written: give it alone.")
+        restored, left = tagging.undo(table)
+        lines = [*skipped_lines(left), f"{counted(restored, 'file')} as before"]
+        return Outcome({"restored": restored, "skipped": left}, "\n".join(lines), int(bool(left)))
+    found = tagging.propose(
+        table,
+        {"both": tagging.ESTIMATES, "none": ()}.get(estimate, (estimate,)),
+        labels=labels or None,
+        overwrite=overwrite,
+        workers=workers or None,
+        progress=progress("files"),
+    )
+    shown = [
+        f"{change.path}: {change.tag}: {change.before or 'none'} -> {change.after}"
+        for change in found.changes
+    ]
+    return _write_tags(table, found, shown) if write else _proposed(found, shown)
+
+
+def _proposed(found: "Proposal", shown: list[str]) -> Outcome:
+    """Changes of tags that nobody has written."""
+    count = counted(len(found.files), "file")
+    end = (
+        f"{count} would change: --write writes the tags." if found.files else f"{count} to change."
+    )
+    text = "\n".join([*shown, *skipped_lines(found.skipped), end])
+    return Outcome(asdict(found), text, int(bool(found.skipped)))
+
+
+def _write_tags(table: str, found: "Proposal", shown: list[str]) -> Outcome:
+    """Show changes of tags, then write them."""
+    from patchifier.library import tagging
+
+    print("\n".join(shown), file=sys.stderr)
+    written, left = tagging.write(table, found.changes, progress=progress("files"))
+    skipped = (*found.skipped, *left)
+    text = f"tags written into {counted(written, 'file')}"
+    text += ": --undo restores every byte, 'embed --changed' reads them." * bool(written)
+    results = asdict(found) | {"written": written, "skipped": skipped}
+    return Outcome(results, "\n".join([*skipped_lines(skipped), text]), int(bool(skipped)))

@@ -1,5 +1,6 @@
 """Commands that serve a library: app, serve."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ def app(
     out: str = "",
     port: int = 8756,
     workers: int = 0,
+    heads: str = "",
     no_browser: bool = False,
 ) -> Outcome:
     """Listen to a library in the browser: search, neighbours, map, a look inside.
@@ -34,6 +36,8 @@ def app(
         Of 127.0.0.1; 0 takes any that is free.
     workers : int
         Processes that embed a folder; 0 is one for each core.
+    heads : str
+        Folder of saved heads, a folder each.
     no_browser : bool
         Do not open the browser.
     """
@@ -50,13 +54,15 @@ def app(
     settings = Settings(
         access=Access(),
         port=_port(port),
-        music=_folder(music),
+        music=_folder("--music", music),
+        heads=_folder("--heads", heads),
         model=model,
         out=Path(out) if out else None,
         workers=workers or None,
     )
-    run(table, settings, started=started)
-    return Outcome({}, "")
+    with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
+        run(table, settings, started=started)
+    return Outcome({}, "ended.")
 
 
 def serve(
@@ -67,6 +73,7 @@ def serve(
     token: str = "",
     music: str = "",
     model: str = "",
+    heads: str = "",
 ) -> Outcome:
     """Serve a table to programs: a JSON API, and OpenSubsonic's sonicSimilarity.
 
@@ -84,6 +91,8 @@ def serve(
         Folder of the table's relative paths; nothing outside of it is sent.
     model : str
         That made the table, for uploads; the bundled models are tried by default.
+    heads : str
+        Folder of saved heads, a folder each, which predict labels.
     """
     from patchifier.app.security import Access
     from patchifier.app.server import Settings, run
@@ -93,12 +102,18 @@ def serve(
     settings = Settings(
         access=Access(host, token or os.environ.get("PATCHIFIER_TOKEN", "")),
         port=_port(port),
-        music=_folder(music),
+        music=_folder("--music", music),
+        heads=_folder("--heads", heads),
         model=model,
         page=False,
     )
-    run(table, settings, started=lambda address: _say(f"the API is at {address}api/openapi.json"))
-    return Outcome({}, "")
+    with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
+        run(
+            table,
+            settings,
+            started=lambda address: _say(f"the API is at {address}api/openapi.json"),
+        )
+    return Outcome({}, "ended.")
 
 
 def _port(port: int) -> int:
@@ -107,10 +122,10 @@ def _port(port: int) -> int:
     return port
 
 
-def _folder(music: str) -> Path | None:
-    if music and not Path(music).is_dir():
-        raise RequestError(f"--music is {music}, expected a folder that exists.")
-    return Path(music) if music else None
+def _folder(flag: str, name: str) -> Path | None:
+    if name and not Path(name).is_dir():
+        raise RequestError(f"{flag} is {name}, expected a folder that exists.")
+    return Path(name) if name else None
 
 
 def _say(text: str) -> None:

@@ -60,8 +60,8 @@ def _describe_table(path: str) -> Outcome:
     facts: dict[str, Any] = {"kind": "table", **describe(path)}
     named = (name for name in weights.names() if embed.load(name).identity == facts["model"])
     facts["name"] = next(named, None)
-    lines = [f"{name:<22}{value}" for name, value in facts.items() if name != "columns"]
-    lines += [f"column {name:<15}{what}" for name, what in facts["columns"].items()]
+    lines = [f"{name:<24}{value}" for name, value in facts.items() if name != "columns"]
+    lines += [f"column {name:<17}{what}" for name, what in facts["columns"].items()]
     return Outcome(facts, "\n".join(lines))
 
 

@@ -1,6 +1,8 @@
-"""Commands that train: pretrain, finetune."""
+"""Commands that train: pretrain, finetune, watch."""
 
 import json
+import sys
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -150,3 +152,30 @@ def finetune(
         start, cache, out, config=config, resume=resume, device=device, progress=progress
     )
     return Outcome({"rows": rows}, results_table(rows))
+
+
+WATCH_S = 1.0
+
+
+def watch(run: str) -> Outcome:
+    """Show the curves of a run while it trains, until it ends or you press Ctrl-C.
+
+    In a pipe, show them once. TensorBoard, where it is installed, reads RUN/*/tensorboard.
+
+    Parameters
+    ----------
+    run : str
+        Run folder of pretrain or finetune.
+    """
+    from patchifier.train.watch import Watched
+
+    watched = Watched(run)
+    watched.update()
+    try:
+        while sys.stderr.isatty() and not watched.ended:
+            print(f"\x1b[2J\x1b[H{watched.text()}", file=sys.stderr, flush=True)
+            time.sleep(WATCH_S)
+            watched.update()
+    except KeyboardInterrupt:  # it is how to leave
+        pass
+    return Outcome({"facts": watched.facts, "latest": watched.latest()}, watched.text())

@@ -9,12 +9,13 @@ mp3, WavPack, APE      all bytes but ID3 at both ends and APE tags
 FLAC                   the frames, without any metadata block
 Ogg                    the packets of each stream, without its comments
 MP4                    the contents of the mdat atoms
+ASF (wma)              the data object
 wav, RF64, AIFF        the samples, and the chunk that says what they are
 any other              all bytes but ID3 at both ends and APE tags
 =====================  =============================================================
 
 Sources: ID3v2.4 and ID3v1 (id3.org), APEv2 (wiki.hydrogenaud.io), Lyrics3 v2 (id3.org), RFC 9639
-(FLAC), RFC 3533 (Ogg), ISO/IEC 14496-12 (MP4).
+(FLAC), RFC 3533 (Ogg), ISO/IEC 14496-12 (MP4), the ASF specification (Microsoft, 2004).
 """
 
 import hashlib
@@ -29,6 +30,8 @@ from patchifier.containers.stream import Stream, after_id3, read
 
 PIECE = 2**20  # bytes that are read at once
 DIGITS = 16  # of a digest
+ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")  # of an object: header, data
+ASF_DATA = b"6" + ASF[1:]
 MOST_BLOCKS = 2**16  # that are followed: a file of empty ones would take minutes
 Ranges = list[tuple[int, int]]  # bytes of a file: first, and the one behind the last
 
@@ -54,7 +57,7 @@ def payload_digest(path: str | Path) -> str:
 
     Examples
     --------
-    >>> len(payload_digest("song.wav"))
+    >>> len(payload_digest("music/one.ogg"))
     16
     """
     with open(path, "rb") as file:
@@ -103,6 +106,8 @@ def _ranges(file: BinaryIO, start: int, size: int) -> Ranges:
     if magic[:4] == b"FORM" and magic[8:] in (b"AIFF", b"AIFC"):
         samples = chunks.aiff(file, start, size)
         return _samples(file, ">", b"COMM", start, size, samples)
+    if magic == ASF[:12]:
+        return _asf_data(file, start, size)
     return _mp4_data(file, start, size) if magic[4:8] == b"ftyp" else []
 
 
@@ -148,6 +153,17 @@ def _mp4_data(file: BinaryIO, start: int, size: int) -> Ranges:
             found.append((at + inner, min(size, at + length)))
         at += length
     return found
+
+
+def _asf_data(file: BinaryIO, start: int, size: int) -> Ranges:
+    """Packets of the data object (ASF specification, section 2)."""
+    at = start
+    for _ in range(MOST_BLOCKS):
+        name, length = struct.unpack("<16sQ", read(file, at, 24))
+        if name == ASF_DATA:
+            return [(at + 24, min(size, at + max(24, length)))]
+        at += max(24, length)
+    return []
 
 
 def _without_tags(file: BinaryIO, start: int, size: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@
 ``hf``       Hugging Face: a hub's folders, AutoModel, AutoFeatureExtractor
 ``onnx``     waveform in, embedding out, without torch
 ``sklearn``  a transformer for pipelines
+``beets``    a beets library; ``beetsplug.patchifier`` is the plugin
 ``ray``      a library job on many machines, with Ray
 ===========  ==========================================================================
 

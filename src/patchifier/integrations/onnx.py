@@ -4,13 +4,13 @@ The whole of :meth:`patchifier.embed.Embedder.embed` is in the graph: log-mel, p
 model, pooling, mean over windows. Every sequence has the trained length: windows of shorter sounds
 are masked, as they are in a batch.
 
-The Fourier transform is ONNX's own, in float64: in float32 onnxruntime's is not exact enough beside
-a loud tone. What remains is torch's rounding: embeddings agree to 1e-5, and to 1e-4 for a pure tone
-of 16 bits. Only a pure tone that was never quantised can differ by more, for between the floor of
--100 dB and about -85 dB the bands beside it hold nothing but rounding errors. Standardised
-summaries, as patchifier-base has them, are numbers of deviation 1 over music, and enlarge what
-hardly varies: music and noise agree to 1e-4, a constant to 1e-3, a pure tone of 16 bits to 2e-2,
-each in the number of 820 that is furthest.
+The Fourier transform is the runtime's, as products of matrices: ONNX's own takes ten times as long,
+and in float32 it is not exact enough beside a loud tone. What remains is rounding: embeddings agree
+to 1e-5, and to 1e-4 for a pure tone of 16 bits. Only a pure tone that was never quantised can
+differ by more, for between the floor of -100 dB and about -85 dB the bands beside it hold nothing
+but rounding errors. Standardised summaries, as patchifier-base has them, are numbers of deviation 1
+over music, and enlarge what hardly varies: music and noise agree to 1e-4, a constant to 1e-3, a
+pure tone of 16 bits to 2e-2, each in the number of 820 that is furthest.
 
 The same graph can be had as a program of ``torch.export``, for those who have torch but not this
 package.
@@ -24,6 +24,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,15 +32,17 @@ from patchifier.checkpoint import checkpoint_of, load, without_other_statistics
 from patchifier.config import Config, RequestError
 from patchifier.embed import Embedder
 from patchifier.extras import need
-from patchifier.filters import filter_banks, low_pass
+from patchifier.filters import BLOCK, TAPS, half_rate_matrix
 from patchifier.io import replaced_file
 from patchifier.nn.fast import accelerate
 from patchifier.nn.graphs import exportable
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import window_embeddings
+from patchifier.spectrogram import Bank, banks
 from patchifier.windows import window_patches
 
 OPSET = 18
+FLOAT32 = np.dtype(np.float32)
 
 
 def export(model: Embedder | str | Path | None, path: str | Path) -> Path:
@@ -148,77 +151,115 @@ class Graph(nn.Module):
             )
         self.model, self.config = model, config
         self.length, self.hop = window_patches(config)
-        self.steps = []
-        self.register_buffer("low_pass", torch.from_numpy(low_pass()).float()[None, None])
-        for number, (step, window, filters) in enumerate(filter_banks(config.spectrogram)):
-            self.steps.append(step)
-            self.register_buffer(f"window_{number}", torch.from_numpy(window).float())
-            self.register_buffer(f"filters_{number}", torch.from_numpy(filters).float())
+        self.banks = nn.ModuleList(_Bank(bank) for bank in banks(config.spectrogram, FLOAT32))
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Embed waveforms (B, S): (B, E)."""
-        log_mel = self.log_mel(waveform)  # (B, M, T)
-        windows, new = self.windows(log_mel)  # (B, K, L, M, W), (K, L)
-        B, K, L = windows.shape[:3]
-        # (B K, L, D)
-        vectors = self.model.extractor(windows.flatten(0, 2).unsqueeze(1)).unflatten(0, (B * K, L))
+        patches, index, new = self.windows(self.log_mel(waveform))  # (B, N, M, W), (K, L), (K, L)
+        B, (K, L) = patches.shape[0], index.shape
+        vectors = self.model.extractor(patches.flatten(0, 1).unsqueeze(1)).unflatten(0, (B, -1))
+        vectors = vectors[:, index].flatten(0, 1)  # (B K, L, D)
         new = new.expand(B, K, L).flatten(0, 1)  # (B K, L)
         bottleneck = self.model.bottleneck
         layers = [vectors, *bottleneck.forward_layers(bottleneck.embed(vectors), new > 0)]
-        return (
-            window_embeddings(self.model, self.config, layers, new, windows.flatten(0, 1))
-            .unflatten(0, (B, K))
-            .mean(1)
-        )
+        of_windows = patches[:, index].flatten(0, 1)  # (B K, L, M, W)
+        pooled = window_embeddings(self.model, self.config, layers, new, of_windows)
+        return pooled.unflatten(0, (B, K)).mean(1)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """:func:`patchifier.spectrogram.log_mel` of waveforms (B, S): (B, M, T)."""
         config = self.config.spectrogram
-        T = waveform.shape[-1] // config.hop_length + 1
-        rows = []
-        for number, step in enumerate(self.steps):
-            # (n_fft / step,), (M', F)
-            window, filters = (
-                self.get_buffer(f"window_{number}"),
-                self.get_buffer(f"filters_{number}"),
-            )
-            half = step * len(window) // 2
-            padded = nn.functional.pad(waveform, (half, half))
-            if step == 2:
-                taps = self.get_buffer("low_pass")
-                padded = nn.functional.conv1d(
-                    padded[:, None], taps, stride=2, padding=taps.shape[-1] // 2
-                )[:, 0]
-            # (T, n_fft / step)
-            index = (
-                torch.arange(T)[:, None] * (config.hop_length // step) + torch.arange(len(window))
-            ).to(waveform.device)
-            # (B, T, F, 2)
-            parts = torch.view_as_real(torch.fft.rfft((padded[:, index] * window).double())).float()
-            rows.append(filters @ parts.square().sum(-1).transpose(-1, -2))  # (B, M', T)
-        return (
-            10
-            * config.db_scale
-            * torch.log10(torch.cat(rows, dim=1).clamp(min=10 ** (config.min_db / 10)))
-        )
+        power = torch.cat([bank(waveform, config.hop_length) for bank in self.banks], dim=1)
+        least = 10 ** (config.min_db / 10)
+        return 10 * config.db_scale * torch.log10(power.clamp(min=least))
 
-    def windows(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows (B, K, L, M, W) of log-mels (B, M, T), and new frames of each patch (K, L).
+    def windows(self, log_mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cut log-mels (B, M, T) into patches, and patches into windows.
 
         The rule is that of :func:`patchifier.windows.windows_of`: patches touch, windows start a
         hop apart, the last patch and the last window are anchored to the end. One formula for every
         length, as a graph has no branches.
+
+        Returns
+        -------
+        patches : Tensor, shape (B, N, M, W)
+        index : Tensor, shape (K, L)
+            Patches of each window; beyond the last one it is that one again, and masked.
+        new : Tensor, shape (K, L)
+            New frames of each patch, 0 where it is masked.
         """
         W, L, hop = self.config.model.patch_frames, self.length, self.hop
         T = log_mel.shape[-1]
         N = (T + W - 1) // W
         K = 1 + torch.sym_max(0, (N - L + hop - 1) // hop)
         first = (torch.arange(K) * hop).clamp(max=torch.sym_max(N - L, 0))  # (K,), patches
-        number = first[:, None] + torch.arange(L)  # (K, L)
-        # frames; beyond the last patch it is that patch again, and masked
-        start = (number * W).clamp(max=torch.sym_max(T - W, 0))
-        padded = nn.functional.pad(log_mel, (0, W), value=self.config.spectrogram.silence)
-        index = (start[..., None] + torch.arange(W)).to(log_mel.device)  # (K, L, W)
+        number = (first[:, None] + torch.arange(L)).to(log_mel.device)  # (K, L)
         # what is shorter than a patch is one, with the silence behind it
         new = (torch.sym_max(T, W) - number * W).clamp(0, W)
-        return padded[..., index].movedim(1, 3), new.to(log_mel.device)
+        padded = nn.functional.pad(log_mel, (0, W), value=self.config.spectrogram.silence)
+        start = (torch.arange(N) * W).clamp(max=torch.sym_max(T - W, 0))  # (N,), frames
+        frames = (start[:, None] + torch.arange(W)).to(log_mel.device)  # (N, W)
+        return padded[..., frames].movedim(1, 2), number.clamp(max=N - 1), new
+
+
+class _Bank(nn.Module):
+    """Bands that share a Fourier transform: :class:`patchifier.spectrogram.Bank` in torch."""
+
+    def __init__(self, bank: Bank) -> None:
+        super().__init__()
+        power = bank.power
+        self.step, self.n, self.a, self.b = bank.step, power.n, power.a, power.b
+        constant = np.zeros((len(power.second) * power.bins.shape[1], 1), np.float32)
+        constant[power.places] = power.constant
+        tensors = {"first": power.first, "second": power.second, "constant": constant}
+        tensors["half_rate"] = half_rate_matrix(FLOAT32)
+        self.groups = []
+        for number, (first, last, filters) in enumerate(bank.groups):
+            self.groups.append((first, last))
+            tensors[f"filters_{number}"] = filters
+        for name, array in tensors.items():
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)))
+
+    def forward(self, waveform: Tensor, hop: int) -> Tensor:
+        """Power (B, M', T) in each band of waveforms (B, S)."""
+        T = waveform.shape[-1] // hop + 1
+        half = self.step * self.n // 2
+        padded = nn.functional.pad(waveform, (half, half))
+        if self.step == 2:
+            padded = self.at_half_rate(padded)
+        frames, level = self.frames(padded, hop // self.step, T)  # (B, n, T), (B, 1, T)
+        columns = (frames - level).unflatten(1, (self.a, self.b)).transpose(1, 2)  # (B, b, a, T)
+        partial = self.get_buffer("first") @ columns  # (B, b, 2 C, T)
+        B, C = waveform.shape[0], partial.shape[2] // 2
+        parts = self.get_buffer("second") @ partial.reshape(B, 2 * self.b, C * T)
+        parts = parts.reshape(B, -1, T)  # (B, 2 D C, T)
+        parts = parts + self.get_buffer("constant") * level
+        squares = parts.square().unflatten(1, (-1, 2 * C))  # (B, D, 2 C, T)
+        rows = [
+            self.get_buffer(f"filters_{number}") @ squares[:, first:last].flatten(1, 2)
+            for number, (first, last) in enumerate(self.groups)
+        ]
+        return torch.cat(rows, dim=1)
+
+    def at_half_rate(self, waveform: Tensor) -> Tensor:
+        """:func:`patchifier.filters.at_half_rate` of waveforms (B, S): (B, S / 2), rounded up."""
+        S = waveform.shape[-1]
+        count = (S + 1) // 2
+        blocks = (count + BLOCK - 1) // BLOCK
+        behind = 2 * BLOCK * (blocks + 1) - TAPS // 2 - S
+        rows = nn.functional.pad(waveform, (TAPS // 2, behind)).unflatten(-1, (-1, 2 * BLOCK))
+        windows = torch.cat([rows[:, :-1], rows[:, 1:, : TAPS - 2]], dim=-1)
+        return (windows @ self.get_buffer("half_rate")).flatten(1)[:, :count]
+
+    def frames(self, samples: Tensor, hop: int, T: int) -> tuple[Tensor, Tensor]:
+        """Frames (B, n, T) that start every `hop` of the samples (B, S), and their means.
+
+        The mean (B, 1, T) is that of the hops that a frame touches.
+        """
+        each = -(-self.n // hop)
+        behind = hop * (T + each - 1) - samples.shape[-1]
+        rows = nn.functional.pad(samples, (0, behind)).unflatten(-1, (-1, hop))  # (B, R, hop)
+        means, rows = rows.mean(-1)[:, None], rows.transpose(1, 2)
+        level = torch.stack([means[..., first : first + T] for first in range(each)]).mean(0)
+        shifted = [rows[..., first : first + T] for first in range(each)]  # (B, hop, T) each
+        return torch.cat(shifted, dim=1)[:, : self.n], level

@@ -275,7 +275,8 @@ def read_parts(out: str | Path) -> EmbeddingTable:
             pq.read_table(path, page_checksum_verification=True).replace_schema_metadata(None)
             for path in paths
         ]
-        return from_arrow(pa.concat_tables(read), facts)
+        # a part that an older version made lacks columns
+        return from_arrow(pa.concat_tables(read, promote_options="default"), facts)
 
 
 def merge(out: str | Path, table_path: str | Path) -> Path:

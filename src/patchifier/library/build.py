@@ -40,6 +40,7 @@ def embed_library(
     hop_s: float | None = None,
     patches: bool = False,
     changed: bool = False,
+    drop_unlisted: bool = False,
     workers: int | None = None,
     progress: Progress = silent,
 ) -> Embedded:
@@ -67,6 +68,9 @@ def embed_library(
         its vector: it is known by the digest of its audio, and its tags are read again. Nothing is
         dropped below a folder that cannot be listed, or a source that is missing or empty, such as
         a drive that is not mounted.
+    drop_unlisted : bool
+        With `changed`: drop also the rows of files that exist and are not among the sources. By
+        default such a request is refused, since most likely a source was forgotten.
     workers : int
         Processes; one for each core by default.
     progress : callable
@@ -91,37 +95,37 @@ def embed_library(
     embedder = embedder if isinstance(embedder, Embedder) else load(embedder)
     cut = Cut.checked(embedder, window_s=window_s, hop_s=hop_s, patches=patches)
     out = _target(out)
-    if out.suffix != ".csv":
-        return _embed(sources, out, embedder, cut, changed, workers, progress)
-    require_csv(out, cut.size(embedder))
-    whole = out.with_suffix(".parquet")
-    done = _embed(sources, whole, embedder, cut, changed, workers, progress)
+    whole = out.with_suffix(".parquet") if out.suffix == ".csv" else out
+    if whole != out:
+        require_csv(out, cut.size(embedder))
+    clips, lost = find(sources)
+    job = TableJob(whole, facts_of(embedder, cut), clips, lost, drop_unlisted=drop_unlisted)
+    done = _run(job, embedder, cut, changed=changed, workers=workers, progress=progress)
+    if whole == out:
+        return done
     if not out.exists() or out.stat().st_mtime_ns < whole.stat().st_mtime_ns:
         write_csv(whole, out)
     return done
 
 
-def _embed(
-    sources: str | Path | Sequence[str | Path],
-    out: Path,
+def _run(
+    job: TableJob,
     embedder: Embedder,
     cut: Cut,
+    *,
     changed: bool,
     workers: int | None,
     progress: Progress,
 ) -> Embedded:
-    facts = facts_of(embedder, cut)
-    clips, lost = find(sources)
-    job = TableJob(out, facts, clips, lost)
     with folder_lock(job.folder, "embed"):
         job.finish_interrupted()
-        if out.exists() and not changed:
+        if job.out.exists() and not changed:
             return job.report()
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(
-            f"--out is {out}, but its folder cannot be made ({error.strerror}): choose another "
+            f"--out is {job.out}, but its folder cannot be made ({error.strerror}): choose another "
             "place, or make room."
         ) from error
     with folder_lock(job.folder, "embed"):

@@ -16,6 +16,7 @@ from patchifier import jobs
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
+from patchifier.excerpts import runs_of_one_file
 from patchifier.io import (
     Progress,
     from_cell,
@@ -39,7 +40,9 @@ from patchifier.library.worker import (
 )
 
 PART_FILES, PART_BYTES = 64, 2**28  # limits of a part, which bound the work that a kill can cost
+REUSED_FILES = 512  # of a part of rows that are used again, which cost a kill little
 TASK_FILES, TASK_BYTES = 8, 2**22  # limits of a batch: about half a second of mp3
+MOST_CLIPS = 64  # of a part or a batch: excerpts of one file count as one file
 # names in the folder of parts
 OWN = re.compile(
     r"\.lock|(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|\..+\.new(-\d+|\.lock)?"
@@ -60,7 +63,8 @@ class Embedded:
         Files that could not be read, and folders that could not be listed: rows below these are
         kept.
     gone : tuple of str
-        Files that were in the table and exist no more, without those that were moved.
+        Files that were in the table and exist no more, without those that were moved. With
+        `drop_unlisted` also files that exist and were not among the sources.
     pending : int
         Clips that are new, modified or missing, and were ignored without `changed`.
     audio_s, seconds : float
@@ -96,8 +100,11 @@ class TableJob:
         facts: dict[str, Any],
         clips: Sequence[Clip],
         lost: Sequence[tuple[str, str]] = (),
+        *,
+        drop_unlisted: bool = False,
     ) -> None:
         self.out, self.facts, self.clips, self.lost = out, facts, clips, lost
+        self.drop_unlisted = drop_unlisted
         self.folder = out.with_name(f"{out.name}.parts")
         self.merged = self.folder / "merged.parquet"
         self.known: dict[
@@ -185,7 +192,8 @@ class TableJob:
             base = self._base_file()
             self.base = table.index(base)
             kept = self._out_of_sight(self.base) - current.keys()
-            self._require_no_loss(current.keys() | kept)
+            if not self.drop_unlisted:
+                self._require_no_loss(current.keys() | kept)
             self.known.update(
                 {
                     line.clip: (base, line)
@@ -265,7 +273,7 @@ class TableJob:
         donors = Donors(self.base, self._kept(), listed={key(clip) for clip in self.clips})
         todo = donors.candidates(self.clips, self.known.keys())
         meter = jobs.Meter(progress, len(self.clips), done=self._count_known(todo))
-        parts = list(_grouped(todo, PART_FILES, PART_BYTES))
+        parts = [todo[first : first + REUSED_FILES] for first in range(0, len(todo), REUSED_FILES)]
         batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
         facts = jobs.run(file_facts_batch, batches, workers=workers)
         with contextlib.closing(facts):
@@ -402,15 +410,19 @@ class TableJob:
 
 
 def _grouped(clips: Sequence[Clip], files: int, bytes_b: int) -> Iterator[list[Clip]]:
-    """Groups of consecutive clips, up to a number of files and of bytes."""
-    group, held_b = list[Clip](), 0
-    for clip in clips:
-        size_b = _state(clip.path)[0]
-        if group and (len(group) >= files or held_b + size_b > bytes_b):
+    """Groups of consecutive clips, up to a number of files and of bytes.
+
+    Excerpts of one file stay together, as far as :func:`runs_of_one_file` allows.
+    """
+    group, held, held_b = list[Clip](), 0, 0
+    for run in runs_of_one_file(clips, lambda clip: clip.path):
+        size_b = _state(run[0].path)[0]
+        full = held >= files or held_b + size_b > bytes_b or len(group) + len(run) > MOST_CLIPS
+        if group and full:
             yield group
-            group, held_b = [], 0
-        group.append(clip)
-        held_b += size_b
+            group, held, held_b = [], 0, 0
+        group += run
+        held, held_b = held + 1, held_b + size_b
     if group:
         yield group
 

@@ -43,6 +43,8 @@ TYPES = {
     **LATER["tracks"],
 }
 """Columns that a search reads; some of them are not in tables of older versions."""
+DECODING = LATER["decoding"]
+"""Columns about decoding; tables of older versions do not have them."""
 COLUMNS = {
     "path": "of the file",
     "start_s": "start of the row in the file, in seconds",
@@ -205,7 +207,7 @@ def read(path: str | Path) -> EmbeddingTable:
         rows, facts = npy_rows(Path(path)), read_facts(Path(path))
         _require_directions(rows, facts["size"], path)
         return from_arrow(rows, facts)
-    stored = Stored(path, columns=TYPES | LATER["decoding"])
+    stored = Stored(path, columns=TYPES | DECODING)
     parts = list(stored.parts())
     return from_arrow(pa.concat_tables(parts) if parts else stored.nothing(), stored.metadata)
 

@@ -1,18 +1,21 @@
-"""Tags of audio files."""
+"""Tags of audio files: read, and some of them written."""
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-TAGS = {  # name in the table -> names in files: mutagen's easy ones, ID3 in wav and aiff, ASF
+from patchifier.config import RequestError
+
+TAGS = {  # name in the table -> names in files: mutagen's easy ones, ID3 in wav and aiff, ASF, APE
     "artist": ("artist", "TPE1", "Author"),
     "title": ("title", "TIT2", "Title"),
     "album": ("album", "TALB", "WM/AlbumTitle"),
     "genre": ("genre", "TCON", "WM/Genre"),
-    "albumartist": ("albumartist", "TPE2", "WM/AlbumArtist"),
+    "albumartist": ("albumartist", "TPE2", "WM/AlbumArtist", "album artist"),
     "year": ("date", "TDRC", "WM/Year", "year", "originaldate"),
-    "track": ("tracknumber", "TRCK", "WM/TrackNumber"),
+    "track": ("tracknumber", "TRCK", "WM/TrackNumber", "track"),
     "mb_recording_id": (
         "musicbrainz_trackid",
         "UFID:http://musicbrainz.org",
@@ -22,7 +25,7 @@ TAGS = {  # name in the table -> names in files: mutagen's easy ones, ID3 in wav
     "mb_artist_id": ("musicbrainz_artistid", "TXXX:MusicBrainz Artist Id", "MusicBrainz/Artist Id"),
 }
 NUMBERS = {  # tags that are whole numbers, and where the number is in their text
-    "year": re.compile(r"(?<!\d)([0-9]{4})(?!\d)"),  # 1984-05-01
+    "year": re.compile(r"(?<!\d)([0-9]{4})(?:[0-9]{4})?(?!\d)"),  # 1984-05-01, 19840501
     "track": re.compile(r"\s*([0-9]{1,6})(?!\d)"),  # 3/12
 }
 FIRST_TAGS = ("artist", "title", "album", "genre")  # those that tables of every version have
@@ -44,8 +47,8 @@ def read_tags(path: str) -> dict[str, str | int | None]:
 
     Examples
     --------
-    >>> read_tags("song.wav")["artist"] is None
-    True
+    >>> sorted(read_tags("music/one.ogg"))[:4]
+    ['album', 'albumartist', 'artist', 'genre']
     """
     import mutagen
 
@@ -78,3 +81,103 @@ def _first(tags: Any, places: Sequence[str]) -> str | None:
 
 def _text(value: Any) -> str:
     return value.decode("ascii") if isinstance(value, bytes) else str(value)
+
+
+# --- tags that are written ---
+
+WRITTEN = {  # name -> names in files: mutagen's easy ones, ID3, ASF
+    "bpm": ("bpm", "TBPM", "WM/BeatsPerMinute"),
+    "key": ("initialkey", "TKEY", "WM/InitialKey"),
+    "label": ("patchifier", "TXXX:PATCHIFIER", "PATCHIFIER"),
+}
+
+
+def read_written(path: str | Path) -> dict[str, str | None]:
+    """Values of the tags of :data:`WRITTEN` in a file; None for each that is missing.
+
+    Raises
+    ------
+    RequestError
+        If the file is damaged, or of a kind whose tags cannot be written.
+
+    Examples
+    --------
+    >>> read_written("music/one.ogg")
+    {'bpm': None, 'key': None, 'label': None}
+    """
+    file = _opened(path)
+    tags: Any = {} if file.tags is None else file.tags
+    return {name: _first(tags, places) for name, places in WRITTEN.items()}
+
+
+def write_tags(path: str | Path, values: Mapping[str, str], *, like: str | Path) -> None:
+    """Write tags into a file, and leave the others as they are.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; its name may say nothing about its kind.
+    values : mapping of str to str
+        Names of :data:`WRITTEN`, and their values.
+    like : str or Path
+        A file of the same kind, whose name says which.
+
+    Raises
+    ------
+    RequestError
+        As of :func:`read_written`.
+
+    Examples
+    --------
+    >>> _ = Path("tagged.ogg").write_bytes(Path("music/one.ogg").read_bytes())
+    >>> write_tags("tagged.ogg", {"bpm": "120"}, like="tagged.ogg")
+    >>> read_written("tagged.ogg")["bpm"]
+    '120'
+    """
+    kind = type(_opened(like))
+    try:
+        file = kind(str(path))
+        if file.tags is None:
+            file.add_tags()
+        for name, value in values.items():
+            _set(file.tags, WRITTEN[name], value)
+        file.save()
+    except Exception as error:  # as above
+        raise _unwritable(like, error) from error
+
+
+def _opened(path: str | Path) -> Any:
+    """Open a file by mutagen, with names for all tags that are written."""
+    import mutagen
+    from mutagen.easyid3 import EasyID3
+    from mutagen.easymp4 import EasyMP4Tags
+
+    EasyID3.RegisterTextKey("initialkey", "TKEY")
+    EasyID3.RegisterTXXXKey("patchifier", "PATCHIFIER")
+    EasyMP4Tags.RegisterFreeformKey("initialkey", "initialkey")
+    EasyMP4Tags.RegisterFreeformKey("patchifier", "PATCHIFIER")
+    try:
+        file = mutagen.File(str(path), easy=True)
+    except Exception as error:  # as above
+        raise _unwritable(path, error) from error
+    if file is None:
+        raise _unwritable(path, "its kind of file has no tags")
+    return file
+
+
+def _unwritable(path: str | Path, reason: object) -> RequestError:
+    return RequestError(f"{path}: its tags cannot be written ({reason}).")
+
+
+def _set(tags: Any, places: Sequence[str], value: str) -> None:
+    from mutagen import id3
+    from mutagen.asf import ASFTags
+
+    easy, frame, asf = places
+    if isinstance(tags, id3.ID3):  # of wav and AIFF
+        name, _, about = frame.partition(":")
+        tags.delall(frame)
+        more = {"desc": about} if about else {}
+        tags.add(getattr(id3, name)(encoding=id3.Encoding.UTF8, text=[value], **more))
+    else:
+        tags[asf if isinstance(tags, ASFTags) else easy] = [value]

@@ -19,6 +19,7 @@ from patchifier.config import RequestError
 from patchifier.containers import payload_digest
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
+from patchifier.excerpts import Source, read_each
 from patchifier.library import table
 from patchifier.library.sources import key
 from patchifier.library.tags import read_tags
@@ -127,7 +128,11 @@ def embed_batch(shared: tuple[Embedder, Cut], clips: Sequence[Clip]) -> list[Cli
 
 def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[ClipRows | str]:
     """Embed clips, whose windows share batches: the rows of each, or the reason for none."""
-    decoded = [jobs.attempt(clip.path, _decode_clip, embedder, cut, clip) for clip in clips]
+
+    def decode(number: int, source: Source | None) -> ClipRows | _Short | str:
+        return jobs.attempt(clips[number].path, _decode_clip, embedder, cut, clips[number], source)
+
+    decoded = read_each([key(clip) for clip in clips], decode)
     short = [found for found in decoded if isinstance(found, _Short)]
     embedded = iter(_short_rows(embedder, cut, short))
     rows = [next(embedded) if isinstance(found, _Short) else found for found in decoded]
@@ -179,11 +184,18 @@ class _Short:
     path: str
 
 
-def _decode_clip(embedder: Embedder, cut: Cut, clip: Clip) -> ClipRows | _Short:
+def _decode_clip(
+    embedder: Embedder, cut: Cut, clip: Clip, source: Source | None
+) -> ClipRows | _Short:
     """Compute the log-mel of a clip. A long clip is embedded as it is decoded."""
     config, state, how = embedder.config.spectrogram, os.stat(clip.path), audio.Decoding()
     blocks = audio.blocks(
-        clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s, how=how
+        clip.path,
+        sample_rate=config.sample_rate,
+        start_s=clip.start_s,
+        end_s=clip.end_s,
+        how=how,
+        source=source,
     )
 
     def rows(spans_s: Spans, vectors: np.ndarray) -> ClipRows:

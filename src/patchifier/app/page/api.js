@@ -2,7 +2,10 @@
 
 const GONE = "The server does not answer. Is `patchifier app` still running? Start it again, then try again.";
 
-async function call(path, options = {}) {
+const TRIES = 4; // of a request that a busy server puts off
+const MOST_WAIT_S = 5;
+
+async function call(path, options = {}, tries = TRIES) {
   let answer;
   try {
     answer = await fetch(path, { credentials: "same-origin", ...options });
@@ -11,6 +14,11 @@ async function call(path, options = {}) {
     throw new Error(GONE);
   }
   if (answer.ok) return answer;
+  if (answer.status === 429 && tries > 1) {
+    const wait = Math.min(MOST_WAIT_S, Number(answer.headers.get("Retry-After")) || 1);
+    await new Promise((resolve) => setTimeout(resolve, 1000 * wait));
+    return call(path, options, tries - 1);
+  }
   throw await failure(answer);
 }
 
@@ -21,9 +29,14 @@ async function failure(answer) {
   } catch {
     // Not JSON: the status says what there is to say.
   }
-  const error = new Error(text || `The server answered with status ${answer.status}. Try again, or look at the terminal in which it runs.`);
+  const error = new Error(sentence(text) || `The server answered with status ${answer.status}. Try again, or look at the terminal in which it runs.`);
   error.status = answer.status;
   return error;
+}
+
+/** With a capital, unless it begins with the name of a file. */
+function sentence(text) {
+  return /^[a-z]+[ ,]/.test(text ?? "") ? text[0].toUpperCase() + text.slice(1) : (text ?? "");
 }
 
 export async function get(path, parameters = {}, options = {}) {
@@ -71,7 +84,7 @@ function settle(request, resolve, reject) {
     // Not JSON: the status says what there is to say.
   }
   if (request.status < 300) resolve(body.track);
-  else reject(new Error(body.error || `The upload was refused with status ${request.status}.`));
+  else reject(new Error(sentence(body.error) || `The upload was refused with status ${request.status}.`));
 }
 
 const tracks = new Map();

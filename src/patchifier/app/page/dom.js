@@ -96,6 +96,11 @@ export function plural(count, noun) {
   return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+/** A reason without the name in front of it, where the name is shown beside it. */
+export function without(name, reason) {
+  return reason.startsWith(`${name}: `) ? reason.slice(name.length + 2) : reason;
+}
+
 /** Tell a screen reader what changed. */
 export function speak(text) {
   document.getElementById("spoken").textContent = text;

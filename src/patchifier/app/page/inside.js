@@ -17,21 +17,26 @@ export async function show(place, { query, signal }) {
   await draw(place, { start: Number(query.get("start")) || 0, signal });
 }
 
+let leave = new AbortController(); // what belongs to the song that is shown ends with it
+
 async function draw(place, { start, signal }) {
   const { song } = state;
+  leave.abort();
+  leave = new AbortController();
   if (!song) {
     fill(place, el("div.empty", {}, el("h2", {}, "Choose a song to look inside"), el("div.inside-pick", {}, picker("Find a song", select))));
     return;
   }
   note("inside", { song: song.id, start: start || "" });
-  const view = { song, signal, parts: {}, current: () => state.song === song && !signal.aborted };
+  const ended = AbortSignal.any([signal, leave.signal]);
+  const view = { song, signal: ended, share: 0.75, seed: 0, parts: {}, current: () => !ended.aborted };
   const facts = el("div.facts");
   const overview = el("section.section", { "aria-label": "The whole song" }, loading("Reading the song"));
   const masks = el("section.section", { "aria-labelledby": "mask-title" });
   const structure = el("section.section", { "aria-labelledby": "form-title" });
   fill(
     place,
-    el("div.page-head", {}, el("div.inside-head", {}, playButton(song, [song]), el("div", {}, el("h1", {}, song.title), el("p.lead", {}, [song.artist, song.album, song.year].filter(Boolean).join(" · ") || song.path))), facts),
+    el("div.page-head", {}, el("div.inside-head", {}, playButton(song, () => [song]), el("div", {}, el("h1", {}, song.title), el("p.lead", {}, [song.artist, song.album, song.year].filter(Boolean).join(" · ") || song.path))), facts),
     overview, masks, structure,
   );
   try {
@@ -98,16 +103,19 @@ function drawOverview(view, { overview, masks, data }) {
   mark(data);
 }
 
-/** Tempo, key and chords, each with how sure the estimate is. */
+/** A chord as a lead sheet writes it: "A minor" is Am. */
+const short = (name) => name.replace(" major", "").replace(" minor", "m");
+
+/** Tempo, key and chords, each with how strongly the sound says so. */
 async function music(view, facts) {
   try {
     const { tempo, key, chords } = await get(`api/inside/${encodeURIComponent(view.song.id)}/music`, {}, { signal: view.signal });
     if (!view.current()) return;
     const fact = (name, value, sure) =>
       el("div.fact", {}, el("span.small.soft", {}, name), el("b", {}, value), el("span.small.soft", {}, sure));
-    const sure = (one) => (one?.confidence === undefined || one.confidence === null ? "" : `confidence ${Math.round(100 * one.confidence)} %`);
+    const sure = (one) => (one?.confidence === undefined || one.confidence === null ? "" : `strength ${one.confidence.toFixed(2)}`);
     fill(facts, fact("Tempo", tempo ? `${Math.round(tempo.bpm)} BPM` : "cannot be said", sure(tempo)), fact("Key", key ? key.name : "cannot be said", sure(key)));
-    if (chords?.length) view.parts.lanes.append(lane("Chords", chords.map((one) => ({ ...one, label: one.name })), view));
+    if (chords?.length) view.parts.lanes.append(lane("Chords", chords.map((one) => ({ ...one, label: short(one.name), title: one.name })), view));
   } catch (error) {
     if (view.current()) fill(facts, el("p.small.soft", {}, error.message));
   }

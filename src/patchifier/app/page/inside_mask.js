@@ -4,6 +4,7 @@ import { post } from "./api.js";
 import { bar, button, bytes, clock, debounce, el, errorMessage, fill, loading } from "./dom.js";
 import { paint } from "./mel.js";
 import { player } from "./player.js";
+import { slider } from "./slider.js";
 import { on } from "./state.js";
 
 const PANES = [
@@ -19,19 +20,19 @@ export function masking(view, place, data) {
   view.leaveMask = new AbortController();
   view.signal.addEventListener("abort", () => view.leaveMask.abort());
   const mask = { data, hidden: new Set(), run: 0, view, panes: {}, sound: null };
-  const ratio = el("input", { type: "range", min: 0, max: 0.95, step: 0.05, value: 0.75, "aria-label": "Share of patches to mask" });
-  const shown = el("output", {}, "75 %");
-  ratio.addEventListener("input", () => {
-    shown.textContent = `${Math.round(100 * ratio.value)} %`;
-    random(mask, Number(ratio.value));
+  const ratio = slider("Masked", view.share, {
+    max: 0.95, step: 0.05, name: "Share of patches to mask", text: (value) => `${Math.round(100 * value)} %`,
+    change: (value) => {
+      view.share = value;
+      mask.random();
+    },
   });
-  mask.random = debounce((share) => reconstruct(mask, { ratio: share, seed: mask.seed }), 120);
+  mask.random = debounce(() => reconstruct(mask, { ratio: view.share, seed: view.seed }), 120);
   mask.chosen = debounce(() => reconstruct(mask, { masked: [...mask.hidden].sort((one, other) => one - other) }), 200);
-  mask.seed = 0;
   mask.result = el("div.mask-result", { "aria-live": "polite" });
   const again = button("Other patches", () => {
-    mask.seed += 1;
-    random(mask, Number(ratio.value));
+    view.seed += 1;
+    mask.random();
   }, { kind: "small" });
   const clear = button("None", () => {
     mask.hidden.clear();
@@ -43,16 +44,12 @@ export function masking(view, place, data) {
     place,
     el("h2", { id: "mask-title" }, "What the model fills in"),
     el("p.lead", {}, `The log-mel spectrogram, ${data.n_mels} bands, cut into ${data.n_patches} patches of ${(data.patch_frames * data.frame_s).toFixed(2)} s. Click or drag over patches to hide them; the model draws them from the rest.`),
-    el("div.mask-controls", {}, el("label.slider", {}, el("span", {}, "Masked"), shown, ratio), el("div.buttons", {}, again, clear)),
+    el("div.mask-controls", {}, ratio, el("div.buttons", {}, again, clear)),
     el("div.panes", {}, panes),
     mask.result,
   );
   on("time", (seconds) => heads(mask, seconds), view.leaveMask.signal);
-  random(mask, 0.75);
-}
-
-function random(mask, share) {
-  mask.random(share);
+  mask.random();
 }
 
 // --- panes ---
@@ -81,6 +78,7 @@ function grid(mask, name) {
     if (mask.hidden.has(index) === hide) return;
     if (hide) mask.hidden.add(index);
     else mask.hidden.delete(index);
+    mask.run += 1; // an answer to what was asked before would undo this
     mark(mask);
     mask.chosen();
   };

@@ -13,7 +13,7 @@ export function lane(name, stretches, view, tint = () => "") {
       el(
         "button",
         {
-          type: "button", title: `${one.label}, ${clock(one.start_s)} to ${clock(one.end_s)}`, tabIndex: -1,
+          type: "button", title: `${one.title ?? one.label}, ${clock(one.start_s)} to ${clock(one.end_s)}`, tabIndex: -1,
           style: { left: `${(100 * one.start_s) / duration}%`, width: `${(100 * (one.end_s - one.start_s)) / duration}%`, "--tint": tint(one) },
           onclick: () => player.play(view.song, { list: [view.song], start: one.start_s }),
         },

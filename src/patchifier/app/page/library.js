@@ -1,10 +1,10 @@
 // Library: search as you type, sort, play. Only the rows in sight are drawn, so 50,000 songs scroll as well as 50.
 
 import { get, post, remember } from "./api.js";
-import { bar, button, clock, debounce, el, errorMessage, fill, iconButton, plural, speak } from "./dom.js";
+import { bar, button, clock, debounce, el, errorMessage, fill, iconButton, plural, speak, without } from "./dom.js";
 import { player } from "./player.js";
 import { mark, playButton, songName } from "./songs.js";
-import { go, note, on, seed, select, state } from "./state.js";
+import { note, on, select, state, tell } from "./state.js";
 
 const PAGE = 100;
 const COLUMNS = [
@@ -55,7 +55,7 @@ export async function show(place, { query, signal }) {
   const grid = el("div.rows", { role: "grid", "aria-label": "Songs", tabIndex: -1 }, el("div.rows-head", { role: "rowgroup" }, head), body);
   const trouble = el("div");
   const job = el("div.job");
-  fill(place, job, el("div.library-top", {}, el("div.search", {}, field, el("kbd", { "aria-hidden": "true" }, "/")), count), trouble, grid);
+  fill(place, el("h1.visually-hidden", {}, "Library"), job, el("div.library-top", {}, el("div.search", {}, field, el("kbd", { "aria-hidden": "true" }, "/")), count), trouble, grid);
 
   let focus = 0;
   const height = () => parseInt(getComputedStyle(grid).getPropertyValue("--row"), 10);
@@ -185,7 +185,7 @@ function row(rows, index, { size, focus }) {
   const line = el(
     "div.row",
     { ...place, "data-id": song.id, tabIndex: index === focus ? 0 : -1, onclick: () => select(song), ondblclick: () => player.play(song, { list: rows.songs.filter(Boolean) }) },
-    cell("start", playButton(song, rows.songs.filter(Boolean))),
+    cell("start", playButton(song, () => rows.songs.filter(Boolean))),
     cell("title", songName(song)),
     cell("artist", song.artist ?? ""),
     cell("album", song.album ?? ""),
@@ -203,22 +203,19 @@ function row(rows, index, { size, focus }) {
 
 function similar(event, song) {
   event.stopPropagation();
-  state.like = [];
-  state.unlike = [];
-  seed(song);
   select(song);
-  go("similar", { like: song.id });
+  tell("similar", song);
 }
 
 function inside(event, song) {
   event.stopPropagation();
   select(song);
-  go("inside", { song: song.id });
+  tell("inside", song);
 }
 
 function nothing(rows) {
   if (rows.search) return el("div.empty", {}, el("h2", {}, "No song matches"), el("p", {}, `Every word of “${rows.search}” is looked for in title, artist, album, path and year. Try fewer words.`));
-  if (state.status?.job?.state === "running") return el("div.empty", {}, el("h2", {}, "The first songs are on their way"), el("p", {}, "Songs appear here while they are embedded."));
+  if (state.status?.job?.state === "running") return el("div.empty", {}, el("h2", {}, "No songs yet"), el("p", {}, "Songs appear here while they are embedded."));
   const text = state.status?.message || "This library has no songs yet. Start `patchifier app FOLDER` with a folder that holds music.";
   return el("div.empty", {}, el("h2", {}, "No songs yet"), el("p", {}, text));
 }
@@ -228,7 +225,7 @@ function nothing(rows) {
 function drawJob(place, status) {
   const job = status?.job;
   if (!job || (job.state === "done" && !job.n_skipped)) return fill(place);
-  const titles = { running: "Listening to the music", done: "All songs are embedded", failed: "Embedding stopped", cancelled: "Embedding was cancelled" };
+  const titles = { running: "Embedding the songs", done: "All songs are embedded", failed: "Embedding stopped", cancelled: "Embedding was cancelled" };
   const open = place.querySelector("details")?.open ?? false;
   const running = job.state === "running";
   return fill(
@@ -252,7 +249,7 @@ function drawJob(place, status) {
 }
 
 function skipped(job, open) {
-  const lines = job.skipped.map(([path, reason]) => el("li", {}, el("b", {}, path), el("span.soft", {}, reason)));
+  const lines = job.skipped.map(([path, reason]) => el("li", {}, el("b", {}, path), el("span.soft", {}, without(path, reason))));
   const rest = job.n_skipped - job.skipped.length;
   return el("details.skipped", { open }, el("summary", {}, `${plural(job.n_skipped, "file")} skipped`), el("ul", {}, lines, rest > 0 && el("li.soft", {}, `and ${rest} more`)));
 }

@@ -52,14 +52,17 @@ function drawTabs() {
 
 async function refresh() {
   const before = state.status;
+  let lost = false;
   try {
     state.status = await api.get("api/status");
   } catch (error) {
     state.status ??= { name: "", n_tracks: 0, slices: [], job: null, message: error.message };
     state.status = { ...state.status, message: error.message };
+    lost = true;
   }
   const { name, n_tracks: count } = state.status;
-  document.getElementById("table-name").textContent = name ? `${name} · ${count.toLocaleString("en")}` : "";
+  const label = name ? `${name} · ${count.toLocaleString("en")}` : "";
+  document.getElementById("table-name").textContent = lost ? "No answer from the server" : label;
   if (JSON.stringify(before) !== JSON.stringify(state.status)) tell("status", state.status);
   const running = state.status.job?.state === "running";
   setTimeout(refresh, running ? 700 : 5000);
@@ -125,13 +128,15 @@ document.addEventListener("drop", (event) => {
 
 /** Send files one by one; each becomes a seed of Similar, or its reason is shown there. */
 async function receive(files) {
-  const before = address();
-  if (before.view !== "similar") go("similar");
+  let fresh = address().view !== "similar"; // a file that is dropped on another view is the first seed
+  if (fresh) go("similar");
   for (const file of files) {
     try {
       tell("upload", { name: file.name, share: 0 });
       const song = await api.upload(file, (share) => tell("upload", { name: file.name, share }));
       api.remember([song]);
+      if (fresh) Object.assign(state, { like: [], unlike: [], mode: "near" });
+      fresh = false;
       seed(song);
       select(song);
       tell("upload", null);
@@ -143,6 +148,12 @@ async function receive(files) {
   }
 }
 on("files", receive);
+on("similar", (song) => {
+  Object.assign(state, { like: [], unlike: [], mode: "near" });
+  seed(song);
+  go("similar", { like: song.id });
+});
+on("inside", (song) => go("inside", { song: song.id }));
 
 drawTabs();
 drawTheme();

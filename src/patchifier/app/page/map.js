@@ -8,7 +8,7 @@ import { player } from "./player.js";
 import { renderer, scatter } from "./scatter.js";
 import { scatter2d } from "./scatter2d.js";
 import { songList, songName } from "./songs.js";
-import { go, on, seed, select, state } from "./state.js";
+import { go, on, select, state, tell } from "./state.js";
 
 const COLOURS = [
   ["cluster", "Group"],
@@ -31,7 +31,7 @@ export async function show(place, { query, signal }) {
 function wait(place, { query, signal, status }) {
   const share = status.progress ?? 0;
   if (status.state === "running") {
-    fill(place, el("div.empty", {}, el("h2", {}, "Drawing the map"), el("p", {}, "Done once for a library, and kept. Music plays meanwhile."), el("div.map-wait", {}, share > 0 ? bar(share) : el("div.bar.waiting", {}, el("i")))));
+    fill(place, el("div.empty", {}, el("h2", {}, "Drawing the map"), el("p", {}, `This is done once for a library, and kept. ${Math.round(status.seconds ?? 0)} seconds so far.`), el("div.map-wait", {}, share > 0 ? bar(share) : el("div.bar.waiting", {}, el("i")))));
     const timer = setTimeout(async () => {
       try {
         const next = await api.get("api/map", {}, { signal });
@@ -67,10 +67,11 @@ async function draw(place, { query, signal }) {
     canvas: el("canvas", { tabIndex: 0, role: "application", "aria-label": `Map of ${plural(ids.length, "song")}. Arrow keys go to the next song in a direction, Enter plays it.` }),
     card: el("div.map-card", { hidden: true }), legend: el("div.map-legend"), side: el("aside.map-side", { "aria-label": "Songs" }), hint: el("p.map-hint.small", { role: "status", hidden: true }),
   };
-  fill(place, toolbar(view), el("div.map-stage", {}, view.canvas, view.card, view.legend, view.hint), view.side);
+  fill(place, toolbar(view), el("div.map-stage", {}, view.canvas, view.card, view.hint), view.legend, view.side);
   const name = query.get("renderer") === "canvas" ? "" : renderer();
   place.dataset.renderer = name || "canvas";
-  const handlers = { over: (index) => hover(view, index), out: () => (view.card.hidden = true), click: (index) => clicked(view, index), lasso: (indices) => lassoed(view, indices) };
+  const handlers = { over: (index) => hover(view, index), out: () => unhover(view), click: (index) => clicked(view, index), lasso: (indices) => lassoed(view, indices) };
+  stretch(points.x, view.canvas.clientWidth / Math.max(1, view.canvas.clientHeight));
   view.plot = await (name ? scatter : scatter2d)(view.canvas, points, handlers);
   signal.addEventListener("abort", () => view.plot.destroy());
   if (signal.aborted) return undefined;
@@ -81,6 +82,10 @@ async function draw(place, { query, signal }) {
     view.plot.theme();
     paint(view);
   }, signal);
+  if (query.get("by")) {
+    await view.heads;
+    view.by.value = query.get("by");
+  }
   await paint(view);
   if (state.drawn.length) await drawPath(view, state.drawn);
   else follow(view);
@@ -107,10 +112,16 @@ function parse(raw) {
   return { x, y, cluster };
 }
 
+/** The map has no units: it is as wide as its frame. */
+function stretch(x, aspect) {
+  const by = Math.min(1.7, Math.max(0.5, aspect));
+  x.forEach((value, index) => (x[index] = value * by));
+}
+
 function toolbar(view) {
   const by = el("select", { "aria-label": "Colour by", onchange: () => paint(view) }, COLOURS.map(([value, text]) => el("option", { value }, text)));
   view.by = by;
-  addHeads(by);
+  view.heads = addHeads(by);
   view.lasso = button("Lasso", () => setLasso(view, view.lasso.getAttribute("aria-pressed") !== "true"), { "aria-pressed": "false", title: "Draw around songs to select them. Or hold Shift and drag." });
   view.route = button("Path", () => startPath(view), { title: "From the selected song to another" });
   return el(
@@ -184,10 +195,13 @@ function numbers({ values }) {
 
 // --- pointing, choosing ---
 
+const REST_MS = 40; // a pointer that passes over many points asks for none of them
 let pointed = -1;
 
 async function hover(view, index) {
   pointed = index;
+  await new Promise((resolve) => setTimeout(resolve, REST_MS));
+  if (pointed !== index) return;
   try {
     const song = await api.track(view.ids[index]);
     if (pointed !== index) return;
@@ -199,6 +213,11 @@ async function hover(view, index) {
   } catch {
     view.card.hidden = true;
   }
+}
+
+function unhover(view) {
+  pointed = -1;
+  view.card.hidden = true;
 }
 
 async function clicked(view, index) {
@@ -221,15 +240,9 @@ function follow(view) {
   return fill(
     view.side,
     el("h2", {}, "Selected song"),
-    songList([song], { label: "Selected song", end: () => [iconButton("similar", `Songs similar to ${song.title}`, () => similarTo(song)), iconButton("inside", `Look inside ${song.title}`, () => go("inside", { song: song.id }))] }),
+    songList([song], { label: "Selected song", end: () => [iconButton("similar", `Songs similar to ${song.title}`, () => tell("similar", song)), iconButton("inside", `Look inside ${song.title}`, () => tell("inside", song))] }),
     index === undefined && el("p.small.soft", {}, "This song is not on the map: it was uploaded, or came after the map was drawn."),
   );
-}
-
-function similarTo(song) {
-  Object.assign(state, { like: [], unlike: [] });
-  seed(song);
-  go("similar", { like: song.id });
 }
 
 function setLasso(view, active) {

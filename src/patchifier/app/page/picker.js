@@ -9,7 +9,7 @@ let count = 0;
 export function picker(label, choose) {
   count += 1;
   const id = `picker-${count}`;
-  const list = el("ul.picker-list", { role: "listbox", id, hidden: true, "aria-label": label });
+  const list = el("ul.picker-list", { role: "listbox", id, hidden: true, "aria-label": "Songs found" });
   const field = el("input", {
     type: "text", role: "combobox", placeholder: label, "aria-label": label, "aria-controls": id, "aria-expanded": "false", autocomplete: "off", spellcheck: "false",
   });

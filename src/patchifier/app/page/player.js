@@ -2,7 +2,7 @@
 
 import { audioUrl, inside, track as fetchTrack } from "./api.js";
 import { bytes, clock, colour, el, fill, icon, iconButton, speak } from "./dom.js";
-import { on, select, tell } from "./state.js";
+import { on, select, state, tell } from "./state.js";
 import WaveSurfer from "./vendor/wavesurfer.js";
 
 // Formats that a browser may not play; the server makes another of them on the fly.
@@ -107,7 +107,10 @@ class Player {
   }
 
   toggle() {
-    if (!this.song) return;
+    if (!this.song) {
+      if (state.song) this.play(state.song, { list: [state.song] });
+      return;
+    }
     if (this.playing) this.audio.pause();
     else this.run();
   }
@@ -166,6 +169,7 @@ class Player {
         iconButton("inside", "Look inside this song", () => this.song && tell("inside", this.song)),
       ),
       error,
+      this.audio,
     );
     place.classList.add("idle");
     on("theme", () => this.song && this.drawWave(this.song));

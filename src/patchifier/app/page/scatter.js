@@ -25,7 +25,7 @@ export async function scatter(canvas, points, handlers) {
   const plot = createScatterplot({
     canvas, width: "auto", height: "auto", aspectRatio: 1, pointSize: size(count), pointSizeSelected: 4, pointOutlineWidth: 2,
     opacity: count < 3000 ? 0.9 : 0.65, opacityInactiveMax: 0.3, lassoMinDelay: 5, lassoMinDist: 2, lassoInitiator: false,
-    deselectOnDblClick: false, deselectOnEscape: true, keyMap: { shift: "lasso" },
+    deselectOnDblClick: false, deselectOnEscape: true, actionKeyMap: { lasso: "shift" },
   });
   let lassoed = false;
   let lines = [];

@@ -1,9 +1,10 @@
 // Similar: songs like some and unlike others, a path between songs, or a mix; each result can say why.
 
 import { get, post, postForFile, remember, track } from "./api.js";
-import { bar, button, clock, debounce, download, el, errorMessage, fill, iconButton, loading, plural, speak } from "./dom.js";
+import { bar, button, clock, debounce, download, el, errorMessage, fill, iconButton, loading, plural, speak, without } from "./dom.js";
 import { picker } from "./picker.js";
 import { player } from "./player.js";
+import { slider } from "./slider.js";
 import { mark, songList } from "./songs.js";
 import { go, note, on, seed, select, state, tell } from "./state.js";
 
@@ -18,11 +19,13 @@ const LEADS = {
   mix: "A list that begins near your songs. Drift lets it wander.",
 };
 
-const settings = { count: 20, drift: 0.3, artist: "", genre: "", album: "", year_from: "", year_to: "", max_per_artist: 0, max_per_album: 0 };
+const COUNTS = { near: 20, path: 10, mix: 25 };
+const settings = { count: 0, drift: 0.3, artist: "", genre: "", album: "", year_from: "", year_to: "", max_per_artist: 0, max_per_album: 0 };
 let results = [];
 
 export async function show(place, { query, signal }) {
   await readAddress(query);
+  signal.addEventListener("abort", () => (state.left = state.song?.id ?? ""));
   const seeds = el("div.seeds");
   const upload = el("div", { "aria-live": "polite" });
   const list = el("div.results", { "aria-live": "off" });
@@ -52,12 +55,14 @@ export async function show(place, { query, signal }) {
   await view.update();
 }
 
-/** Seeds from the address; else those of before; else the selected song. */
+/** Seeds from the address; else the song that was selected in another view; else those of before. */
 async function readAddress(query) {
   const ids = (name) => (query.get(name) ?? "").split(",").filter(Boolean);
   if (query.has("mode")) state.mode = query.get("mode");
   if (query.has("like")) state.like = await Promise.all(ids("like").map(track));
   if (query.has("unlike")) state.unlike = await Promise.all(ids("unlike").map(track));
+  const other = !query.has("like") && state.song && state.song.id !== state.left;
+  if (other) Object.assign(state, { like: [], unlike: [] });
   if (!state.like.length && state.song) seed(state.song);
 }
 
@@ -120,8 +125,8 @@ function adding() {
 
 function drawUpload(place, what) {
   if (!what) return fill(place);
-  if (what.error) return fill(place, el("div.message.error", { role: "alert" }, el("p", {}, el("b", {}, what.name)), el("p.small", {}, what.error.message)));
-  const text = what.share < 1 ? `Sending ${what.name}` : `Listening to ${what.name}`;
+  if (what.error) return fill(place, el("div.message.error", { role: "alert" }, el("p", {}, el("b", {}, what.name)), el("p.small", {}, without(what.name, what.error.message))));
+  const text = what.share < 1 ? `Sending ${what.name}` : `Embedding ${what.name}`;
   return fill(place, el("p.small.soft", {}, text), what.share < 1 ? bar(what.share) : el("div.bar.waiting", {}, el("i")));
 }
 
@@ -129,27 +134,8 @@ function drawUpload(place, what) {
 
 function drawControls(view) {
   const wide = matchMedia("(min-width: 821px)").matches;
-  const slices = state.status?.slices ?? [];
-  const slider = (label, value, { min = 0, max, step, text, change }) => {
-    const shown = el("output.small", {}, text(value));
-    const input = el("input", { type: "range", min, max, step, value, "aria-label": label });
-    input.addEventListener("input", () => {
-      shown.textContent = text(Number(input.value));
-      change(Number(input.value));
-      view.soon();
-    });
-    return el("label.slider", {}, el("span", {}, label), shown, input);
-  };
-  const weights = slices.map(({ name, title }) =>
-    slider(title || name, state.weights[name] ?? 1, { max: 4, step: 0.1, text: (value) => `× ${value.toFixed(1)}`, change: (value) => (state.weights[name] = value) }),
-  );
-  const reset = button("Reset", () => {
-    state.weights = {};
-    drawControls(view);
-    find(view);
-  }, { kind: "quiet small" });
   const field = (name, label, type = "text") => {
-    const input = el("input", { type, value: settings[name] || "", placeholder: type === "number" ? "any" : "", min: 0, autocomplete: "off" });
+    const input = el("input", { type, value: settings[name] || "", placeholder: name === "count" ? COUNTS[state.mode] : type === "number" ? "any" : "", min: 0, autocomplete: "off" });
     input.addEventListener("input", debounce(() => {
       settings[name] = type === "number" ? Number(input.value) || 0 : input.value.trim();
       find(view);
@@ -158,8 +144,11 @@ function drawControls(view) {
   };
   fill(
     view.controls,
-    state.mode === "mix" && el("section.panel", {}, slider("Drift", settings.drift, { max: 1, step: 0.05, text: (value) => value.toFixed(2), change: (value) => (settings.drift = value) })),
-    weights.length > 0 && state.mode === "near" && el("details.panel", { open: wide }, el("summary", {}, "What counts"), el("div.sliders", {}, weights, reset)),
+    state.mode === "mix" && el("section.panel", {}, slider("Drift", settings.drift, { max: 1, step: 0.05, text: (value) => value.toFixed(2), change: (value) => {
+      settings.drift = value;
+      view.soon();
+    } })),
+    state.mode === "near" && weighing(view, wide),
     el(
       "details.panel",
       { open: wide && Object.entries(settings).some(([key, value]) => value && !["count", "drift"].includes(key)) },
@@ -175,11 +164,48 @@ function drawControls(view) {
   );
 }
 
+const GROUPS = { timbre: "Timbre", harmony: "Harmony", rhythm: "Rhythm" };
+
+/** One slider for each group of slices; the slices themselves below, for those who want them. */
+function weighing(view, open) {
+  const slices = state.status?.slices ?? [];
+  if (!slices.length) return null;
+  const one = ({ name, title }) => weight(view, title || name, [name], () => {});
+  const fine = el("div.sliders", {}, slices.map(one));
+  const groups = Object.entries(GROUPS).map(([group, title]) => {
+    const names = slices.filter((slice) => slice.group === group).map((slice) => slice.name);
+    return names.length > 0 && weight(view, title, names, () => fill(fine, slices.map(one)));
+  });
+  const reset = button("Reset", () => {
+    state.weights = {};
+    drawControls(view);
+    find(view);
+  }, { kind: "quiet small" });
+  return el(
+    "details.panel",
+    { open },
+    el("summary", {}, "What counts"),
+    el("div.sliders", {}, groups, el("details.finer", {}, el("summary.small", {}, "In detail"), fine), reset),
+  );
+}
+
+function weight(view, label, names, changed) {
+  const known = names.map((name) => state.weights[name] ?? 1);
+  return slider(label, known.reduce((sum, value) => sum + value, 0) / known.length, {
+    max: 4, step: 0.1, name: `Weight of ${label}`, text: (value) => `× ${value.toFixed(1)}`,
+    change: (value) => {
+      names.forEach((name) => (state.weights[name] = value));
+      changed();
+      view.soon();
+    },
+  });
+}
+
 function request() {
   const { artist, album, genre, year_from, year_to, count, max_per_artist, max_per_album } = settings;
   const filters = Object.fromEntries(Object.entries({ artist, album, genre, year_from, year_to }).filter(([, value]) => value));
   const like = state.like.map((song) => song.id);
-  const common = { count: count || 20, filters, max_per_artist, max_per_album };
+  const common = { count: count || COUNTS[state.mode], filters, max_per_artist, max_per_album };
   if (state.mode === "path") return ["api/path", { start: like[0], end: like.at(-1), waypoints: like.slice(1, -1), ...common }];
   if (state.mode === "mix") return ["api/mix", { seeds: like, drift: settings.drift, ...common }];
   return ["api/similar", { like, unlike: state.unlike.map((song) => song.id), weights: state.weights, ...common }];
@@ -215,10 +241,11 @@ function start() {
 function drawResults(view, answer) {
   const songs = results.map((one) => one.track);
   if (!songs.length) return fill(view.list, el("div.empty", {}, el("h2", {}, "No song is left"), el("p", {}, "The filters leave none. Take one away.")));
+  const reasons = new Map();
   const list = songList(songs, {
     label: "Results",
-    end: (song, index) => [meter(results[index].similarity), ...(state.mode === "near" ? actions(view, song) : [])],
-    below: (song, index) => reason(view, song, index),
+    end: (song, index) => [meter(results[index].similarity), whyButton(song, index, reasons), state.mode === "near" && actions(song)],
+    below: (_, index) => reasons.get(index),
   });
   const saving = el("p.small", { role: "status" });
   fill(
@@ -247,11 +274,15 @@ function meter(value) {
   return el("span.meter", { title: `Similarity ${value.toFixed(3)}` }, bar(value), el("span.number.small", {}, value.toFixed(2)));
 }
 
-function actions(view, song) {
+function want(song, kind) {
+  seed(song, kind);
+  tell("seeds");
+}
+
+function actions(song) {
   const as = (kind) => (event) => {
     event.stopPropagation();
-    seed(song, kind);
-    tell("seeds");
+    want(song, kind);
   };
   return [
     iconButton("plus", `More like ${song.title}`, as("like"), { class: "icon-button wide" }),
@@ -277,15 +308,19 @@ function drawPath(songs) {
 
 // --- why ---
 
-function reason(view, song, index) {
+/** A button that opens the reason below its row. */
+function whyButton(song, index, others) {
   const first = state.mode === "path" ? results[index - 1]?.track : state.like[0];
   if (!first || first.id === song.id) return null;
-  const inside = el("div.why-body");
-  const why = el("details.why", {}, el("summary", {}, "Why"), inside);
-  why.addEventListener("toggle", () => {
-    if (why.open && !inside.childElementCount) explain(inside, first, song);
-  });
-  return why;
+  const inside = el("div.why", { hidden: true });
+  others.set(index, inside);
+  const toggle = button("Why", (event) => {
+    event.stopPropagation();
+    inside.hidden = !inside.hidden;
+    toggle.setAttribute("aria-expanded", String(!inside.hidden));
+    if (!inside.childElementCount) explain(inside, first, song);
+  }, { kind: "quiet small", "aria-expanded": "false", "aria-label": `Why ${song.title}` });
+  return toggle;
 }
 
 async function explain(place, first, second) {
@@ -299,8 +334,9 @@ async function explain(place, first, second) {
     const stretches = (answer.stretches ?? []).map((one) => stretch(one, first, second));
     fill(
       place,
-      slices.length > 0 && el("div", {}, el("h3", {}, "What agrees"), el("div.agreements", {}, slices)),
-      stretches.length > 0 && el("div", {}, el("h3", {}, "Where they meet"), el("div.stretches", {}, stretches)),
+      state.mode === "near" && el("div.buttons.why-narrow", {}, button("More like this", () => want(second, "like"), { kind: "small" }), button("Less like this", () => want(second, "unlike"), { kind: "small" })),
+      slices.length > 0 && el("div", {}, el("h3", {}, "Agreement of each part"), el("div.agreements", {}, slices)),
+      stretches.length > 0 && el("div", {}, el("h3", {}, "Stretches that match"), el("div.stretches", {}, stretches)),
     );
     mark(place);
   } catch (error) {

@@ -15,12 +15,16 @@ export function songName(song) {
   );
 }
 
-/** A play button that shows whether its song plays. */
+/**
+ * A play button that shows whether its song plays.
+ * @param {object} song
+ * @param {() => object[]} list where previous and next lead
+ */
 export function playButton(song, list) {
   const toggle = iconButton("play", `Play ${song.title}`, (event) => {
     event.stopPropagation();
     if (player.song?.id === song.id) player.toggle();
-    else player.play(song, { list });
+    else player.play(song, { list: list() });
   });
   toggle.dataset.song = song.id;
   return toggle;
@@ -36,7 +40,7 @@ export function songList(songs, { label, end = () => [], below = () => null }) {
     el(
       "li.song",
       { tabIndex: index ? -1 : 0, "data-id": song.id, onclick: () => select(song) },
-      el("div.song-line", {}, playButton(song, songs), songName(song), el("div.song-end", {}, end(song, index))),
+      el("div.song-line", {}, playButton(song, () => songs), songName(song), el("div.song-end", {}, end(song, index))),
       below(song, index),
     ),
   );

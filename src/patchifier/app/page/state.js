@@ -12,6 +12,7 @@ export const state = {
   mode: "near",
   weights: {},
   drawn: [], // ids of the path on the map
+  left: "", // id of the song that was selected when Similar was left
   lasso: [], // ids that were selected on the map
 };
 

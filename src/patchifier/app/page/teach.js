@@ -22,7 +22,7 @@ export async function show(place, { query, signal }) {
   view.train = button("Train", () => train(view), { kind: "primary" });
   fill(
     place,
-    el("div.page-head", {}, el("div", {}, el("h1", {}, "Teach it your words"), el("p.lead", {}, "Name two to ten labels and give each a few songs. A small classifier learns them in seconds from the vectors that the library already has.")), el("label.field", {}, "Name", name)),
+    el("div.page-head", {}, el("div", {}, el("h1", {}, "Teach labels"), el("p.lead", {}, "Name two to ten labels and give each a few songs. A small classifier learns them in seconds from the vectors that the library already has.")), el("label.field", {}, "Name", name)),
     view.lasso,
     view.cards,
     el("div.buttons.teach-buttons", {}, view.train, button("Add a label", () => addLabel(view), {}), button("Start again", () => clear(view), { kind: "quiet" })),
@@ -88,6 +88,10 @@ function drawLasso(view, fresh) {
 
 function drawCards(view) {
   fill(view.cards, lesson.labels.map((label, index) => card(view, label, index)));
+  drawTrain(view);
+}
+
+function drawTrain(view) {
   const ready = lesson.labels.filter((label) => label.name && label.songs.length >= LEAST).length;
   view.train.disabled = ready < 2;
   view.train.title = ready < 2 ? "Two labels with a name and two songs each are needed" : "";
@@ -95,9 +99,12 @@ function drawCards(view) {
 
 function card(view, label, index) {
   const name = el("input.label-name", { type: "text", value: label.name, placeholder: `Label ${index + 1}`, "aria-label": `Name of label ${index + 1}`, maxlength: 40 });
-  name.addEventListener("change", () => {
+  // The cards are not drawn again: that would take the focus from the next field.
+  name.addEventListener("input", () => {
     label.name = name.value.trim();
-    changed(view);
+    name.closest(".card").setAttribute("aria-label", label.name || `Label ${index + 1}`);
+    save();
+    drawTrain(view);
   });
   const add = (songs) => {
     give(label, songs);
@@ -130,7 +137,7 @@ function card(view, label, index) {
         changed(view);
       }),
     ),
-    el("ul.card-songs", {}, label.songs.map((one) => el("li", {}, playButton(one, label.songs), songName(one), iconButton("close", `Remove ${one.title}`, () => remove(one))))),
+    el("ul.card-songs", {}, label.songs.map((one) => el("li", {}, playButton(one, () => label.songs), songName(one), iconButton("close", `Remove ${one.title}`, () => remove(one))))),
     picker("Add a song", (one) => add([one])),
     el(
       "div.buttons",
@@ -164,8 +171,9 @@ function drawAnswer(view) {
   const { answer } = lesson;
   const percent = (value) => `${Math.round(100 * value)} %`;
   const [low, high] = answer.interval ?? [];
-  const range = low === undefined || low === null ? "" : `${percent(low)} to ${percent(high)} in 95 of 100 cases`;
+  const range = low === undefined || low === null ? "" : `95 % interval: ${percent(low)} to ${percent(high)}`;
   const done = el("div", { "aria-live": "polite" });
+  const saved = el("div", { "aria-live": "polite" });
   fill(
     view.results,
     el(
@@ -175,7 +183,7 @@ function drawAnswer(view) {
         "div",
         {},
         el("h2", {}, "How well it does"),
-        answer.accuracy !== null && answer.accuracy !== undefined && el("p.big", {}, percent(answer.accuracy), el("span.small.soft", {}, range)),
+        answer.accuracy !== null && answer.accuracy !== undefined && el(answer.enough ? "p.big" : "p.big.soft", {}, percent(answer.accuracy), el("span.small.soft", {}, range)),
         !answer.enough && el("p.tag", {}, "Too few to say"),
         answer.note && el("p.lead", {}, answer.note),
         el("p.small.soft", {}, `${answer.method}, ${plural(answer.n, "song")}`),
@@ -187,9 +195,10 @@ function drawAnswer(view) {
       "div.buttons.teach-buttons",
       {},
       button("Label the whole library", () => apply(view, done), { kind: "primary" }),
-      button("Save labels (CSV)", () => saveAs(answer.head, "csv", done)),
-      button("Save the classifier", () => saveAs(answer.head, "head", done)),
+      button("Save labels (CSV)", () => saveAs(answer.head, "csv", saved)),
+      button("Save the classifier", () => saveAs(answer.head, "head", saved)),
     ),
+    saved,
     done,
   );
 }

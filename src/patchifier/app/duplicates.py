@@ -1,0 +1,127 @@
+"""Endpoints: songs with the same recording; vectors propose pairs, fingerprints confirm them."""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from patchifier.app.collection import Collection
+from patchifier.app.similar import store_of
+from patchifier.app.state import Served
+from patchifier.jobs import BAD_ITEM, GRACE_S
+from patchifier.library.search.duplicates import Duplicate, duplicates, not_checked
+
+MOST_AT_ONCE = 10_000  # songs of which all pairs are compared while a browser waits
+
+
+class _StoppedError(Exception):
+    """The check was told to stop."""
+
+
+class Check:
+    """A check of a collection's pairs in a thread; its files are decoded in worker processes.
+
+    Parameters
+    ----------
+    collection : Collection
+    """
+
+    def __init__(self, collection: Collection) -> None:
+        self.collection = collection
+        self.state, self.error, self.done, self.total = "missing", "", 0, 0
+        self.found: tuple[Duplicate, ...] = ()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="duplicates", daemon=True)
+
+    def start(self) -> None:
+        """Begin, once."""
+        if self.state == "missing":
+            self.state = "running"
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End after the file that is in work."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(GRACE_S)
+
+    def report(self) -> dict[str, Any]:
+        """State of the check as JSON."""
+        counts = {"done": self.done, "total": self.total}
+        return {"state": self.state, **counts, "error": self.error or None}
+
+    def _run(self) -> None:
+        try:
+            self.found = duplicates(store_of(self.collection), progress=self._show)
+            self.state = "done"
+        except _StoppedError:
+            self.state = "missing"
+        except BAD_ITEM as error:
+            self.state, self.error = "failed", str(error)
+        except Exception as error:  # the page shows it; the thread must not end unseen
+            self.state, self.error = "failed", f"{type(error).__name__}: {error}"
+            raise
+
+    def _show(self, done: int, total: int, note: str) -> None:
+        self.done, self.total = done, total
+        if self._stop.is_set():
+            raise _StoppedError
+
+
+@dataclass(frozen=True)
+class DuplicatesAsked:
+    """The least cosine of a pair of songs; pairs that were confirmed are listed in any case."""
+
+    threshold: float = 0.95
+
+
+@dataclass(frozen=True)
+class CheckAsked:
+    """Nothing."""
+
+
+def listed(served: Served, asked: DuplicatesAsked) -> dict[str, Any]:
+    """Pairs of songs that may be the same recording; before a check, by their vectors alone."""
+    check = _check(served)
+    collection = served.collection
+    if check.state == "done":
+        pairs: Iterable[Duplicate] = check.found
+    elif len(collection) > MOST_AT_ONCE:
+        pairs = ()
+    else:
+        with served.turn():
+            found = store_of(collection).near_duplicates(asked.threshold)
+        pairs = [not_checked(pair) for pair in found]
+    return {"pairs": [_pair(collection, pair) for pair in pairs], "check": check.report()}
+
+
+def start(served: Served, asked: CheckAsked) -> dict[str, Any]:
+    """Check pairs by the fingerprints of their files, in the background."""
+    store_of(served.collection)
+    check = _check(served)
+    check.start()
+    return check.report()
+
+
+def _check(served: Served) -> Check:
+    """The check of what is served now; after a failure, a new one."""
+    with served.one_at_a_time("check"):
+        check = served.check
+        if check is None or check.collection is not served.collection or check.state == "failed":
+            if check:
+                check.stop()
+            served.check = Check(served.collection)
+        assert served.check is not None
+        return served.check
+
+
+def _pair(collection: Collection, pair: Duplicate) -> dict[str, Any]:
+    return {
+        "first": collection.track(collection.by_path[pair.first.path]),
+        "second": collection.track(collection.by_path[pair.second.path]),
+        "similarity": round(pair.score, 4),
+        "kind": pair.kind,
+        "agreement": pair.agreement,
+        "offset_s": pair.offset_s,
+        "reason": pair.reason,
+    }

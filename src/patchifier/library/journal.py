@@ -1,0 +1,280 @@
+"""What files were before their tags were written, so that every byte can be restored.
+
+A folder beside a table, with two files for each file that was changed::
+
+    00000.json     path, size, time of change and SHA-256 before, SHA-256 after, and the pieces
+    00000.bytes    bytes that the changed file has no more
+
+A piece is a run of bytes of the old file: either the same bytes in the new one, found at the same
+place or as far away as the file grew, or bytes of ``00000.bytes``. An entry is whole before its
+file is replaced, so a kill at any instant leaves a file that is as it was, or can be restored.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from patchifier.config import RequestError
+from patchifier.containers import payload_digest
+from patchifier.io import parse_json, read_text, replaced_file, sync, write_json
+from patchifier.library.tags import write_tags
+
+BLOCK = 256  # bytes that are compared at once: a page of Ogg that is counted anew differs in 8
+PIECE = 2**20  # bytes that are read at once; a multiple of BLOCK
+Run = tuple[
+    int | None, int
+]  # how far away the bytes lie in the new file, None if they do not; count
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file as it was before its tags were written.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    size, mtime_ns, sha256
+        Of the file before.
+    written_sha256 : str
+        Of the file after.
+    runs : tuple of (shift or None, bytes)
+        Where the old bytes are, from the first to the last.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    written_sha256: str
+    runs: tuple[Run, ...]
+
+
+class Journal:
+    """Entries of the files whose tags were written, in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        It is made when the first file is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, path: str | Path, values: dict[str, str]) -> None:
+        """Write tags into a file, in place of it, and keep what restores it.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+        values : dict
+            As of :func:`patchifier.library.tags.write_tags`.
+
+        Raises
+        ------
+        RequestError
+            If its tags cannot be written, or its audio would change; then it stays as it is.
+        OSError
+            If there is no room, or the file or its folder cannot be written.
+        """
+        path = Path(path)
+        state = path.stat()
+        if not state.st_mode & stat.S_IWUSR:
+            raise RequestError(f"{path}: is read-only: change its rights, or leave it out.")
+        with replaced_file(path) as new:
+            shutil.copy2(path, new)
+            _own(new, state)
+            write_tags(new, values, like=path)
+            if payload_digest(new) != payload_digest(path):
+                raise RequestError(
+                    f"{path}: its audio would change with its tags: nothing is written."
+                )
+            self._add(path, new, state)
+
+    def _add(self, path: Path, new: Path, state: os.stat_result) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = self.folder / f"{1 + max(self._numbers(), default=-1):05d}.json"
+        with (
+            path.open("rb") as old,
+            new.open("rb") as written,
+            place.with_suffix(".bytes").open("wb") as kept,
+        ):
+            runs = tuple(shared_runs(old, written, kept, grown=new.stat().st_size - state.st_size))
+        sync(place.with_suffix(".bytes"))
+        sums = _sha256(path), _sha256(new)
+        entry = Entry(str(path), state.st_size, state.st_mtime_ns, *sums, runs)
+        write_json(place, asdict(entry))
+
+    def _numbers(self) -> list[int]:
+        """Numbers of the entries, the oldest first."""
+        found = (re.fullmatch(r"(\d+)\.json", name) for name in _names(self.folder))
+        return sorted(int(match[1]) for match in found if match)
+
+    def __len__(self) -> int:
+        return len(self._numbers())
+
+    def restore(self) -> Iterator[tuple[str, str]]:
+        """Give every file its old bytes and its old time of change, the last one written first.
+
+        Yields
+        ------
+        (path, reason)
+            Of each file; the reason is empty if it is as it was before. Else its entry stays.
+        """
+        for number in reversed(self._numbers()):
+            place = self.folder / f"{number:05d}.json"
+            path, reason = self._restore(place)
+            if not reason:
+                place.unlink()
+                place.with_suffix(".bytes").unlink(missing_ok=True)
+            yield path, reason
+
+    def _restore(self, place: Path) -> tuple[str, str]:
+        try:
+            entry = _read(place)
+        except RequestError as error:
+            return str(place), str(error)
+        path = Path(entry.path)
+        try:
+            found = _sha256(path)
+            if found == entry.sha256:
+                return entry.path, ""  # a kill came before the new file was in place
+            if found != entry.written_sha256:
+                return entry.path, f"{path}: was changed since its tags were written: it is left."
+            _rebuild(path, entry, place.with_suffix(".bytes"))
+        except OSError as error:
+            return entry.path, f"{path}: cannot be restored ({error.strerror or error})."
+        except RequestError as error:
+            return entry.path, str(error)
+        return entry.path, ""
+
+
+def _names(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []
+
+
+def _read(place: Path) -> Entry:
+    try:
+        values = parse_json(read_text(place))
+        runs = tuple(
+            (None if shift is None else int(shift), int(count))
+            for shift, count in values.pop("runs")
+        )
+        return Entry(**values, runs=runs)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RequestError(
+            f"{place}: is damaged ({error}): its file cannot be restored. Delete it, and keep the "
+            "tags as they are."
+        ) from error
+
+
+def _rebuild(path: Path, entry: Entry, kept: Path) -> None:
+    """Put the old file in place of the new one."""
+    with replaced_file(path) as old:
+        with path.open("rb") as new, kept.open("rb") as bytes_, old.open("wb") as out:
+            at = 0
+            for shift, count in entry.runs:
+                if shift is not None:
+                    new.seek(at + shift)
+                _copy(bytes_ if shift is None else new, out, count)
+                at += count
+        # the digest of the audio: an entry that a stranger made cannot put other audio in place
+        if _sha256(old) != entry.sha256 or payload_digest(old) != payload_digest(path):
+            raise RequestError(f"{path}: its entry in {kept.parent} is damaged: it is left.")
+        shutil.copystat(path, old)
+        _own(old, path.stat())
+        os.utime(old, ns=(entry.mtime_ns, entry.mtime_ns))
+
+
+def _own(new: Path, state: os.stat_result) -> None:
+    """Give a new file the owner of an old one, as far as the system lets this user."""
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):
+            os.chown(new, state.st_uid, state.st_gid)
+
+
+def _copy(source: BinaryIO, out: BinaryIO, count: int) -> None:
+    while count > 0 and (piece := source.read(min(PIECE, count))):
+        out.write(piece)
+        count -= len(piece)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# --- what two files share ---
+
+
+def shared_runs(old: BinaryIO, new: BinaryIO, kept: BinaryIO, *, grown: int) -> Iterator[Run]:
+    """Yield runs of an old file that the new one has too, and of what it does not have.
+
+    Parameters
+    ----------
+    old, new : binary files
+        The files.
+    kept : binary file
+        What the new one does not have is written to it.
+    grown : int
+        Bytes that the new one has more than the old one.
+
+    Examples
+    --------
+    >>> import io
+    >>> kept = io.BytesIO()
+    >>> list(shared_runs(io.BytesIO(b"abc"), io.BytesIO(b"--abc"), kept, grown=2))
+    [(2, 3)]
+    """
+    open_run: Run | None = None
+    for run, piece in _blocks(old, new, grown):
+        if run[0] is None:
+            kept.write(piece)
+        if open_run is not None and open_run[0] == run[0]:
+            open_run = (run[0], open_run[1] + run[1])
+            continue
+        if open_run is not None:
+            yield open_run
+        open_run = run
+    if open_run is not None:
+        yield open_run
+
+
+def _blocks(old: BinaryIO, new: BinaryIO, grown: int) -> Iterator[tuple[Run, bytes]]:
+    """Blocks of an old file, neighbours of one kind together, with their bytes."""
+    at = 0
+    while piece := old.read(PIECE):
+        kinds = np.full(-(-len(piece) // BLOCK), 2)
+        for kind, shift in enumerate((0, grown)):
+            same = _equal_blocks(piece, new, at + shift)
+            kinds[same & (kinds == 2)] = kind
+        ends = [*np.flatnonzero(np.diff(kinds)) + 1, len(kinds)]
+        first = 0
+        for end in ends:
+            part = piece[first * BLOCK : end * BLOCK]
+            yield ((0, grown, None)[kinds[first]], len(part)), part
+            first = int(end)
+        at += len(piece)
+
+
+def _equal_blocks(piece: bytes, file: BinaryIO, offset: int) -> np.ndarray:
+    """Which blocks of a piece are those of a file from an offset on: (n,) bool."""
+    count, before = -(-len(piece) // BLOCK), max(0, -offset)
+    different = np.ones(count * BLOCK, bool)
+    different[len(piece) :] = False
+    file.seek(max(0, offset))
+    other = np.frombuffer(file.read(max(0, len(piece) - before)), np.uint8)
+    shared = slice(before, before + len(other))
+    different[shared] = np.frombuffer(piece, np.uint8)[shared] != other
+    return np.logical_not(different.reshape(count, BLOCK).max(axis=1))

@@ -1,0 +1,291 @@
+"""Tempo, key and predicted labels as tags of the files of a table: proposed, written, undone."""
+
+import csv
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from patchifier import estimates, jobs
+from patchifier.config import RequestError
+from patchifier.datasets import Clip
+from patchifier.embed import Embedder, load
+from patchifier.io import Progress, from_cell, require_file, silent
+from patchifier.library import table
+from patchifier.library.journal import Journal
+from patchifier.library.tags import read_written
+
+ESTIMATES = ("bpm", "key")
+LABEL_SHARE = 0.5  # of a file's rows that have a label, for the file to have it
+
+
+@dataclass(frozen=True)
+class TagChange:
+    """A tag of a file, what it is, and what it would be.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    tag : str
+        "bpm", "key" or "label".
+    before : str or None
+        None if the file has no such tag.
+    after : str
+        The estimate or prediction.
+    """
+
+    path: str
+    tag: str
+    before: str | None
+    after: str
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Changes of tags, and files without any because they could not be read."""
+
+    changes: tuple[TagChange, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Files with changes, in the order of the table."""
+        return tuple(dict.fromkeys(change.path for change in self.changes))
+
+
+def propose(
+    path: str | Path,
+    tags: Sequence[str] = ESTIMATES,
+    *,
+    labels: str | Path | None = None,
+    overwrite: bool = False,
+    embedder: Embedder | None = None,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Proposal:
+    """Estimate tags of the files of a table; nothing is written.
+
+    Parameters
+    ----------
+    path : str or Path
+        The table.
+    tags : sequence of str
+        Of "bpm" and "key". Where the music does not say, none is proposed.
+    labels : str or Path
+        CSV of ``patchifier predict``: the labels that at least half of a file's rows have become
+        its tag "label", which players show as "PATCHIFIER".
+    overwrite : bool
+        Propose also what replaces a tag; by default only what a file lacks.
+    embedder : Embedder
+        Its spectrogram is what tempo and key are estimated from; the bundled model's by default.
+    workers : int
+        Processes; one for each core by default.
+    progress : callable
+        Called with files done, files in all, and a note.
+
+    Returns
+    -------
+    Proposal
+
+    Raises
+    ------
+    RequestError
+        If a tag is not known, the table or the labels cannot be read, or the model has no pitch
+        bands and a key was requested.
+
+    Examples
+    --------
+    >>> propose("music.parquet", ["bpm"], workers=1).skipped
+    ()
+    """
+    wrong = [tag for tag in tags if tag not in ESTIMATES]
+    if wrong:
+        raise RequestError(f"{wrong[0]!r} cannot be estimated, expected of {', '.join(ESTIMATES)}.")
+    predicted = {} if labels is None else read_labels(labels)
+    model = load() if embedder is None and tags else embedder
+    if model is not None and "key" in tags:
+        estimates.require_pitch_bands(model.config.spectrogram)
+    table.read_facts(Path(path))
+    paths = dict.fromkeys(table.columns_of(Path(path), ["path"])["path"])
+    clips = [Clip(one, one) for one in paths if tags or one in predicted]
+    meter, found = jobs.Meter(progress, len(clips)), list[_Found | str]()
+    shared = (model, tuple(tags), overwrite)
+    for one in jobs.run(
+        _estimate_batch,
+        [[clip] for clip in clips],
+        workers=workers or os.cpu_count() or 1,
+        shared=shared,
+    ):
+        found.append(one)
+        meter.add(skipped=isinstance(one, str))
+    pairs = list(zip((clip.path for clip in clips), found, strict=True))
+    return Proposal(
+        tuple(_changes(pairs, predicted, overwrite=overwrite)),
+        tuple((file, one) for file, one in pairs if isinstance(one, str)),
+    )
+
+
+def write(
+    path: str | Path, changes: Iterable[TagChange], *, progress: Progress = silent
+) -> tuple[int, tuple[tuple[str, str], ...]]:
+    """Write changes into files; :func:`undo` restores them.
+
+    Parameters
+    ----------
+    path : str or Path
+        The table, beside which the journal lies.
+    changes : iterable of TagChange
+        As of :func:`propose`.
+    progress : callable
+        Called with files done, files in all, and a note.
+
+    Returns
+    -------
+    written : int
+        Number of files.
+    skipped : tuple of (path, reason)
+        Files that stay as they are.
+    """
+    values: dict[str, dict[str, str]] = {}
+    for change in changes:
+        values.setdefault(change.path, {})[change.tag] = change.after
+    skipped, folder = list[tuple[str, str]](), journal_folder(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with jobs.folder_lock(folder, "tag"):
+        journal, meter = Journal(folder), jobs.Meter(progress, len(values))
+        for file, tags in values.items():
+            try:
+                journal.write(file, tags)
+            except (RequestError, OSError) as error:
+                skipped.append((file, jobs.skip_reason(file, error)))
+            meter.add(skipped=int(bool(skipped) and skipped[-1][0] == file))
+    _remove_if_done(folder)
+    return len(values) - len(skipped), tuple(skipped)
+
+
+def undo(path: str | Path) -> tuple[int, tuple[tuple[str, str], ...]]:
+    """Restore every byte of the files whose tags were written.
+
+    Parameters
+    ----------
+    path : str or Path
+        The table that they were written for.
+
+    Returns
+    -------
+    restored : int
+        Number of files.
+    skipped : tuple of (path, reason)
+        Files that stay as they are: they were changed since, or are missing.
+
+    Raises
+    ------
+    RequestError
+        If no tags were written for this table.
+    """
+    folder = journal_folder(path)
+    if not len(Journal(folder)):
+        raise RequestError(f"no tags were written for {path}: there is nothing to undo.")
+    with jobs.folder_lock(folder, "tag"):
+        done = list(Journal(folder).restore())
+    _remove_if_done(folder)
+    skipped = tuple((file, reason) for file, reason in done if reason)
+    left = {file for file, _ in skipped}
+    return len({file for file, _ in done} - left), skipped
+
+
+def journal_folder(path: str | Path) -> Path:
+    """Folder of the journal of a table: NAME.tags beside NAME.parquet."""
+    return Path(path).with_suffix(".tags")
+
+
+def _remove_if_done(folder: Path) -> None:
+    """Remove a journal without entries, with what a killed process left in it."""
+    if not len(Journal(folder)):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_labels(path: str | Path) -> dict[str, str]:
+    """Labels of files in a CSV of ``patchifier predict``, several joined by "; ".
+
+    Raises
+    ------
+    RequestError
+        If it cannot be read, or has no columns path and label.
+    """
+    path, rows = Path(path), list[tuple[str, str]]()
+    try:
+        require_file(path)
+        with path.open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                rows.append((from_cell(row["path"]), from_cell(row["label"])))
+    except (OSError, UnicodeError, csv.Error, KeyError, TypeError, AttributeError) as error:
+        raise RequestError(
+            f"{path} cannot be read as predictions ({error}): give a CSV with the columns path and "
+            "label, as 'patchifier predict' writes for a model of labels."
+        ) from error
+    of_file: dict[str, list[str]] = {}
+    for file, label in rows:
+        of_file.setdefault(file, []).append(label)
+    return {file: text for file, labels in of_file.items() if (text := _common(labels))}
+
+
+def _common(labels: Sequence[str]) -> str:
+    """Labels that at least half of the rows have, in the order of their first row."""
+    counts = Counter(label for row in labels for label in dict.fromkeys(row.split("|")) if label)
+    least = LABEL_SHARE * len(labels)
+    return "; ".join(label for label, count in counts.items() if count >= least)
+
+
+# --- one file ---
+
+_Found = tuple[dict[str, str | None], dict[str, str]]  # tags that are there, estimates
+
+
+def _estimate_batch(
+    shared: tuple[Embedder | None, tuple[str, ...], bool], clips: Sequence[Clip]
+) -> list[_Found | str]:
+    """Tags and estimates of a batch of :func:`patchifier.jobs.run`."""
+    return [jobs.attempt(clip.path, _estimate, *shared, clip.path) for clip in clips]
+
+
+def _estimate(model: Embedder | None, tags: tuple[str, ...], overwrite: bool, path: str) -> _Found:
+    here = read_written(path)
+    wanted = [tag for tag in tags if overwrite or here[tag] is None]
+    if model is None or not wanted:
+        return here, {}
+    found = estimates.features(model.pieces(path), model.config.spectrogram)
+    values = {"bpm": _bpm, "key": _key}
+    made = {tag: values[tag](found) for tag in wanted}
+    return here, {tag: value for tag, value in made.items() if value is not None}
+
+
+def _bpm(found: estimates.Features) -> str | None:
+    bpm = estimates.tempo(found).bpm
+    return None if bpm is None else str(round(bpm))
+
+
+def _key(found: estimates.Features) -> str | None:
+    """Key as ID3 writes it: "Bbm" for B flat minor."""
+    name = estimates.key(found).name
+    if name is None:
+        return None
+    tonic, mode = name.split()
+    return tonic + ("m" if mode == "minor" else "")
+
+
+def _changes(
+    pairs: Sequence[tuple[str, _Found | str]], labels: Mapping[str, str], *, overwrite: bool
+) -> Iterator[TagChange]:
+    for path, found in pairs:
+        if isinstance(found, str):
+            continue
+        here, estimated = found
+        label = {"label": labels[path]} if path in labels else {}
+        for tag, after in (estimated | label).items():
+            before = here[tag]
+            if after != before and (overwrite or before is None):
+                yield TagChange(path, tag, before, after)

@@ -1,0 +1,95 @@
+"""Teach: labels by click and by search, training, what is said of few songs, doubtful songs, apply, save."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.app
+ALBUMS = {"calm": "unknown-horizons", "driving": "supertuxkart"}
+
+
+@pytest.fixture
+def of_album(library):
+    tracks = json.loads(library.ask("api/tracks?limit=1000"))["tracks"]
+    return {
+        label: [track["id"] for track in tracks if track["album"] == album]
+        for label, album in ALBUMS.items()
+    }
+
+
+@pytest.fixture
+def page(go, library, of_album):
+    """A page on which two labels have five songs each."""
+    page = go(library)
+    lesson = {
+        "name": "mood",
+        "labels": [{"name": name, "ids": ids[:5]} for name, ids in of_album.items()],
+    }
+    page.evaluate("text => localStorage.setItem('patchifier.teach.Demo', text)", json.dumps(lesson))
+    page.goto(library.address + "#/teach")
+    page.wait_for_selector(".card-songs li")
+    return page
+
+
+def train(page):
+    page.get_by_role("button", name="Train").click()
+    page.wait_for_selector(".confusion", timeout=60_000)
+
+
+def test_labels_are_given_by_click_and_by_search(go, library, ids):
+    page = go(library, f"#/inside?song={ids['Apex Aleph']}")
+    page.get_by_role("heading", name="Apex Aleph").wait_for()
+    page.get_by_role("link", name="Teach").click()
+    page.get_by_label("Name of label 1").fill("slow")
+    page.get_by_label("Name of label 2").fill("fast")
+    page.get_by_role("button", name="Add “Apex Aleph”").first.click()
+    assert page.get_by_role("button", name="Train").is_disabled()
+    for label, songs in (("slow", ("ambient1",)), ("fast", ("Awakened", "Rainout"))):
+        card = page.get_by_label(label, exact=True)
+        for song in songs:
+            card.get_by_label("Add a song").fill(song)
+            page.get_by_role("option").first.wait_for()
+            page.keyboard.press("Enter")
+            card.locator("li").filter(has_text=song).wait_for()
+    assert page.get_by_role("button", name="Train").is_enabled()
+    page.reload()
+    page.locator(".card-songs li").filter(has_text="Rainout").wait_for()
+
+
+def test_few_songs_are_called_too_few(page):
+    train(page)
+    page.get_by_text("Too few to say", exact=True).wait_for()
+    assert page.locator(".big").inner_text().count("%") == 4  # accuracy, its interval, and 95 %
+    cells = [int(text) for text in page.locator(".confusion td:not(:empty)").all_inner_texts()]
+    assert len(cells) == 4
+    assert sum(cells) == 10
+
+
+def test_a_doubtful_song_is_labelled_with_one_click(page):
+    train(page)
+    row = page.locator(".teach-results .song").first
+    title = row.locator(".song-title").inner_text()
+    row.get_by_role("button", name="calm").click()
+    page.get_by_label("calm", exact=True).first.locator("li").filter(
+        has_text=title
+    ).first.wait_for()
+
+
+def test_labels_of_the_library_are_applied_saved_and_shown_on_the_map(page, tmp_path):
+    train(page)
+    page.get_by_role("button", name="Label the whole library").click()
+    page.get_by_text("songs labelled").first.wait_for()
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Save labels (CSV)").click()
+    waiting.value.save_as(tmp_path / "labels.csv")
+    assert len((tmp_path / "labels.csv").read_text().splitlines()) > 40
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Save the classifier").click()
+    assert waiting.value.suggested_filename
+    page.get_by_role("button", name="See them on the map").click()
+    page.locator(".map-legend").get_by_text("driving").wait_for(timeout=90_000)
+
+
+def test_fewer_than_two_labels_cannot_be_trained(go, library):
+    page = go(library, "#/teach")
+    assert page.get_by_role("button", name="Train").is_disabled()

@@ -1,0 +1,118 @@
+"""Teaching over the API: a head from a few songs, applied, predicted with, and saved."""
+
+import dataclasses
+import io
+import zipfile
+
+import pytest
+
+from patchifier import heads
+from patchifier.app import Settings
+from patchifier.config import RequestError
+
+
+@pytest.fixture(scope="module")
+def taught(client, ids):
+    labels = {"=low": ids[:3], "high": ids[3:5]}
+    answer = client.post("/api/teach", json={"name": "pitch", "labels": labels})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_what_is_known_of_a_head_is_said(taught, ids):
+    assert taught["head"] == "pitch"
+    assert taught["names"] == ["=low", "high"]
+    assert (taught["n"], taught["enough"]) == (5, False)
+    low, high = taught["interval"]
+    assert 0 <= low <= taught["accuracy"] <= high <= 1
+    assert [one["track"]["id"] for one in taught["doubtful"]] == [ids[5]]
+
+
+def test_a_head_labels_the_whole_library(client, taught, ids):
+    labels = client.post("/api/teach/apply", json={"head": "pitch"}).json()["labels"]
+    assert set(labels) == set(ids)
+    assert [labels[one]["label"] for one in ids[:5]] == ["=low"] * 3 + ["high"] * 2
+
+
+def test_a_head_predicts_for_one_song(client, taught, ids):
+    found = client.post("/api/predict", json={"id": ids[4], "head": "pitch"}).json()
+    assert found["names"] == ["=low", "high"]
+    assert sum(found["values"]) == pytest.approx(1, abs=1e-3)
+    assert found["values"][1] > 0.5
+
+
+def test_heads_are_listed(client, taught):
+    rows = client.get("/api/heads").json()
+    assert [row["name"] for row in rows] == ["pitch"]
+    assert rows[0]["labels"] == ["=low", "high"]
+
+
+def test_labels_are_saved_as_csv_that_no_spreadsheet_computes(client, taught):
+    answer = client.post("/api/teach/save", json={"head": "pitch", "what": "csv"})
+    rows = answer.text.splitlines()
+    assert rows[0] == "path,label,probability"
+    assert len(rows) == 7
+    assert ",'=low," in rows[1]
+    assert answer.headers["content-disposition"] == 'attachment; filename="pitch.csv"'
+
+
+def test_a_saved_head_is_one_that_predicts(client, taught, ids, tmp_path):
+    answer = client.post("/api/teach/save", json={"head": "pitch", "what": "head"})
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        archive.extractall(tmp_path)
+    head = heads.read(tmp_path / "pitch")
+    assert head.names == ("=low", "high")
+    assert head.identity == client.get("/api/status").json()["identity"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "status"),
+    [
+        ({"one": [0, 1]}, 400),
+        ({"one": [0], "two": [1, 2]}, 400),
+        ({"one": [0, 1], "two": [1, 2]}, 400),
+        ({"one": [0, 1], "two": [2, 99]}, 404),
+        ({}, 400),
+    ],
+)
+def test_what_cannot_be_taught_is_refused(client, ids, labels, status):
+    named = {
+        name: [ids[n] if n < 6 else "no-such-id" for n in some] for name, some in labels.items()
+    }
+    answer = client.post("/api/teach", json={"labels": named})
+    assert answer.status_code == status
+    assert answer.json()["error"]
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a" * 100, "a\nb", "/etc"])
+def test_a_name_that_is_no_name_is_refused(client, ids, name):
+    asked = {"name": name, "labels": {"a": ids[:2], "b": ids[2:4]}}
+    assert client.post("/api/teach", json=asked).status_code == 400
+
+
+def test_a_head_that_was_not_taught_is_unknown(client, ids):
+    for address, asked in (("apply", {}), ("save", {})):
+        answer = client.post(f"/api/teach/{address}", json={"head": "none"} | asked)
+        assert answer.status_code == 404
+    assert client.post("/api/predict", json={"id": ids[0], "head": "none"}).status_code == 404
+
+
+def test_saved_heads_are_read_and_those_of_another_model_are_refused(
+    client, serve, table, taught, ids, tmp_path
+):
+    answer = client.post("/api/teach/save", json={"head": "pitch", "what": "head"})
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        archive.extractall(tmp_path)
+    again = serve(table, Settings(heads=tmp_path))
+    before = client.get("/api/heads").json()[0]
+    assert again.get("/api/heads").json() == [before]
+    assert before["accuracy"]["n"] == 5
+    asked = {"id": ids[0], "head": "pitch"}
+    assert (
+        again.post("/api/predict", json=asked).json()
+        == client.post("/api/predict", json=asked).json()
+    )
+    head = heads.read(tmp_path / "pitch")
+    dataclasses.replace(head, identity="another").save(tmp_path / "pitch")
+    with pytest.raises(RequestError, match="another model"):
+        serve(table, Settings(heads=tmp_path))

@@ -1,0 +1,69 @@
+"""Curves of a run that goes on: new rows are read, torn and replaced ones do not matter."""
+
+import json
+
+import pytest
+
+from patchifier.cli import main
+from patchifier.config import RequestError
+from patchifier.train.watch import Watched, sparkline
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"state": "running", "seconds": 12.0}))
+    (tmp_path / "stage_two").mkdir()
+    (tmp_path / "stage_two" / "metrics.csv").write_text("step,loss\n1,0.5\n2,0.4\n3,0.")
+    return tmp_path
+
+
+def test_whole_rows_are_read_and_later_ones_added(run):
+    watched = Watched(run)
+    watched.update()
+    assert watched.latest() == {"stage_two/metrics.csv": {"step": 2, "loss": 0.4}}
+    with (run / "stage_two" / "metrics.csv").open("a") as stream:
+        stream.write("3\n4,nan\n")
+    (run / "stage_two" / "validation.csv").write_text("step,mse\n4,0.2\n")
+    watched.update()
+    (curve,) = [one for one in watched.curves.values() if one.path.name == "metrics.csv"]
+    assert curve.columns["loss"][:3] == [0.5, 0.4, 0.3]
+    assert watched.latest()["stage_two/validation.csv"] == {"step": 4, "mse": 0.2}
+
+
+def test_a_file_that_a_resumed_run_wrote_anew_is_read_anew(run):
+    watched = Watched(run)
+    watched.update()
+    (run / "stage_two" / "metrics.csv").write_text("step,loss\n1,9\n")
+    watched.update()
+    assert watched.latest()["stage_two/metrics.csv"]["loss"] == 9
+
+
+def test_a_run_that_wrote_no_step_says_so(run):
+    (run / "stage_two" / "metrics.csv").unlink()
+    watched = Watched(run)
+    watched.update()
+    assert "no step" in watched.text()
+    assert not watched.ended
+
+
+def test_in_a_pipe_the_command_prints_once_and_ends(run, capsys):
+    assert main(["watch", str(run)]) == 0
+    text = capsys.readouterr().out
+    assert "running" in text
+    assert "loss" in text
+    assert main(["watch", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["latest"]["stage_two/metrics.csv"]["step"] == 2
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", "{"])
+def test_a_damaged_run_json_is_refused(run, damage):
+    (run / "run.json").write_text(damage)
+    with pytest.raises(RequestError):
+        Watched(run).text()
+
+
+def test_a_sparkline_has_one_block_for_each_part_and_keeps_the_extremes():
+    assert sparkline([], 10) == ""
+    assert sparkline([3.0] * 5, 10) == "▁▁▁▁▁"
+    assert sparkline(list(range(1000)), 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline([0.0, float("inf"), 1.0]) == "▁ █"
