@@ -27,7 +27,7 @@ EDITED: Kind = "same recording edited or re-encoded"
 VERSION: Kind = "probably another version"
 UNCHECKED: Kind = "not checked"
 # chosen on half of the tracks of benchmarks/duplicate_copies.py, which reports the other half
-CANDIDATE = 0.5  # least cosine of a pair that is compared
+CANDIDATE = 0.4  # least cosine of a pair that is compared
 NEIGHBOURS = 5  # pairs that each file proposes
 VERSION_COSINE = 0.9  # from here on, a pair that the fingerprint does not confirm is listed
 AGREEMENT = 0.9  # share of bits that agree from beginning to end of the same recording
