@@ -168,10 +168,11 @@ def test_the_runtime_works_without_torch():
         sys.modules["torch"] = None  # its import fails
         import patchifier
 
-        runtime = "io seeding jobs audio spectrogram windows fingerprint matching graph embed cache weights"
+        runtime = "io seeding jobs audio excerpts spectrogram windows fingerprint matching graph heads inputs embed cache weights"
+        runtime += " estimates predictors integrations.ray integrations.object_store integrations.beets"
         for name in runtime.split():
             importlib.import_module(f"patchifier.{name}")
-        for package in ("library", "library.search", "datasets", "cli", "containers"):
+        for package in ("library", "library.search", "app", "datasets", "cli", "containers"):
             found = importlib.import_module(f"patchifier.{package}")
             for module in pkgutil.iter_modules(found.__path__):
                 importlib.import_module(f"patchifier.{package}.{module.name}")

@@ -38,7 +38,6 @@ from patchifier.library.build import facts_of
 from patchifier.library.job import Embedded
 from patchifier.library.stored import EmbeddingTable, from_arrow
 from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
-from patchifier.nn.encode import TorchNetwork
 
 ANSWER_S = 30.0  # time for a cluster to answer; Ray itself waits for minutes, then ends the process
 STORE_BYTES = 2**28  # object store of a Ray that is started here: the model, lists of clips, counts
@@ -101,7 +100,7 @@ def embed_on_ray(
     store, facts = Store(str(out)), facts_of(embedder, cut)
     spec = object_store.claim(store, facts, clips)
     network = embedder.network
-    if isinstance(network, TorchNetwork):
+    if hasattr(network, "cpu"):  # a network of torch, which may be on another device
         network = network.cpu()
     model = Embedder(network, embedder.config)
     with _ray(address, workers) as cores:
