@@ -5,8 +5,9 @@
 Makes its own mp3 files (44.1 kHz, stereo; chords, drums and noise) in a temporary folder. Stages are timed on one thread, one file after
 the other, beside the rate at which this machine multiplies matrices, so that the model's time can be told as a multiple of what its
 operations take at that rate. End to end is `embed_library` with its processes, their start left out by taking the difference to a library of
-a quarter of the files; next to it, in turn, the same number of processes decodes and resamples alone. With --peers (librosa; openSMILE and
-musicnn, installed as benchmarks/outsiders/README.md says): one thread, one file after the other, each with this package's decoder.
+a quarter of the files; next to it, in turn, the same number of processes decodes and resamples alone. With --peers (librosa; openSMILE,
+musicnn and bliss-audio, installed as benchmarks/outsiders/README.md says): one thread, one file after the other, each but bliss-audio with this
+package's decoder.
 Each model has a result of its own, and the default, which `patchifier.load()` gives, that of the peers too.
 """
 
@@ -106,6 +107,7 @@ def matrix_rate(size=1024):
 def beside(paths, embedder, rounds, folder):
     """Seconds of others for the same files, and of ours before each, pairs in turn: {name: (rounds, 2)}."""
     sys.path.insert(0, str(Path(__file__).parent / "outsiders"))
+    import from_bliss
     import from_musicnn
     import from_opensmile
 
@@ -122,6 +124,7 @@ def beside(paths, embedder, rounds, folder):
         from_opensmile.encoder(),
         from_opensmile.encoder("ComParE_2016"),
         from_musicnn.encoder(),
+        from_bliss.encoder(),
     ]
     spent = {way.name: [] for way in ways}
     torch.set_num_threads(1)

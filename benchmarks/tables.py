@@ -97,6 +97,7 @@ def embed_peers(facts):
         "handcrafted": "hand-made features",
         "opensmile-eGeMAPSv02": "openSMILE's eGeMAPS",
         "MTT_musicnn-penultimate": "musicnn",
+        "bliss-audio": "bliss-audio",
     }
     for name, label in names.items():
         if name in facts["ours_faster"]:
