@@ -44,8 +44,7 @@ class Clips:
         self.paths = list(rows.paths)
         self.targets = np.array([of[path].target for path in self.paths])
         self.folds = np.array([of[path].fold for path in self.paths])
-        vectors = rows.vectors.astype(np.float64)
-        self.units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        self.units = self.store.metric().unit(rows.vectors)  # by the default weights of a search
         self.cosines = self.units @ self.units.T
 
     def per_fold(self, values, folds):
@@ -111,14 +110,21 @@ def unlike(clips, generator):
 def hubs(clips):
     found = {}
     at = {path: row for row, path in enumerate(clips.paths)}
-    for discount in (False, True):
+    equal = np.ones(clips.store.size)
+    ways = {
+        "without": {},
+        "with the discount": {"discount_hubs": True},
+        "plain cosine": {"weights": equal},
+        "plain cosine, with the discount": {"weights": equal, "discount_hubs": True},
+    }
+    for name, options in ways.items():
         lists = [
-            [at[row.path] for row in clips.store.similar(path, 5, discount_hubs=discount)]
+            [at[row.path] for row in clips.store.similar(path, 5, **options)]
             for path in clips.paths
         ]
         counts = np.bincount(np.ravel(lists), minlength=len(at))
         right = [(clips.targets[rows] == clips.targets[row]).mean() for row, rows in enumerate(lists)]  # fmt: skip
-        found["with the discount" if discount else "without"] = {
+        found[name] = {
             "in no list": round(float((counts == 0).mean()), 4), "most lists": int(counts.max()),
             "same soundtrack at 5": clips.per_fold(right, clips.folds),
         }  # fmt: skip

@@ -45,6 +45,14 @@ def test_probabilities_sum_to_one_also_for_large_vectors(head):
     assert np.isfinite(found).all()
 
 
+def test_the_length_of_a_vector_does_not_matter(head):
+    vectors = np.random.default_rng(3).standard_normal((4, head.size)).astype(np.float32)
+    np.testing.assert_allclose(
+        head.probabilities(7 * vectors), head.probabilities(vectors), rtol=1e-5
+    )
+    assert np.isfinite(head.probabilities(np.zeros((1, head.size), np.float32))).all()
+
+
 def test_a_head_predicts_as_a_model(head, model, tmp_path):
     loaded = patchifier.load(head.save(tmp_path / "head"))
     sound = 0.1 * np.random.default_rng(1).standard_normal(30 * RATE).astype(np.float32)

@@ -1,9 +1,9 @@
 """Whole recordings as a music library: how many of a track's five nearest are of its soundtrack, and of its artist.
 
-    python benchmarks/open/neighbours.py ROOT [--bliss PYTHON]
+    python benchmarks/open/neighbours.py ROOT [--bliss PYTHON] [--side train|valid|both]
 
-Tracks of the training and the validation side that build.py has unpacked, whole. Never those of the test side, nor reserved packages. Variants of
-a song are not among its own neighbours. Cosine of vectors; MFCC statistics and bliss-audio's 23 numbers are standardised over the tracks first;
+Tracks of the training and the validation side that build.py has unpacked, whole; --side counts the queries of one alone. Never those of the test side, nor reserved packages. Variants of
+a song are not among its own neighbours. Cosine of vectors, by the default weights of a search and plain; MFCC statistics and bliss-audio's 23 numbers are standardised over the tracks first;
 bliss-audio by Euclidean distance, as players do. PYTHON is an interpreter with bliss-audio==0.2.0. Intervals of 95 % by bootstrap over songs.
 Labels are confounded with mastering and codec (README.md): the columns compare encoders, and say little about music alone.
 """
@@ -29,6 +29,7 @@ from patchifier import audio, jobs, library
 from patchifier.cli.progress import progress
 from patchifier.embed import load
 from patchifier.evaluate.encoders.handmade import mfcc_of
+from patchifier.library.search import default_weights
 from patchifier.statistics import estimate, paired
 
 NEAREST, FEWEST = 5, 3  # FEWEST other songs with the same label
@@ -40,9 +41,15 @@ for path in sys.stdin.read().splitlines():
 """
 
 
-def tracks_of(root):
+def tracks_of_all(root):
     listed = [Track(**row) for row in json.loads((root / "work" / "tracks.json").read_text())]
     assert {track.package for track in listed} <= set(packages.MUSIC)
+    return listed
+
+
+def tracks_of(root):
+    """Tracks of both sides, all of which are searched."""
+    listed = tracks_of_all(root)
     side = sides(listed)
     return [track for track in listed if side[track.group] != "test"]
 
@@ -122,13 +129,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
     parser.add_argument("--bliss", default="")
+    parser.add_argument("--side", choices=("train", "valid", "both"), default="both")
     flags = parser.parse_args()
     tracks = tracks_of(flags.root)
     work = flags.root / "work" / "neighbours"
     work.mkdir(parents=True, exist_ok=True)
+
+    def weighted(name, *, plain=False):
+        vectors, slices = by_patchifier(name, flags.root, tracks, work), load(name).slices
+        weights = default_weights({part: each.stop - each.start for part, each in slices.items()})
+        return cosines(vectors if plain or weights is None else vectors * np.sqrt(weights))
+
     ways = {
-        name: lambda name=name: cosines(by_patchifier(name, flags.root, tracks, work))
-        for name in ("patchifier-base", "patchifier-paper")
+        "patchifier-base": lambda: weighted("patchifier-base"),
+        "base, plain cosine": lambda: weighted("patchifier-base", plain=True),
+        "patchifier-paper": lambda: weighted("patchifier-paper"),
     }
     ways["mfcc"] = lambda: cosines(by_mfcc(flags.root, tracks, work))
     if flags.bliss:
@@ -143,12 +158,23 @@ def main():
         seconds, found = timed(way)
         scores[name] = found
         print(f"{name}: {seconds:.0f} s", flush=True)
-    facts = {"tracks": len(tracks), "hours": round(sum(t.seconds for t in tracks) / 3600, 2)}
+    side = sides(tracks_of_all(flags.root))
+    counted = np.array([flags.side in ("both", side[group]) for group in groups])
+    facts = {
+        "side": flags.side,
+        "tracks": len(tracks),
+        "hours": round(sum(t.seconds for t in tracks) / 3600, 2),
+    }
     for kind, names in labels.items():
         facts[kind] = table(
-            kind, {name: shares(found, names, groups) for name, found in scores.items()}, groups
+            kind,
+            {
+                name: np.where(counted, shares(found, names, groups), np.nan)
+                for name, found in scores.items()
+            },
+            groups,
         )
-    keep("neighbours", facts)
+    keep("neighbours" if flags.side == "both" else f"neighbours_{flags.side}", facts)
 
 
 def table(kind, found, groups):

@@ -23,7 +23,7 @@ JSON, WEIGHTS = "head.json", "head.safetensors"
 
 @dataclass(frozen=True)
 class Head:
-    """A multinomial logistic regression on vectors of one model.
+    """A multinomial logistic regression on vectors of one model, scaled to length 1.
 
     Attributes
     ----------
@@ -41,8 +41,8 @@ class Head:
     Examples
     --------
     >>> head = Head(("low", "high"), np.array([[-1.0], [1.0]]), np.zeros(2), "x", "patchifier-base")
-    >>> head.probabilities(np.array([[3.0]])).round(2).tolist()
-    [[0.0, 1.0]]
+    >>> head.probabilities(np.array([[3.0], [-0.1]])).round(2).tolist()
+    [[0.12, 0.88], [0.88, 0.12]]
     """
 
     names: tuple[str, ...]
@@ -58,8 +58,8 @@ class Head:
         return self.weight.shape[1]
 
     def probabilities(self, vectors: np.ndarray) -> np.ndarray:
-        """Probabilities (..., C) of the labels of vectors (..., E), float32."""
-        logits = vectors.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
+        """Probabilities (..., C) of the labels of vectors (..., E) of any length, float32."""
+        logits = unit(vectors) @ self.weight.T.astype(np.float64) + self.bias
         powers = np.exp(logits - logits.max(-1, keepdims=True))
         return (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
 
@@ -83,6 +83,13 @@ class Head:
             save_file(tensors, new / WEIGHTS)
             write_json(new / JSON, values | {"model": self.model, "facts": dict(self.facts)})
         return folder
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (..., E) of length 1, in double precision; zeros stay zeros."""
+    exact = vectors.astype(np.float64)
+    lengths = np.linalg.norm(exact, axis=-1, keepdims=True)
+    return exact / np.where(lengths > 0, lengths, 1.0)
 
 
 def is_head(path: str | Path | None) -> bool:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from patchifier.app.asked import RefusedError
 from patchifier.config import RequestError
 from patchifier.library.search import Table
+from patchifier.library.search.metric import Metric
 from patchifier.library.stored import EmbeddingTable, read, track_ids, vectors_of
 
 TAGS = ("title", "artist", "album", "albumartist", "genre", "year", "track")
@@ -272,6 +273,15 @@ class Collection:
         np.add.at(sums, [self.by_path[path] for path in self.table.paths], units)
         return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
 
+    @functools.cached_property
+    def metric(self) -> Metric:
+        """How vectors are compared: as the store does."""
+        return self.store.metric() if self.store else Metric()
+
+    def cosine(self, first: np.ndarray, second: np.ndarray) -> float:
+        """Similarity of two vectors (E,)."""
+        return float(self.metric.unit(first) @ self.metric.unit(second))
+
     def direction(self, place: int) -> np.ndarray:
         """Unit vector (E,) float32 of one track."""
         if self.table is not None and len(self.table) == len(self):
@@ -281,14 +291,14 @@ class Collection:
         return np.asarray(self.directions[place])
 
     def sample(self, count: int) -> np.ndarray:
-        """Unit vectors (m, E) of up to `count` sections, evenly spread over the table."""
+        """Vectors (m, E) of length 1 in the metric, of up to `count` sections over the table."""
         if self.table is None:
             return np.zeros((0, 1), np.float32)
         rows = np.unique(
             np.linspace(0, len(self.table) - 1, min(count, len(self.table))).astype(int)
         )
         vectors = vectors_of(self.table.rows.take(pa.array(rows)), self.table.length)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return self.metric.unit(vectors).astype(np.float32)
 
     @functools.cached_property
     def content(self) -> str:

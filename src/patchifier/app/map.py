@@ -93,7 +93,8 @@ class Map:
         if self.read():
             return
         try:
-            found = self._in_process(self.collection.directions)
+            directions = self.collection.metric.unit(self.collection.directions)
+            found = self._in_process(directions.astype(np.float32))
         except (RequestError, OSError, MemoryError, BrokenProcessPool) as error:
             self.error = f"the map could not be made ({error or type(error).__name__})."
             return

@@ -6,6 +6,7 @@ md5(password + salt) (t and s), or as apiKey; the password and the key are the s
 Without a token, on this machine alone, every client passes.
 """
 
+import functools
 import hashlib
 import hmac
 import math
@@ -94,8 +95,9 @@ def path(served: Served, asked: Asked) -> dict[str, Any]:
         collection.paths[start], collection.paths[end], max(2, asked.count(25))
     )
     first = collection.direction(start)
+    similarity = functools.partial(collection.cosine, first)
     places = [collection.by_path[row.path] for row in found]
-    return _matches(served, [(at, float(collection.direction(at) @ first)) for at in places])
+    return _matches(served, [(at, similarity(collection.direction(at))) for at in places])
 
 
 def song(served: Served, asked: Asked) -> dict[str, Any]:

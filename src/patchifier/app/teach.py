@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from patchifier.config import RequestError
-from patchifier.heads import Head
+from patchifier.heads import Head, unit
 from patchifier.statistics import wilson
 
 MOST_LABELS = 10
@@ -79,7 +79,8 @@ def teach(
     Parameters
     ----------
     vectors : ndarray, shape (n, E)
-        One row for each song of the library. Their mean and deviation standardise the vectors.
+        One row for each song of the library. They are scaled to length 1, and their mean and
+        deviation standardise them.
     labels : mapping of str to sequence of int
         Rows with each label; a song has one label.
     identity, model : str
@@ -105,7 +106,8 @@ def teach(
     ('5-fold cross-validation', True, ('high', 'low'))
     """
     names, rows, targets = _examples(labels, len(vectors))
-    mean, deviation = vectors.mean(0, dtype=np.float64), vectors.std(0, dtype=np.float64)
+    vectors = unit(vectors)
+    mean, deviation = vectors.mean(0), vectors.std(0)
     scale = 1 / np.maximum(deviation, 1e-6 * max(1e-12, float(deviation.max())))
     examples = (vectors[rows] - mean) * scale  # (labelled, E)
     fewest = int(np.bincount(targets).min())

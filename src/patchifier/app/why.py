@@ -12,6 +12,7 @@ from patchifier.app.similar import agreement
 from patchifier.app.state import Served, Song
 from patchifier.config import RequestError
 from patchifier.embed import Embedder, Embedding
+from patchifier.library.search.metric import Metric
 
 WINDOW_S = 10.0
 LONGEST_S = 1200.0  # what lies behind it is not compared
@@ -37,18 +38,15 @@ def why(served: Served, asked: WhyAsked) -> dict[str, Any]:
     with ThreadPoolExecutor(2) as threads:
         windows = list(threads.map(lambda song: windows_of(served, song), (first, second)))
     return {
-        "similarity": round(float(first.vector @ second.vector), 4),
+        "similarity": round(served.collection.cosine(first.vector, second.vector), 4),
         "slices": agreement(served, first.vector, second.vector),
-        "stretches": stretches(*windows),
+        "stretches": stretches(windows[0], windows[1], metric=served.collection.metric),
     }
 
 
-def stretches(first: Embedding, second: Embedding) -> list[dict[str, float]]:
-    """Pairs of stretches by cosine, the highest first, each stretch once."""
-    units = [
-        found.vectors / np.linalg.norm(found.vectors, axis=1, keepdims=True)
-        for found in (first, second)
-    ]
+def stretches(first: Embedding, second: Embedding, *, metric: Metric) -> list[dict[str, float]]:
+    """Pairs of stretches by similarity, the highest first, each stretch once."""
+    units = [metric.unit(found.vectors) for found in (first, second)]
     cosines = units[0] @ units[1].T  # (k, l)
     pairs = list[dict[str, float]]()
     while len(pairs) < min(STRETCHES, *cosines.shape):

@@ -24,6 +24,7 @@ from patchifier.jobs import folder_lock
 from patchifier.library import table
 from patchifier.library.export import require_csv, write_csv
 from patchifier.library.job import Embedded, TableJob
+from patchifier.library.search.metric import sizes_of
 from patchifier.library.sources import find
 from patchifier.library.stored import EmbeddingTable, read
 from patchifier.library.worker import Cut
@@ -148,6 +149,7 @@ def _target(out: str | Path) -> Path:
 def facts_of(embedder: Embedder, cut: Cut) -> dict[str, Any]:
     """Metadata of a table: model, settings, what a row is about."""
     config = embedder.config
+    slices = {} if cut.patches else {"slices": sizes_of(config)}
     return {
         "format": table.FORMAT,
         "model": embedder.identity,
@@ -158,5 +160,6 @@ def facts_of(embedder: Embedder, cut: Cut) -> dict[str, Any]:
         "hop_s": cut.hop_s,
         "patches": cut.patches,
         "size": cut.size(embedder),
+        **slices,
         "stretches": [],
     }

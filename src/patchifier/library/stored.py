@@ -134,6 +134,18 @@ class EmbeddingTable:
         return identity_of(self.metadata)
 
 
+def slices_of(metadata: Mapping[str, Any], size: int) -> dict[str, int] | None:
+    """Sizes of the slices of a vector that metadata states, in their order.
+
+    None in tables of older versions, in those of patches, and where the sizes do not add up.
+    """
+    stated = metadata.get("slices")
+    if not isinstance(stated, dict) or not all(type(part) is int for part in stated.values()):
+        return None
+    sizes = {str(name): part for name, part in stated.items()}
+    return sizes if min(sizes.values(), default=0) > 0 and sum(sizes.values()) == size else None
+
+
 def identity_of(metadata: dict[str, Any]) -> str:
     """Identity of the model in metadata; vectors of patches are not comparable with others."""
     return f"{metadata['model']}{' of patches' if metadata.get('patches') else ''}"

@@ -12,7 +12,7 @@ precision from the stored vectors, also where an approximate index chose the can
 from pathlib import Path
 
 from patchifier.library.search.index import Index, UnreadableIndexError, is_index
-from patchifier.library.search.metric import slice_weights
+from patchifier.library.search.metric import default_weights, slice_weights
 from patchifier.library.search.rows import Changes, Filter, SearchResult
 from patchifier.library.search.store import Pair, VectorStore
 from patchifier.library.search.table import Table
@@ -29,6 +29,7 @@ __all__ = [
     "Table",
     "UnreadableIndexError",
     "VectorStore",
+    "default_weights",
     "load",
     "read",
     "slice_weights",

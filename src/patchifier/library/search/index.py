@@ -21,7 +21,7 @@ from patchifier.jobs import file_lock
 from patchifier.library.search.ranking import Candidates, Target
 from patchifier.library.search.rows import Changes, Filter, digests, quoted_list
 from patchifier.library.search.store import VectorStore
-from patchifier.library.stored import TYPES, Stored, require_same_model, vectors_of
+from patchifier.library.stored import TYPES, Stored, require_same_model, slices_of, vectors_of
 
 NAME = "embeddings"  # of the LanceDB table
 FACTS = b"patchifier.index"  # schema metadata: facts in JSON
@@ -90,6 +90,7 @@ class Index(VectorStore):
                 int(facts["ann_rows"]),
                 int(facts["format"]),
             )
+            self.slices = slices_of(facts, self.size)
         except (KeyError, TypeError, ValueError) as error:
             raise RequestError(
                 f"{name} is a LanceDB table, but not an index of embeddings: build one from a "
@@ -450,7 +451,8 @@ def _reached(what: str, place: str | Path, advice: str) -> Iterator[None]:
 
 def _create(uri: str, stored: Stored, ann_rows: int) -> Any:
     """Write a table in one commit, in place of one of ours if there is one."""
-    facts = {"format": 1, "model": stored.identity, "size": stored.size, "ann_rows": ann_rows}
+    facts: dict[str, Any] = {"format": 1, "model": stored.identity, "size": stored.size}
+    facts |= {"ann_rows": ann_rows, "slices": slices_of(stored.metadata, stored.size)}
     schema = _with_digests(stored.nothing()).schema.with_metadata(
         {FACTS: json.dumps(facts).encode()}
     )

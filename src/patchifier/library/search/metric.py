@@ -8,8 +8,37 @@ import numpy as np
 from patchifier.config import Config, RequestError
 from patchifier.library.search.rows import unit
 
+LEARNT = 32.0  # weight of the learnt slice where a vector has others; see docs/search.md
 UNLIKE = 0.5  # share of what the files should not sound like; see docs/search.md
 SLACK = 1e-5  # more than the error of a cosine in single precision
+
+
+def default_weights(slices: Mapping[str, int] | None) -> np.ndarray | None:
+    """Weights with which a search compares vectors by default; None for the plain cosine.
+
+    Parameters
+    ----------
+    slices : mapping of str to int
+        Sizes of the slices of a vector, in their order; None if they are not known.
+
+    Returns
+    -------
+    numpy.ndarray, shape (E,), or None
+        Where a vector has descriptors beside its learnt slice, that one counts 32 times: it is few
+        numbers of many, and tells more about what sounds alike.
+
+    Examples
+    --------
+    >>> default_weights({"layers": 1, "harmony": 2}).tolist()
+    [32.0, 1.0, 1.0]
+    >>> default_weights({"layers": 3}) is None
+    True
+    """
+    if not slices or len(slices) < 2 or "layers" not in slices:
+        return None
+    return np.concatenate(
+        [np.full(size, LEARNT if name == "layers" else 1.0) for name, size in slices.items()]
+    )
 
 
 def slice_weights(config: Config, factors: Mapping[str, float]) -> np.ndarray:
@@ -20,7 +49,8 @@ def slice_weights(config: Config, factors: Mapping[str, float]) -> np.ndarray:
     config : Config
         Of the model, which says what the slices are: ``config.embedding_slices``.
     factors : mapping of str to float
-        Factor of each slice, at least 0; 1 for a slice that is not named.
+        Factor of each slice, at least 0, on top of its default weight; 1 for a slice that is not
+        named.
 
     Returns
     -------
@@ -35,19 +65,25 @@ def slice_weights(config: Config, factors: Mapping[str, float]) -> np.ndarray:
     --------
     >>> model = patchifier.load()
     >>> weights = slice_weights(model.config, {"harmony": 2.0})
-    >>> weights.shape == (model.size,), float(weights.min()), float(weights.max())
-    (True, 1.0, 2.0)
+    >>> [float(weights[model.slices[name]].mean()) for name in ("layers", "harmony", "mode")]
+    [32.0, 2.0, 1.0]
     """
     slices = config.embedding_slices
-    weights = np.ones(config.embedding_size)
+    default = default_weights(sizes_of(config))
+    weights = np.ones(config.embedding_size) if default is None else default
     for name, factor in factors.items():
         if name not in slices:
             raise RequestError(
                 f"there is no slice {name!r} in these vectors, expected one of {', '.join(slices)}."
             )
-        weights[slices[name]] = factor
+        weights[slices[name]] *= factor
     require_weights(weights, config.embedding_size)
     return weights
+
+
+def sizes_of(config: Config) -> dict[str, int]:
+    """Sizes of the slices of an embedding, in their order."""
+    return {name: part.stop - part.start for name, part in config.embedding_slices.items()}
 
 
 def require_weights(weights: np.ndarray, size: int) -> np.ndarray:

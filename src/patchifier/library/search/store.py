@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from patchifier.config import RequestError
 from patchifier.io import Progress, silent
-from patchifier.library.search.metric import SLACK, Metric, direction_of
+from patchifier.library.search.metric import SLACK, Metric, default_weights, direction_of
 from patchifier.library.search.pairs import nearest_of, nearest_pairs, pairs_above
 from patchifier.library.search.ranking import (
     HUB_ROWS,
@@ -58,11 +58,19 @@ class VectorStore(abc.ABC):
         Of the model and the settings that made the vectors.
     size : int
         Length E of a vector.
+    slices : dict of str to int, or None
+        Sizes of the slices of a vector, in their order; None if the store does not state them.
     """
 
     name: str
     identity: str
     size: int
+    slices: dict[str, int] | None = None
+
+    def metric(self, weights: np.ndarray | None = None) -> Metric:
+        """Metric of a search: that of the weights, or of :func:`default_weights`."""
+        chosen = default_weights(self.slices) if weights is None else weights
+        return Metric.of(chosen, self.size)
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -201,7 +209,7 @@ class VectorStore(abc.ABC):
     ) -> tuple[Target, tuple[str, ...]]:
         """Return what to look for, and the paths of files in here that it was made of."""
         seeds, others = _listed(query), _listed(unlike)
-        metric = Metric.of(weights, self.size)
+        metric = self.metric(weights)
         if not seeds:
             raise RequestError("no file was given to search with: expected at least one.")
         likes, dislikes = (
@@ -489,7 +497,7 @@ class VectorStore(abc.ABC):
                 f"count is {count} for a path through {len(stops)} files, expected at least "
                 f"{len(stops)}."
             )
-        metric = Metric.of(weights, self.size)
+        metric = self.metric(weights)
         line = places([self._place(stop, metric) for stop in stops], count)
 
         def nearest(

@@ -11,7 +11,7 @@ from patchifier.library.search.metric import Metric
 from patchifier.library.search.ranking import Candidates, Target
 from patchifier.library.search.rows import Filter
 from patchifier.library.search.store import VectorStore
-from patchifier.library.stored import EmbeddingTable, read, vectors_of
+from patchifier.library.stored import EmbeddingTable, read, slices_of, vectors_of
 
 MOST_EDGES = 64  # of columns between which sums of squares are kept, a number for each row
 LEAST = 1e-12  # square of a length that is not zero
@@ -30,6 +30,7 @@ class Table(VectorStore):
 
     def __init__(self, rows: EmbeddingTable, *, name: str = "the table") -> None:
         self.name, self.identity, self.size = name, rows.identity, rows.length
+        self.slices = slices_of(rows.metadata, rows.length)
         ids = pa.array(rows.track_ids, pa.string())
         self._table = rows.rows.set_column(
             rows.rows.column_names.index("track_id"), "track_id", ids
