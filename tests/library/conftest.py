@@ -15,7 +15,9 @@ from patchifier.library.stored import FACTS, TYPES
 def write(tmp_path):
     """Write a table of vectors, and give its path."""
 
-    def run(vectors, paths, name="t.parquet", *, starts=None, identity="model-a", **tags):
+    def run(
+        vectors, paths, name="t.parquet", *, starts=None, identity="model-a", slices=None, **tags
+    ):
         vectors = np.asarray(vectors, np.float32)
         count, size = vectors.shape
         columns = {name: pa.nulls(count, kind) for name, kind in TYPES.items() if kind is not None}
@@ -26,6 +28,7 @@ def write(tmp_path):
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), size)
         columns |= {name: pa.array(values, TYPES[name]) for name, values in tags.items()}
         facts = {"format": 1, "model": identity, "size": size, "window_s": None, "patches": False}
+        facts |= {"slices": slices} if slices is not None else {}
         table = pa.table(columns).replace_schema_metadata({FACTS: json.dumps(facts)})
         pq.write_table(table, tmp_path / name)
         return tmp_path / name

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import patchifier
+from patchifier import audio, library
 from patchifier.config import RequestError
 from patchifier.library import search
 from patchifier.library.search import Filter
@@ -107,10 +108,51 @@ def test_weights_come_from_the_names_of_slices():
     weights = search.slice_weights(config, {"harmony": 2.0, "layers": 0.0})
     assert (weights[config.embedding_slices["harmony"]] == 2).all()
     assert (weights[config.embedding_slices["layers"]] == 0).all()
+    layers = search.slice_weights(config, {"layers": 2.0})[config.embedding_slices["layers"]]
+    assert (layers == 64).all()
     assert (weights == 1).sum() == len(weights) - (weights != 1).sum() > 0
     for factors in ({"loudness": 1.0}, {"harmony": -1.0}):
         with pytest.raises(RequestError):
             search.slice_weights(config, factors)
+
+
+SLICES = {"layers": 5, "harmony": 30, "pulse": 5}
+
+
+def test_the_learnt_slice_counts_more_by_default_in_searches_paths_and_mixes(opened, write):
+    vectors = random_vectors(60, 40)
+    store = opened(write(vectors, range(60), slices=SLICES))
+    weights = np.repeat([32.0, 1.0], [5, 35])
+    assert search.default_weights(SLICES).tolist() == weights.tolist()
+    for walk in (store.similar, store.mix):
+        found = walk("7", 9)
+        assert found == walk("7", 9, weights=weights)
+        assert paths(found) != paths(walk("7", 9, weights=np.ones(40)))
+    assert store.path("3", "9", 8) == store.path("3", "9", 8, weights=weights)
+    expected = np.sort(weighted(vectors, vectors[7], weights))[::-1][1:10]
+    assert [row.score for row in store.similar("7", 9)] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [None, {"layers": 40}, {"harmony": 20, "pulse": 20}, {"layers": 5, "harmony": 5}, {"layers": -5, "harmony": 45},
+     {"layers": "5", "harmony": 35}, {"layers": 5.0, "harmony": 35.0}, ["layers"], {}],
+)  # fmt: skip
+def test_without_sizes_that_add_up_the_cosine_is_plain(opened, write, slices):
+    store = opened(write(random_vectors(30, 40), range(30), slices=slices))
+    assert store.similar("7", 5) == store.similar("7", 5, weights=np.ones(40))
+
+
+def test_a_table_of_a_model_states_its_slices(tmp_path):
+    model = patchifier.load()
+    sound = 0.1 * np.random.default_rng(0).standard_normal(22_050).astype(np.float32)
+    audio.save(tmp_path / "a.wav", sound)
+    library.embed_library(tmp_path, tmp_path / "t.parquet", embedder=model, workers=1)
+    slices = search.load(tmp_path / "t.parquet").slices
+    assert slices == {name: part.stop - part.start for name, part in model.slices.items()}
+    assert (
+        search.default_weights(slices).tolist() == search.slice_weights(model.config, {}).tolist()
+    )
 
 
 # --- limits ---

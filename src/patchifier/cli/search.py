@@ -55,7 +55,7 @@ def similar(
     count : int
         Number of files to list.
     weights : list of str
-        NAME=FACTOR for slices of the vectors, such as 'harmony=2 pulse=0.5', on top of the defaults.
+        NAME=FACTOR for slices of the vectors, such as 'harmony=2', on top of the defaults.
     max_per_artist, max_per_album : int
         Most files of one artist, of one album; 0 is no limit.
     discount_hubs : bool
