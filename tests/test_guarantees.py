@@ -189,7 +189,7 @@ WRONG = {
     "no rate": (SILENCE, None, "needs its sample rate"),
     "a rate in kHz": (SILENCE, 44.1, r"sample_rate is 44\.1, expected a rate in Hz"),
     "a rate that is not a number": (SILENCE, float("nan"), "sample_rate is nan"),
-    "integers": (np.zeros(RATE, np.int16), RATE, "int16.*divide by 32768"),
+    "integers": (np.zeros(RATE, np.int64), RATE, "int64.*8, 16 or 32 bits"),
     "NaN": (np.full(RATE, np.nan, np.float32), RATE, "NaN"),
     "channels last": (np.zeros((RATE, 2), np.float32), RATE, "transpose"),
     "a folder": (".", RATE, "cannot be read"),

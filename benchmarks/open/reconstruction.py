@@ -21,7 +21,7 @@ from judge import BenchmarkSide
 from measures import FAMILIES, QUESTIONS, draw_weights, interval
 from outcome import lines
 
-from patchifier import checkpoint, weights
+from patchifier import checkpoint, predictors, weights
 from patchifier.augment import NO_AUGMENTATION
 from patchifier.cache import Cache
 from patchifier.cli import main as patchifier
@@ -139,10 +139,10 @@ def of_mask(
         for patches in (batch.patches, in_order(batch.patches, order))
     )
     original, masked = model.mel(batch.patches)[:, :, 0].numpy(), batch.mask.numpy()
-    bands, visible = references.band_means(original), (batch.valid & ~batch.mask).numpy()
+    bands, visible = predictors.band_means(original), (batch.valid & ~batch.mask).numpy()
     guesses = {
         name.replace("_", " "): predict(bands, visible)
-        for name, predict in references.UNTRAINED.items()
+        for name, predict in predictors.UNTRAINED.items()
     }
     guesses |= {"kriging": kriging.predict(bands, visible)} if kriging else {}
     guesses |= {"band means": bands}

@@ -320,7 +320,7 @@ def test_one_sound_is_a_batch_of_one_and_no_sound_is_refused(sounds):
     extractor = hf.PatchifierFeatureExtractor()
     batch = extractor(sounds[1], sampling_rate=RATE, return_tensors="pt")
     assert batch["input_values"].shape == (1, len(sounds[1]))
-    for wrong in ([], [np.array([np.nan], np.float32)], np.zeros(5, np.int16)):
+    for wrong in ([], [np.array([np.nan], np.float32)], np.zeros(5, np.int64)):
         with pytest.raises(RequestError):
             extractor(wrong, sampling_rate=RATE)
 

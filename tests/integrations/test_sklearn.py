@@ -268,7 +268,7 @@ def test_rows_do_not_depend_on_each_other(made, clips):
         (Path("song.mp3"), "expected a list"),
         (["nowhere.wav"], "nowhere.wav"),
         ([np.full(100, np.nan, np.float32)], "NaN"),
-        ([np.zeros(100, np.int16)], "int16"),
+        ([np.zeros(100, np.int64)], "int64"),
         (np.full((2, 100), np.nan), "NaN"),
         (np.array(["nowhere.wav"], dtype=object), "nowhere.wav"),
     ],
