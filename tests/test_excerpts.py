@@ -6,9 +6,8 @@ import soundfile
 
 import patchifier
 from patchifier import audio, decode, excerpts
-from patchifier.audio import AudioError
 from patchifier.cache import Cache, prepare
-from patchifier.config import SpectrogramConfig
+from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset
 from patchifier.library.worker import Cut, embed_clips
 from tests.audio_files import muxed
@@ -57,7 +56,7 @@ def alone(path, span):
         return np.concatenate(
             list(audio.blocks(path, start_s=span[0], end_s=span[1], how=how))
         ), how
-    except AudioError as error:
+    except RequestError as error:
         return str(error), None
 
 
@@ -68,7 +67,7 @@ def together(path, spans):
             how = audio.Decoding()
             blocks = audio.blocks(path, start_s=start_s, end_s=end_s, how=how, source=source)
             return np.concatenate(list(blocks)), how
-        except AudioError as error:
+        except RequestError as error:
             return str(error), None
 
     return excerpts.read_each([(str(path), *span) for span in spans], read)
@@ -114,6 +113,8 @@ def test_errors_are_those_of_each_excerpt_alone(files, folder):
     noise.write_bytes(b"OggS" + bytes(1000))
     same(noise, SPANS)
     same(files["ogg"], [(0.0, 5.0), (100.0, 110.0), (3.0, 2.0)])
+    for wrong in ((-1.0, 2.0), (float("nan"), 2.0), (1.0, float("nan"))):
+        same(files["mp3"], [wrong, (1.0, 2.0), (3.0, 4.0)])
 
 
 def test_an_excerpt_that_fails_while_it_is_read_costs_no_other(files):

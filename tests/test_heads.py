@@ -81,6 +81,14 @@ DAMAGE = {
     "newer": lambda values: values | {"format": 2},
     "other names": lambda values: values | {"names": ["a", "b"]},
     "a number as a name": lambda values: values | {"names": ["a", "b", 3]},
+    "infinity as a format": lambda values: values | {"format": float("inf")},
+    "no model": lambda values: values | {"model": ""},
+    "two labels of one name": lambda values: values | {"names": ["a", "a", "b"]},
+    "an empty label": lambda values: values | {"names": ["a", " ", "b"]},
+    "a label of two lines": lambda values: values | {"names": ["a", "b\nc", "d"]},
+    "half a character": lambda values: values | {"names": ["a", "\ud800", "b"]},
+    "letters as labels": lambda values: values | {"names": "abc"},
+    "a mapping as labels": lambda values: values | {"names": {"a": 1, "b": 2, "c": 3}},
     "one name": lambda values: values | {"names": ["a"]},
     "a list": lambda values: [values],
     "a model that would be downloaded": lambda values: values | {"model": "hf://someone/else"},
@@ -95,6 +103,13 @@ def test_a_damaged_head_json_is_refused(head, tmp_path, kind):
     path.write_text(path.read_text()[:30] if changed is None else json.dumps(changed))
     with pytest.raises(RequestError):
         heads.read(path.parent)
+
+
+def test_a_head_that_names_itself_as_its_model_is_refused(head, tmp_path):
+    path = head.save(tmp_path / "head") / "head.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": str(path.parent)}))
+    with pytest.raises(RequestError):
+        patchifier.load(path.parent)
 
 
 TENSORS = {

@@ -112,6 +112,43 @@ def test_a_text_file_says_how_to_open_it(model, song):
         model.embed(stream)
 
 
+def test_a_path_of_numpy_is_one_path(model, song, vector):
+    for path in np.array([str(song)]):
+        np.testing.assert_array_equal(model.embed(path), vector)
+
+
+def test_memory_in_steps_is_read_as_it_stands(model, song, vector):
+    doubled = np.repeat(np.frombuffer(song.read_bytes(), np.uint8), 2)
+    np.testing.assert_array_equal(model.embed(memoryview(doubled)[::2]), vector)
+
+
+NO_MUSIC = {
+    "None": lambda folder: None,
+    "a number": lambda folder: 5,
+    "a dict": lambda folder: {"song": 1},
+    "an empty list": lambda folder: [],
+    "a name with a zero byte": lambda folder: "a\0b.mp3",
+    "an empty name": lambda folder: "",
+    "a closed file": lambda folder: closed(folder / "song.flac"),
+    "a file that is open for writing": lambda folder: (folder / "new").open("wb"),
+}
+
+
+def closed(path):
+    with path.open("rb") as stream:
+        return stream
+
+
+@pytest.mark.parametrize("kind", NO_MUSIC)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_what_is_no_music_is_refused(model, song, kind):
+    given = NO_MUSIC[kind](song.parent)
+    with pytest.raises(RequestError):
+        model.embed(given)
+    if hasattr(given, "close"):
+        given.close()
+
+
 def test_nothing_is_left_in_the_temporary_folder(model, song, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model.embed(song.read_bytes())

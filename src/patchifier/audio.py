@@ -66,10 +66,12 @@ SUFFIXES = frozenset(
 
 
 def name_fault(path: str | Path) -> str:
-    """Say what is wrong with the name of a file that is not UTF-8.
+    """Say what is wrong with the name of a file that is not UTF-8, or holds a zero byte.
 
     No decoder opens it and no list can hold it. Empty if it is.
     """
+    if "\0" in str(path):
+        return "its name holds a zero byte, which no file's name can."
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -76,7 +76,7 @@ def read_each(
 
 def _is_shared(path: str, spans: Sequence[tuple[float, float | None]]) -> bool:
     """Whether excerpts, in the order of time, are read in one pass."""
-    if len(spans) < 2 or any(end_s is not None and end_s <= start_s for start_s, end_s in spans):
+    if len(spans) < 2 or not all(_is_sound(*span) for span in spans):
         return False
     try:
         streams = containers.examine(Path(path)) or (Stream(0, 0),)
@@ -93,6 +93,13 @@ def _is_shared(path: str, spans: Sequence[tuple[float, float | None]]) -> bool:
         return False
     except soundfile.LibsndfileError:  # PyAV's
         return True
+
+
+def _is_sound(start_s: float, end_s: float | None) -> bool:
+    """Whether an excerpt begins in the file and ends behind its start."""
+    if not (math.isfinite(start_s) and start_s >= 0):
+        return False
+    return end_s is None or (math.isfinite(end_s) and end_s > start_s)
 
 
 class _Pass:

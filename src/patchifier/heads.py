@@ -17,7 +17,7 @@ from patchifier.config import RequestError
 from patchifier.io import parse_json, read_text, replaced_folder, require_file, write_json
 
 FORMAT = 1
-MOST_NAMES, MOST_SIZE = 1_000, 2**16
+MOST_NAMES, MOST_LETTERS, MOST_SIZE = 1_000, 200, 2**16
 JSON, WEIGHTS = "head.json", "head.safetensors"
 
 
@@ -108,15 +108,20 @@ def read(folder: str | Path) -> Head:
     folder = Path(folder)
     try:
         values = parse_json(read_text(folder / JSON))
-        if int(values["format"]) > FORMAT:
+        if type(values["format"]) is not int:
+            raise TypeError(f"its format is {values['format']!r}")
+        if values["format"] > FORMAT:
             raise RequestError(
                 f"{folder} has format {values['format']}, this version reads up to {FORMAT}: "
                 "pip install -U patchifier."
             )
-        names = tuple(values["names"])
-        texts = (*names, values["identity"], values["model"])
-        if not all(isinstance(text, str) for text in texts) or not 2 <= len(names) <= MOST_NAMES:
-            raise ValueError("names, identity and model are strings, and 2 to 1,000 names")
+        names = require_names(values["names"])
+        if not all(
+            isinstance(values[name], str) and values[name] for name in ("identity", "model")
+        ):
+            raise ValueError("identity and model are not both strings")
+        if is_head(values["model"]):
+            raise ValueError("its model is a head")
         weight, bias = _tensors(folder / WEIGHTS, len(names))
         facts = dict(values.get("facts") or {})
     except RequestError:
@@ -128,6 +133,28 @@ def read(folder: str | Path) -> Head:
     if values["model"].startswith("hf://"):
         raise RequestError(f"{folder} names the model {values['model']}: download it first.")
     return Head(names, weight, bias, values["identity"], values["model"], facts)
+
+
+def require_names(names: Any) -> tuple[str, ...]:
+    """Return the labels of a head: 2 to 1,000 different texts of one line.
+
+    Raises
+    ------
+    RequestError
+        Naming the label that is none.
+    """
+    if not isinstance(names, list | tuple) or not 2 <= len(names) <= MOST_NAMES:
+        raise RequestError("a head has 2 to 1,000 labels, in a list: give as many.")
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or len(name) > MOST_LETTERS:
+            raise RequestError(
+                f"the label {str(name)[:60]!r} is no text of 1 to {MOST_LETTERS} letters."
+            )
+        if not name.isprintable():  # nor is half a character
+            raise RequestError(f"the label {name!r} holds a character that cannot be printed.")
+    if len(set(names)) < len(names):
+        raise RequestError("two labels have the same name: name them apart.")
+    return tuple(names)
 
 
 def _tensors(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:

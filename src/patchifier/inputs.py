@@ -62,6 +62,11 @@ def log_mel(
             rate = settings.sample_rate
             blocks = audio.blocks(path, sample_rate=rate, start_s=start_s, end_s=end_s)
             yield from spectrogram.stream_log_mel(blocks, settings)
+    elif not (hasattr(x, "__array__") or isinstance(x, list | tuple)):
+        raise RequestError(
+            f"this is of type {type(x).__name__}, expected a path, bytes, an open file, an array "
+            "of samples, or a list of these."
+        )
     else:
         waveform = audio.as_waveform(x, sample_rate, target_rate=settings.sample_rate)
         yield spectrogram.log_mel(waveform, settings)
@@ -79,7 +84,8 @@ def split(x: Any) -> tuple[Iterable[Any], bool]:
         if not first or hasattr(first[0], "__array__"):
             return [whole], False
         return whole, True
-    several = isinstance(x, list | tuple) or _kind(x) in ("O", "U")
+    listed = _kind(x) in ("O", "U") and not isinstance(x, str)  # numpy.str_ is a path
+    several = isinstance(x, list | tuple) or listed
     items = list(x) if several else [x]
     if several and items and isinstance(items[0], int | float):
         raise RequestError(
@@ -105,7 +111,7 @@ def _path_of(x: Any) -> Iterator[str | Path]:
         path = Path(folder) / "audio"
         with path.open("wb") as stream:
             if isinstance(x, ENCODED):
-                stream.write(x)
+                stream.write(bytes(x))
             else:
                 _copy(x, stream, name)
         try:
@@ -116,7 +122,7 @@ def _path_of(x: Any) -> Iterator[str | Path]:
 
 def _name_of(x: Any) -> str:
     if isinstance(x, ENCODED):
-        return f"{len(x)} bytes"
+        return f"an audio file of {memoryview(x).nbytes} bytes"
     name = getattr(x, "name", "")
     return name if isinstance(name, str) and name else f"the open file ({type(x).__name__})"
 
@@ -125,8 +131,8 @@ def _copy(source: Any, target: BinaryIO, name: str) -> None:
     """Copy an open file from where it stands."""
     try:
         shutil.copyfileobj(source, target)
-    except TypeError as error:
+    except (TypeError, ValueError, OSError) as error:  # text, closed, open for writing
         raise RequestError(
-            f"{name} is open as text, expected a file that is open for binary reading: open(path, "
-            '"rb").'
+            f"{name} cannot be read ({error}), expected a file that is open for binary reading: "
+            'open(path, "rb").'
         ) from error

@@ -136,7 +136,8 @@ def _remove(*paths: Path) -> None:
 
 
 def _beside(path: Path, what: str) -> Path:
-    return path.with_name(f".{path.name}.{what}")
+    named = path if path.name and path.name != ".." else Path(os.path.abspath(path))
+    return named.parent / f".{named.name}.{what}"
 
 
 def _lock_of(path: Path) -> Path:

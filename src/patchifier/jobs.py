@@ -332,7 +332,7 @@ def folder_lock(folder: Path, job: str) -> contextlib.AbstractContextManager[Non
 def file_lock(file: Path, job: str) -> contextlib.AbstractContextManager[None]:
     """Lock an output file against a second job, as :func:`folder_lock` locks a folder."""
     return _lock(
-        file.with_name(f".{file.name}{LOCK}"), f"{file}: another {job} is writing this file."
+        file.parent / f".{file.name}{LOCK}", f"{file}: another {job} is writing this file."
     )
 
 

@@ -71,6 +71,10 @@ REFUSED = {
     "one song": {"a": [0, 1], "b": [2]},
     "a song with two labels": {"a": [0, 1], "b": [1, 2]},
     "a song twice": {"a": [0, 0], "b": [1, 2]},
+    "an empty label": {"": [0, 1], "b": [2, 3]},
+    "half a character": {"\ud800": [0, 1], "b": [2, 3]},
+    "a label of two lines": {"a\nb": [0, 1], "b": [2, 3]},
+    "a label of a thousand letters": {"a" * 1000: [0, 1], "b": [2, 3]},
     "a row that is not there": {"a": [0, 1], "b": [2, 60]},
 }
 

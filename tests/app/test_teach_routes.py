@@ -6,9 +6,9 @@ import zipfile
 
 import pytest
 
+import patchifier
 from patchifier import heads
 from patchifier.app import Settings
-from patchifier.config import RequestError
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,16 @@ def test_labels_are_saved_as_csv_that_no_spreadsheet_computes(client, taught):
     assert answer.headers["content-disposition"] == 'attachment; filename="pitch.csv"'
 
 
-def test_a_saved_head_is_one_that_predicts(client, taught, ids, tmp_path):
+def test_a_saved_head_predicts_what_the_page_does(client, taught, ids, music, tmp_path):
     answer = client.post("/api/teach/save", json={"head": "pitch", "what": "head"})
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         archive.extractall(tmp_path)
     head = heads.read(tmp_path / "pitch")
     assert head.names == ("=low", "high")
+    asked = {"id": ids[0], "head": "pitch"}
+    values = client.post("/api/predict", json=asked).json()["values"]
+    vector = patchifier.load().embed(music / "0 song.flac")
+    assert head.probabilities(vector).tolist() == pytest.approx(values, abs=2e-4)
     assert head.identity == client.get("/api/status").json()["identity"]
 
 
@@ -97,8 +101,8 @@ def test_a_head_that_was_not_taught_is_unknown(client, ids):
     assert client.post("/api/predict", json={"id": ids[0], "head": "none"}).status_code == 404
 
 
-def test_saved_heads_are_read_and_those_of_another_model_are_refused(
-    client, serve, table, taught, ids, tmp_path
+def test_saved_heads_are_read_and_one_that_cannot_be_used_is_named_and_left_out(
+    client, serve, table, taught, ids, tmp_path, capsys
 ):
     answer = client.post("/api/teach/save", json={"head": "pitch", "what": "head"})
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
@@ -113,6 +117,11 @@ def test_saved_heads_are_read_and_those_of_another_model_are_refused(
         == client.post("/api/predict", json=asked).json()
     )
     head = heads.read(tmp_path / "pitch")
-    dataclasses.replace(head, identity="another").save(tmp_path / "pitch")
-    with pytest.raises(RequestError, match="another model"):
-        serve(table, Settings(heads=tmp_path))
+    dataclasses.replace(head, identity="another").save(tmp_path / "other")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "head.json").write_text("{")
+    found = serve(table, Settings(heads=tmp_path)).get("/api/heads").json()
+    assert [row["name"] for row in found] == ["pitch"]
+    said = capsys.readouterr().err
+    assert "other" in said
+    assert "damaged" in said

@@ -549,6 +549,28 @@ def test_a_wrong_command_line_is_one_message(line, says, capsys):
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["info .", "similar . --to x", "similar / --to x", "duplicates .", "embed {music} --out .", "index x --out .",
+     "predict . x --out a.csv", "export --onnx .", "export --onnx .."],
+)  # fmt: skip
+def test_places_without_a_name_are_refused_in_one_line(line, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "song.wav").write_bytes(b"")
+    words = line.format(music=tmp_path).split()
+    try:
+        code = cli.main(words)
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_characters_that_steer_a_terminal_are_printed_as_escapes(capsys):
+    cli._show("\x1b[2Ja\tb\n\x9b")
+    assert capsys.readouterr().out == "\\x1b[2Ja\tb\n\\x9b\n"
+
+
 def test_values_are_read_as_they_are_typed():
     words = ["-my song.mp3", "-", "--out=x.npy", "--window_s", "2", "--changed"]
     expected = {"sources": words[:2], "out": "x.npy", "window_s": 2.0, "changed": True}

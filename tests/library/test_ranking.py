@@ -96,7 +96,15 @@ def test_an_index_finds_by_weights_most_of_what_a_table_finds(write, build):
 
 
 @pytest.mark.parametrize(
-    "weights", [np.ones(3), -np.ones(2), np.zeros(2), np.array([np.nan, 1]), np.array(["a", "b"])]
+    "weights",
+    [
+        np.ones(3),
+        -np.ones(2),
+        np.zeros(2),
+        np.array([1, 1e308]),
+        np.array([np.nan, 1]),
+        np.array(["a", "b"]),
+    ],
 )
 def test_weights_that_make_no_sense(circle, weights):
     with pytest.raises(RequestError):
@@ -259,6 +267,11 @@ def test_a_path_keeps_to_the_limits(opened, write):
     counts = [row.tags["artist"] for row in found]
     assert len(found) == 8
     assert counts.count("Y") <= 2 == counts.count("X")
+
+
+def test_a_path_of_far_more_files_than_there_are_ends_at_once(opened, write):
+    store = opened(write(random_vectors(20, 6), range(20)))
+    assert len(store.path("3", "9", 10**9)) == 20
 
 
 def test_a_path_through_few_files_is_shorter(opened, write):

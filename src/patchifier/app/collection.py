@@ -45,6 +45,8 @@ class Place:
         ''
         """
         base = os.path.realpath(self.music) if self.music else os.getcwd()
+        if "\0" in path:
+            return ""
         real = os.path.realpath(os.path.join(base, path))
         if self.music and not real.startswith(os.path.join(base, "")):
             return ""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from patchifier.config import RequestError
-from patchifier.heads import Head, unit
+from patchifier.heads import Head, require_names, unit
 from patchifier.statistics import wilson
 
 MOST_LABELS = 10
@@ -139,6 +139,8 @@ def _examples(
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Names of the labels, rows of the labelled songs, and the number of each one's label."""
     names = tuple(labels)
+    if len(names) > 1:
+        require_names(names)
     if not 2 <= len(names) <= MOST_LABELS:
         raise RequestError(
             f"there are {len(names)} labels, expected 2 to {MOST_LABELS}: add a label, or remove "

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import re
+import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,24 +66,24 @@ class PredictAsked:
 
 
 def read_heads(folder: Path | None, identity: str) -> dict[str, heads.Head]:
-    """Heads by name from the folders in a folder.
-
-    Raises
-    ------
-    RequestError
-        If one is damaged, or is of another model than the table's.
-    """
+    """Heads by name from the folders in a folder; one that cannot be used is named and left out."""
     found = {}
     for one in sorted(folder.iterdir()) if folder else []:
         if heads.is_head(one):
-            head = heads.read(one)
-            if head.identity != identity:
-                raise RequestError(
-                    f"{one} is a head of another model ({head.model}) than the table: take it out "
-                    "of the folder, or teach it again."
-                )
-            found[one.name] = head
+            try:
+                found[one.name] = _of_model(heads.read(one), identity, one)
+            except RequestError as error:
+                print(f"left out: {error}", file=sys.stderr, flush=True)
     return found
+
+
+def _of_model(head: heads.Head, identity: str, folder: Path) -> heads.Head:
+    if head.identity != identity:
+        raise RequestError(
+            f"{folder} is a head of another model ({head.model}) than the table: take it out of "
+            "the folder, or teach it again."
+        )
+    return head
 
 
 def listed(served: Served, asked: HeadsAsked) -> list[dict[str, Any]]:

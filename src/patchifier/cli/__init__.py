@@ -104,17 +104,23 @@ def overview() -> str:
     return "\n".join([*lines, "", "'patchifier COMMAND --help' lists the flags of a command."])
 
 
+CONTROLS = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
+}
+"""Characters in names and tags that would steer a terminal, and how they are printed."""
+
+
 def _show(text: str, *, end: str = "\n") -> None:
     """Print a result; a reader that has left, such as ``head``, does not need it."""
     try:
-        print(text, end=end, flush=True)
+        print(text.translate(CONTROLS), end=end, flush=True)
     except BrokenPipeError:
         _mute(sys.stdout)
 
 
 def _complain(text: str) -> None:
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(text.translate(CONTROLS), file=sys.stderr, flush=True)
     except BrokenPipeError:
         _mute(sys.stderr)
 

@@ -67,7 +67,7 @@ def embed(
         "progress": progress("files"),
     }
     done: Embedded
-    listed: str | Path = Path(out).with_suffix(".skipped.csv")
+    listed: str | Path
     if engine == "ray":
         done = _embed_on_ray(sources, out, changed, address=address or None, **options)
         listed = f"{_parts_of(out)}/skipped.csv"
@@ -75,6 +75,7 @@ def embed(
         raise RequestError("--address is of a Ray cluster: add --engine ray.")
     else:
         done = build.embed_library(_read_sources(sources), out, changed=changed, **options)
+        listed = Path(out).with_suffix(".skipped.csv")
     text = embedded_text(done) + print_skipped(done.skipped, listed)
     return Outcome(asdict(done), text, 1 if done.skipped else 0)
 

@@ -25,8 +25,11 @@ class OpenedTable:
     @classmethod
     def of(cls, table: str, model: str) -> "OpenedTable":
         """Open a table or an index."""
+        from patchifier import weights
         from patchifier.library import search
 
+        if model:
+            weights.find(model)  # which names a model that does not exist
         return cls(search.load(table), table, model)
 
     def queries(self, files: Sequence[str], flag: str) -> "list[str | Path | np.ndarray]":
@@ -94,8 +97,12 @@ class OpenedTable:
         *,
         m3u: str,
         out: str,
+        n_given: int = 0,
     ) -> Outcome:
-        """Print files, and write them where that was asked for."""
+        """Print files, and write them where that was asked for.
+
+        The first `n_given` are those that were given; a line says so if there are no others.
+        """
         from patchifier.library import export, playlist
 
         if m3u:
@@ -104,14 +111,21 @@ class OpenedTable:
             export.write_results(found, out)
         scores = [1.0 if row.score is None else row.score for row in found]
         text = "\n".join(
-            f"{score:.4f}  {row.path}  {row.start_s:.1f}-{row.end_s:.1f} s"
+            f"{score:.4f}  {one_line(row.path)}  {row.start_s:.1f}-{row.end_s:.1f} s"
             for score, row in zip(scores, found, strict=True)
         )
         given = ", ".join(f"--{name} {value}" for name, value in conditions.items() if value)
         nothing = f"no other file is in {self.table}."
         if given:
             nothing = f"no other file in {self.table} passes {given}."
-        return Outcome([asdict(row) for row in found], text or nothing)
+        if len(found) <= n_given:
+            text = f"{text}\n{nothing}".strip()
+        return Outcome([asdict(row) for row in found], text)
+
+
+def one_line(path: str) -> str:
+    """Path as text in one line."""
+    return path.replace("\n", "\\n")
 
 
 def require_outputs(m3u: str, out: str) -> None:

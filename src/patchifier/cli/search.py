@@ -164,7 +164,7 @@ def path(
         max_per_album=max_per_album,
         exact=exact,
     )
-    return here.outcome(found, conditions, m3u=m3u, out=out)
+    return here.outcome(found, conditions, m3u=m3u, out=out, n_given=2 + len(via))
 
 
 def mix(
@@ -248,7 +248,7 @@ def mix(
         discount_hubs=discount_hubs,
         exact=exact,
     )
-    return here.outcome(found, conditions, m3u=m3u, out=out)
+    return here.outcome(found, conditions, m3u=m3u, out=out, n_given=len(seeds))
 
 
 def duplicates(

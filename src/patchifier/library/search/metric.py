@@ -10,6 +10,7 @@ from patchifier.library.search.rows import unit
 
 LEARNT = 32.0  # weight of the learnt slice where a vector has others; see docs/search.md
 UNLIKE = 0.5  # share of what the files should not sound like; see docs/search.md
+MOST_WEIGHT = 1e6
 SLACK = 1e-5  # more than the error of a cosine in single precision
 
 
@@ -96,6 +97,8 @@ def require_weights(weights: np.ndarray, size: int) -> np.ndarray:
         )
     if not np.isfinite(given).all() or (given < 0).any() or not given.any():
         raise RequestError("weights are below 0, not finite, or all 0: expected some above 0.")
+    if given.max() > MOST_WEIGHT:
+        raise RequestError(f"a weight is {given.max():g}, expected at most {MOST_WEIGHT:g}.")
     return given.astype(np.float64)
 
 

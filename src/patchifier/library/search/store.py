@@ -497,7 +497,7 @@ class VectorStore(abc.ABC):
                 f"count is {count} for a path through {len(stops)} files, expected at least "
                 f"{len(stops)}."
             )
-        metric = self.metric(weights)
+        metric, count = self.metric(weights), min(count, max(len(self), len(stops)))
         line = places([self._place(stop, metric) for stop in stops], count)
 
         def nearest(
