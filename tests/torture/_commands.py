@@ -262,6 +262,9 @@ class Job:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.join(LONGEST_S)
+        until_s = time.monotonic() + LONGEST_S
+        while self.living() and time.monotonic() < until_s:  # they hold the lock of the folder
+            time.sleep(0.01)
         return self.process.exitcode == -signal.SIGKILL
 
     def end(self, longest_s: float = LONGEST_S) -> Ended:

@@ -30,6 +30,8 @@ export async function scatter(canvas, points, handlers) {
   let lassoed = false;
   let lines = [];
   let table = null;
+  let drawing = Promise.resolve();
+  let ended = false;
   const paint = () =>
     plot.set({
       backgroundColor: colour("paper"), pointColorActive: colour("accent"), pointColorHover: colour("accent"), lassoColor: colour("accent"), reticleColor: colour("accent"),
@@ -50,8 +52,10 @@ export async function scatter(canvas, points, handlers) {
       plot.set({ colorBy: by, pointColor: palette });
       table = kind === "category" ? { z: values, w: zeros } : { z: zeros, w: values };
       const index = plot.get("spatialIndex");
-      await plot.draw({ ...points, ...table }, { zDataType: "categorical", wDataType: "continuous", ...(index ? { spatialIndex: index } : {}) });
-      if (lines.length) plot.drawAnnotations(lines);
+      if (ended) return;
+      drawing = plot.draw({ ...points, ...table }, { zDataType: "categorical", wDataType: "continuous", ...(index ? { spatialIndex: index } : {}) });
+      await drawing;
+      if (lines.length && !ended) plot.drawAnnotations(lines);
     },
     select: (indices) => (indices.length ? plot.select(indices, { preventEvent: true }) : plot.deselect({ preventEvent: true })),
     lassoMode: (active) => plot.set({ mouseMode: active ? "lasso" : "panZoom" }),
@@ -65,6 +69,10 @@ export async function scatter(canvas, points, handlers) {
     fit: () => plot.reset(),
     zoomTo: (indices) => plot.zoomToPoints(indices, { padding: 0.4, transition: !matchMedia("(prefers-reduced-motion: reduce)").matches, transitionDuration: 350 }),
     theme: paint,
-    destroy: () => plot.destroy(),
+    /** What is being drawn ends first: its buffers must be there. */
+    destroy() {
+      ended = true;
+      drawing.catch(() => {}).finally(() => plot.destroy());
+    },
   };
 }
