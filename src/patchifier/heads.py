@@ -41,8 +41,9 @@ class Head:
     Examples
     --------
     >>> head = Head(("low", "high"), np.array([[-1.0], [1.0]]), np.zeros(2), "x", "patchifier-base")
-    >>> head.probabilities(np.array([[3.0], [-0.1]])).round(2).tolist()
-    [[0.12, 0.88], [0.88, 0.12]]
+    >>> found = head.probabilities(np.array([[3.0], [-0.1]]))
+    >>> [head.names[label] for label in found.argmax(axis=1)]
+    ['high', 'low']
     """
 
     names: tuple[str, ...]
