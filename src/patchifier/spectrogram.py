@@ -185,7 +185,8 @@ _one_thread = _OneThread()
 def _bank_power(frames: np.ndarray, bank: "Bank") -> np.ndarray:
     """Power (M', T') in each band of a bank; the bits do not depend on the frames beside one."""
     count = frames.shape[-1]
-    padded = np.pad(frames, ((0, 0), (0, 0), (0, -count % ALIKE)))
+    missing = -count % ALIKE
+    padded = np.pad(frames, ((0, 0), (0, 0), (0, missing))) if missing else frames
     squares = bank.power(padded)  # (D, 2, C, T'), T' rounded up
     flat = squares.reshape(len(squares), -1, squares.shape[-1])  # (D, 2 C, T')
     rows = [
