@@ -50,13 +50,13 @@ def pitch_bands(waveform):
 
     def log_mel_of_every_sample(waveform):
         filters.pitch_step, before = lambda config: 1, filters.pitch_step
-        spectrogram._banks.cache_clear()
+        spectrogram.banks.cache_clear()
         log_mel(waveform[:1], WIDE)  # tables
         started = time.perf_counter()
         log_mel(waveform, WIDE)
         spent = time.perf_counter() - started
         filters.pitch_step = before
-        spectrogram._banks.cache_clear()
+        spectrogram.banks.cache_clear()
         log_mel(waveform[:1], WIDE)
         return spent
 
