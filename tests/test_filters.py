@@ -278,6 +278,7 @@ def test_the_graph_gives_the_embedders_vectors(frames, embedder):
     np.testing.assert_allclose(found, embedder.embed(list(waves), RATE), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_exported_graph_gives_the_embedders_vectors(embedder, tmp_path):
     graph = export(embedder, tmp_path / "graph.onnx")
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])

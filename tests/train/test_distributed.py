@@ -177,6 +177,7 @@ def test_two_processes_take_the_steps_of_one_in_double_precision(
     close(*found, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_in_single_precision(run):
     """Element-wise noise, padding, a share of the masked patches: all that a batch holds."""
     one, _ = run("one", settings())

@@ -176,6 +176,7 @@ def test_a_run_killed_five_times_ends_with_the_same_bits(small_cache, uninterrup
     survive_kills(small_cache, uninterrupted, tmp_path / "run", kills=5, seed=1)
 
 
+@pytest.mark.slow
 def test_a_run_with_several_targets_and_a_teacher_killed_twice_ends_with_the_same_bits(
     small_cache, train, tmp_path
 ):
