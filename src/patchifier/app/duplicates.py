@@ -83,8 +83,8 @@ class CheckAsked:
 def listed(served: Served, asked: DuplicatesAsked) -> dict[str, Any]:
     """Pairs of songs that may be the same recording; before a check, by their vectors alone."""
     check = _check(served)
-    collection = served.collection
-    if check.state == "done":
+    collection, state = served.collection, check.report()  # it may end while pairs are listed
+    if state["state"] == "done":
         pairs: Iterable[Duplicate] = check.found
     elif len(collection) > MOST_AT_ONCE:
         pairs = ()
@@ -92,7 +92,7 @@ def listed(served: Served, asked: DuplicatesAsked) -> dict[str, Any]:
         with served.turn():
             found = store_of(collection).near_duplicates(asked.threshold)
         pairs = [not_checked(pair) for pair in found]
-    return {"pairs": [_pair(collection, pair) for pair in pairs], "check": check.report()}
+    return {"pairs": [_pair(collection, pair) for pair in pairs], "check": state}
 
 
 def start(served: Served, asked: CheckAsked) -> dict[str, Any]:
