@@ -15,7 +15,7 @@ MOST_AT_ONCE = 10_000  # songs of which all pairs are compared while a browser w
 
 
 class _StoppedError(Exception):
-    """The check was told to stop."""
+    """The check was stopped."""
 
 
 class Check:

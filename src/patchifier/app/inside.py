@@ -227,8 +227,8 @@ def structure(model: Embedder, path: str | Path) -> Structure:
     found = model.embed_patches(iter([log_mel]))
     parts = [found.vectors]
     if model.config.spectrogram.n_pitch_bands:
-        heard = estimates.features([log_mel], model.config.spectrogram)
-        parts.append(_chroma_of(heard, found.start_s, found.end_s))
+        outline = estimates.features([log_mel], model.config.spectrogram)
+        parts.append(_chroma_of(outline, found.start_s, found.end_s))
     end_s = float(found.end_s[-1])
     steps, hop_s = _steps([_unit(part - part.mean(0)) for part in parts], end_s)
     similarity = np.clip(steps @ steps.T, -1, 1)
@@ -237,10 +237,10 @@ def structure(model: Embedder, path: str | Path) -> Structure:
     return Structure(hop_s, similarity, novelty, _sections(steps, edges, hop_s, end_s))
 
 
-def _chroma_of(heard: estimates.Features, start_s: np.ndarray, end_s: np.ndarray) -> np.ndarray:
+def _chroma_of(outline: estimates.Features, start_s: np.ndarray, end_s: np.ndarray) -> np.ndarray:
     """Mean chroma (N, 12) of patches."""
     spans = zip(start_s.tolist(), end_s.tolist(), strict=True)
-    return np.stack([heard.part(*span).chroma.mean(0) for span in spans])
+    return np.stack([outline.part(*span).chroma.mean(0) for span in spans])
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ LOOK_S = 3.0  # between two looks at the finished parts
 
 
 class _CancelledError(Exception):
-    """The job was told to stop."""
+    """The job was cancelled."""
 
 
 class Job:
