@@ -149,7 +149,7 @@ class Run:
                         f"{self.path} was started with other settings: {'; '.join(differ)}. "
                         f"Resume with --config {old}, or choose another --out."
                     )
-        elif self.path.exists() and {each.name for each in self.path.iterdir()} - {LOCK}:
+        elif self.path.exists() and any(not _is_left(each.name) for each in self.path.iterdir()):
             raise RequestError(f"{self.path} exists and is not a run: choose another --out.")
         if config is None:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -194,6 +194,11 @@ class Run:
                 if kind in (Interrupted, KeyboardInterrupt)
                 else "failed"
             )
+
+
+def _is_left(name: str) -> bool:
+    """Whether a file is the lock of a run, or what a kill left while its first file was written."""
+    return name == LOCK or name.startswith((".config.json.new", ".run.json.new"))
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:

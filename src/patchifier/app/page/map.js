@@ -74,7 +74,7 @@ async function draw(place, { query, signal }) {
   stretch(points.x, view.canvas.clientWidth / Math.max(1, view.canvas.clientHeight));
   view.plot = await (name ? scatter : scatter2d)(view.canvas, points, handlers);
   signal.addEventListener("abort", () => view.plot.destroy());
-  if (signal.aborted) return undefined;
+  if (signal.aborted) return view.plot.destroy();
   if (!name) hint(view, "Drawn without WebGL, which this browser does not offer. Many points move more slowly.");
   view.canvas.addEventListener("keydown", (event) => arrows(view, event));
   on("song", () => follow(view), signal);

@@ -32,6 +32,7 @@ export async function scatter(canvas, points, handlers) {
   let table = null;
   let drawing = Promise.resolve();
   let ended = false;
+  const live = (work) => (...given) => (ended ? undefined : work(...given)); // buffers are gone after the end
   const paint = () =>
     plot.set({
       backgroundColor: colour("paper"), pointColorActive: colour("accent"), pointColorHover: colour("accent"), lassoColor: colour("accent"), reticleColor: colour("accent"),
@@ -57,18 +58,19 @@ export async function scatter(canvas, points, handlers) {
       await drawing;
       if (lines.length && !ended) plot.drawAnnotations(lines);
     },
-    select: (indices) => (indices.length ? plot.select(indices, { preventEvent: true }) : plot.deselect({ preventEvent: true })),
-    lassoMode: (active) => plot.set({ mouseMode: active ? "lasso" : "panZoom" }),
+    select: live((indices) => (indices.length ? plot.select(indices, { preventEvent: true }) : plot.deselect({ preventEvent: true }))),
+    lassoMode: live((active) => plot.set({ mouseMode: active ? "lasso" : "panZoom" })),
     path(indices) {
+      if (ended) return;
       const vertices = indices.map((index) => [points.x[index], points.y[index]]);
       lines = vertices.length > 1 ? [{ vertices, lineColor: colour("ink"), lineWidth: 2 }] : [];
       if (lines.length) plot.drawAnnotations(lines);
       else plot.clearAnnotations();
     },
     at: (index) => plot.getScreenPosition(index),
-    fit: () => plot.reset(),
-    zoomTo: (indices) => plot.zoomToPoints(indices, { padding: 0.4, transition: !matchMedia("(prefers-reduced-motion: reduce)").matches, transitionDuration: 350 }),
-    theme: paint,
+    fit: live(() => plot.reset()),
+    zoomTo: live((indices) => plot.zoomToPoints(indices, { padding: 0.4, transition: !matchMedia("(prefers-reduced-motion: reduce)").matches, transitionDuration: 350 })),
+    theme: live(paint),
     /** What is being drawn ends first: its buffers must be there. */
     destroy() {
       ended = true;
