@@ -13,7 +13,7 @@ import patchifier  # noqa: E402
 
 project = "Patchifier"
 author = "the authors of Patchifier"
-copyright = "the authors of Patchifier; Apache-2.0"  # noqa: A001
+copyright = "the authors of Patchifier; Apache-2.0"
 release = version = patchifier.__version__
 
 extensions = [
@@ -26,7 +26,7 @@ extensions = [
 nb_execution_mode = "off"
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 # A notebook is read as it was executed ('make notebooks'), else from its source.
-_NOTEBOOKS = [path for path in DOCS.glob("notebooks/*.py")]
+_NOTEBOOKS = list(DOCS.glob("notebooks/*.py"))
 exclude_patterns = [
     "conf.py",
     "onednn_bf16_convolution.py",
@@ -38,7 +38,10 @@ exclude_patterns = [
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
-suppress_warnings = ["toc.empty_glob"]  # a clone whose notebooks were not written yet
+suppress_warnings = [
+    "toc.empty_glob",
+    "ref.python",  # several classes have a type of one name, such as Head, in their signature
+]
 highlight_language = "none"
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
@@ -49,6 +52,8 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "undoc-members": False}
 autodoc_preserve_defaults = True
 napoleon_google_docstring = False
+napoleon_use_ivar = True
+napoleon_use_param = False
 napoleon_use_rtype = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
@@ -124,7 +129,9 @@ def _read(app, docname, source):
     page = DOCS / f"{docname}.md"
     file = ROOT / ELSEWHERE[docname] if docname in ELSEWHERE else page
     if docname in ELSEWHERE:
-        source[0] = re.sub(r"\A---\n.*?\n---\n", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+        source[0] = re.sub(
+            r"\A---\n.*?\n---\n", "", file.read_text(encoding="utf-8"), flags=re.DOTALL
+        )
     if page.exists():
         source[0] = site_links(source[0], file, page)
 

@@ -21,6 +21,7 @@ from typing import NoReturn, TextIO
 import patchifier
 from patchifier.cli import data, evaluate, library, listen, models, search, train
 from patchifier.cli.command import Command, parse
+from patchifier.cli.help import examples
 from patchifier.config import RequestError
 from patchifier.extras import EXTRAS, how_to_install
 
@@ -39,6 +40,24 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "listen": (listen.app, listen.serve),
     "models": (models.info, models.export),
 }
+PURPOSES = {
+    "data": "audio to log-mels, and published data sets",
+    "train": "a model from music alone, or on a task",
+    "evaluate": "models on tasks",
+    "library": "vectors, labels and tags of your music",
+    "search": "neighbours, playlists and duplicates",
+    "listen": "a page, and an API for programs",
+    "models": "what a model, cache or table is; other formats",
+}
+FIRST_STEPS = (
+    "embed ~/Music --out music.parquet",
+    "similar music.parquet --to song.mp3",
+    "app music.parquet",
+)
+EXIT_CODES = (
+    "0 done; 1 done, but inputs were skipped or a check failed; 2 the request cannot be met;",
+    "3 a fault of patchifier; 130 interrupted, work saved.",
+)
 COMMANDS = {command.__name__: command for group in GROUPS.values() for command in group}
 RENAMED = {("similar", "--duplicates"): ("duplicates", "--threshold")}  # old flags, until 1.0
 RESUMED = ("prepare", "fetch", "embed", "predict")  # go on when they are run again
@@ -74,6 +93,9 @@ def _run(words: list[str]) -> int:
     if words[0] == "--version":
         _show(f"patchifier {patchifier.__version__}")
         return 0
+    if words[0] in GROUPS and words[1:] in ([], ["-h"], ["--help"]):
+        _show(group_help(words[0]))
+        return 0
     name, *rest = _renamed(words)
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -95,13 +117,27 @@ def _run(words: list[str]) -> int:
 
 def overview() -> str:
     """List all commands by group, one line each."""
-    lines = ["usage: patchifier COMMAND ...", "", "Music as sequences of spectrogram patches."]
+    lines = ["usage: patchifier COMMAND ...", "", "Music as vectors. First steps:", ""]
+    lines += [f"  $ patchifier {step}" for step in FIRST_STEPS]
     for title, group in GROUPS.items():
-        lines += ["", f"{title}:"]
-        for command in group:
-            summary = (command.__doc__ or "").partition("\n")[0]
-            lines.append(f"  {command.__name__:<13}{summary}")
+        lines += ["", f"{title}:", *map(_summary, group)]
+    lines += ["", "'patchifier COMMAND --help' lists the flags of a command, with examples;"]
+    lines += ["'patchifier GROUP' the commands of a group.", "", "exit codes:", *EXIT_CODES]
+    return "\n".join(lines)
+
+
+def group_help(title: str) -> str:
+    """List the commands of a group with their first example."""
+    lines = [f"{title}: {PURPOSES[title]}"]
+    for command in GROUPS[title]:
+        example = next(line for line in examples(command).splitlines() if "$ " in line)
+        lines += ["", _summary(command), f"{'':<15}{example.strip()}"]
     return "\n".join([*lines, "", "'patchifier COMMAND --help' lists the flags of a command."])
+
+
+def _summary(command: Command) -> str:
+    """Name of a command and the first line of its docstring."""
+    return f"  {command.__name__:<13}{(command.__doc__ or '').partition(chr(10))[0]}"
 
 
 CONTROLS = {

@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Literal, NoReturn
 import docstring_parser
 import jsonargparse
 
+from patchifier.cli.help import HelpFormatter, examples
 from patchifier.config import Config, RequestError, read_changes, recipes, update
 from patchifier.config_names import new_name, with_new_names
 from patchifier.io import skipped_lines
@@ -104,7 +106,14 @@ SECTIONS = {field.type: field.name for field in fields(Config)}
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, and whose help ends with examples."""
+
+    examples = ""
+
+    def format_help(self, formatter: Any = None) -> str:
+        """Return the text of ``--help``."""
+        end = f"\nexamples:\n{textwrap.indent(self.examples, '  ')}\n" if self.examples else ""
+        return f"{super().format_help(formatter)}{end}"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and leave with exit code 2."""
@@ -202,7 +211,14 @@ def parser(command: Command) -> Parser:
         name: entry.description or "" for entry in doc.params for name in entry.arg_name.split(", ")
     }
     name = command.__name__
-    built = Parser(prog=f"patchifier {name}", description=doc.description, allow_abbrev=False)
+    built = Parser(
+        prog=f"patchifier {name}",
+        description=doc.description,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    built.examples = examples(command)
+    built._positionals.title = "arguments"
     parameters = dict(inspect.signature(command).parameters)
     changes = parameters.pop("changes", None)
     for parameter in parameters.values():
@@ -212,6 +228,8 @@ def parser(command: Command) -> Parser:
         built.add_argument("--config", type=str, default="", help=text.get("changes", ""))
         for section in typing.get_args(changes.annotation)[1:]:
             built.add_class_arguments(section, SECTIONS[section])
+            whole = built._option_string_actions[f"--{SECTIONS[section]}"]
+            whole.help = "A JSON file of the fields below."
     return built
 
 

@@ -39,6 +39,8 @@ def prepare(
 ) -> Outcome:
     """Decode audio once, into a cache of log-mels.
 
+    Numbers in brackets, such as (4.4), are sections of the paper.
+
     Parameters
     ----------
     source : str
@@ -53,9 +55,17 @@ def prepare(
     model : str
         Make the log-mels that this model reads, to fine-tune it; the paper's by default.
     workers : int
-        Decoding processes; 0 is one for each core.
+        Number of decoding processes; 0 is one for each core.
     changes : Overrides
         Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.
+
+    Examples
+    --------
+    A cache of all music in a folder, with the log-mels that 'pretrain --config base' reads:
+        $ patchifier prepare ~/Music --out cache --config base
+
+    A labelled set, with the log-mels that a model reads:
+        $ patchifier prepare genres.csv --out genres --model patchifier-base
     """
     from patchifier import cache, datasets
 
@@ -134,6 +144,14 @@ def fetch(name: str, *, root: str) -> Outcome:
         As for 'check'.
     root : str
         Folder for it.
+
+    Examples
+    --------
+    The songs and labels of EmoMusic:
+        $ patchifier fetch emomusic --root ~/data/emomusic
+
+    GiantSteps' tracks and keys; addresses that no longer answer are named:
+        $ patchifier fetch giantsteps-key --root ~/data/giantsteps
     """
     from patchifier import datasets
     from patchifier.datasets import download
@@ -170,6 +188,14 @@ def check(name: str, *, root: str, thorough: bool = False) -> Outcome:
         Folder of the data set.
     thorough : bool
         Decode every file to its end.
+
+    Examples
+    --------
+    Count the files of GTZAN and name what is missing:
+        $ patchifier check gtzan --root ~/data/gtzan
+
+    Also decode every file to its end; this takes minutes:
+        $ patchifier check mtat --root ~/data/mtat --thorough
     """
     from patchifier.datasets import check
 

@@ -39,11 +39,20 @@ def compare(
     encoders : str
         Comma-separated: models, mel-stats, mfcc, chroma, handcrafted, random, ...
     probe : str
-        Protocol.
+        How the probe is trained: one linear layer; JukeMIR's grid of 216 probes; the head of the
+        paper; or few clips of each class.
     robustness : bool
         Also test under perturbations of the audio.
     seed : int
-        Of the probe.
+        Seed of the probe's random draws; 0 by default.
+
+    Examples
+    --------
+    patchifier-base, random weights, mel statistics and MFCC on your labels:
+        $ patchifier compare genres --out side-by-side
+
+    Your own model, also on changed audio:
+        $ patchifier compare genres --encoders run/model,mfcc --out more --robustness
     """
     from patchifier import evaluate
     from patchifier.cache import Cache
@@ -118,6 +127,14 @@ def leaks(first: str, second: str, *, out: str = "") -> Outcome:
         Cache of the test data.
     out : str
         CSV file for the pairs.
+
+    Examples
+    --------
+    Is a recording of the test set in the training data?
+        $ patchifier leaks cache genres
+
+    The same, with all pairs in a file:
+        $ patchifier leaks cache genres --out pairs.csv
     """
     from patchifier.cache import Cache
     from patchifier.evaluate import leaks
@@ -170,6 +187,14 @@ def report(runs: list[str], *, out: str) -> Outcome:
         Run folders, or folders that hold some.
     out : str
         Folder for figures and index.html.
+
+    Examples
+    --------
+    A page about two runs: page/index.html:
+        $ patchifier report finetuned run --out page
+
+    A page about all runs below a folder:
+        $ patchifier report runs --out page
     """
     from patchifier.evaluate import report
 
@@ -191,9 +216,17 @@ def reconstruct(
     model : str
         Model folder or bundled model; patchifier-paper, which was trained to draw, by default.
     start_s : float
-        Start of the excerpt in the song, in seconds.
+        Start of the excerpt in the song, in seconds; 0 by default.
     sound : bool
         Also write the reconstructions as wav files beside the picture.
+
+    Examples
+    --------
+    Mask parts of a song and draw what the model predicts:
+        $ patchifier reconstruct song.mp3 --out picture.png
+
+    The minute from 1:00, with sound files, by your own model:
+        $ patchifier reconstruct song.mp3 --start_s 60 --model run/model --sound --out picture.png
     """
     import numpy as np
 
@@ -282,6 +315,14 @@ def demo(*, out: str = "runs/demo", changes: Overrides) -> Outcome:
         Folder for everything.
     changes : Overrides
         Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.
+
+    Examples
+    --------
+    The whole method in four to six minutes, in runs/demo:
+        $ patchifier demo
+
+    The same with settings of your own, in another folder:
+        $ patchifier demo --config settings.json --out runs/other
     """
     from patchifier.evaluate import demo
 

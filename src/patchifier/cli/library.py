@@ -53,7 +53,18 @@ def embed(
     patches : bool
         One row for each patch.
     workers : int
-        Processes; 0 is one for each core.
+        Number of processes; 0 is one for each core.
+
+    Examples
+    --------
+    One vector for every file of a folder:
+        $ patchifier embed ~/Music --out music.parquet
+
+    Bring the table up to date after files were added or moved:
+        $ patchifier embed ~/Music --out music.parquet --changed
+
+    One vector for every ten seconds:
+        $ patchifier embed ~/Music --out windows.parquet --window_s 10
     """
     from patchifier.embed import load
     from patchifier.library import build
@@ -140,7 +151,15 @@ def distance(first: str, second: str) -> Outcome:
     Parameters
     ----------
     first, second : str
-        From 'patchifier embed', by the same model.
+        Tables of 'patchifier embed', by the same model.
+
+    Examples
+    --------
+    How far is one folder of music from another?
+        $ patchifier distance first.parquet second.parquet
+
+    The same figures for a program:
+        $ patchifier distance first.parquet second.parquet --json
     """
     from patchifier.library.distance import distance
 
@@ -183,7 +202,15 @@ def predict(
     hop_s : float
         Seconds between the starts of windows; window_s by default.
     workers : int
-        Processes; 0 is one for each core.
+        Number of processes; 0 is one for each core.
+
+    Examples
+    --------
+    Labels of a fine-tuned model for every file:
+        $ patchifier predict finetuned/full/model ~/Music --out labels.csv
+
+    A curve over time: one row for every five seconds:
+        $ patchifier predict finetuned/full/model ~/Music --window_s 5 --out curve.csv
     """
     from patchifier.embed import load
     from patchifier.library.predict import predict
@@ -231,7 +258,16 @@ def tag(
     undo : bool
         Give the files that were written every byte of before.
     workers : int
-        Processes; 0 is one for each core.
+        Number of processes; 0 is one for each core.
+
+    Examples
+    --------
+    Show which tempo and key tags are missing; nothing is written:
+        $ patchifier tag music.parquet
+
+    Write them, and take that back:
+        $ patchifier tag music.parquet --write
+        $ patchifier tag music.parquet --undo
     """
     from patchifier.library import tagging
 

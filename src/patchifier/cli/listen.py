@@ -29,17 +29,25 @@ def app(
     music : str
         Folder of the table's relative paths; nothing outside of it is played.
     model : str
-        That made the table, or embeds the folder; patchifier-base by default.
+        Model that made the table, or that embeds the folder; patchifier-base by default.
     out : str
         NAME.parquet, the table of a folder; in the user's cache by default.
     port : int
-        Of 127.0.0.1; 0 takes any that is free.
+        Port of 127.0.0.1; 0 takes any that is free.
     workers : int
-        Processes that embed a folder; 0 is one for each core.
+        Number of processes that embed a folder; 0 is one for each core.
     heads : str
         Folder of saved heads, a folder each.
     no_browser : bool
         Do not open the browser.
+
+    Examples
+    --------
+    The page of a folder of music, which is embedded first:
+        $ patchifier app ~/Music
+
+    The page of a table, on another port, without opening a browser:
+        $ patchifier app music.parquet --port 9000 --no_browser
     """
     from patchifier.app.security import Access
     from patchifier.app.server import Settings, run
@@ -80,19 +88,27 @@ def serve(
     Parameters
     ----------
     table : str
-        Of 'patchifier embed'.
+        A table of 'patchifier embed'.
     host : str
         Address to bind; other machines need a token.
     port : int
-        0 takes any that is free.
+        Port to bind; 0 takes any that is free.
     token : str
         Password of every request, at least 8 letters; PATCHIFIER_TOKEN by default.
     music : str
         Folder of the table's relative paths; nothing outside of it is sent.
     model : str
-        That made the table, for uploads; the bundled models are tried by default.
+        Model that made the table, for uploads; the bundled models are tried by default.
     heads : str
         Folder of saved heads, a folder each, which predict labels.
+
+    Examples
+    --------
+    The API for programs of this computer:
+        $ patchifier serve music.parquet
+
+    For other computers: a token is the password of every request:
+        $ patchifier serve music.parquet --host 0.0.0.0 --token long-secret-word
     """
     from patchifier.app.security import Access
     from patchifier.app.server import Settings, run

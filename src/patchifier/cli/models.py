@@ -7,6 +7,14 @@ from patchifier.cli.command import Outcome
 from patchifier.config import RequestError, to_dict
 
 TABLES = (".parquet", ".npy")
+LABELS = {  # of facts whose own name does not say what they count
+    "size": "numbers in a vector",
+    "hours": "hours of music",
+    "minutes": "minutes of training",
+    "seconds": "seconds of training",
+    "clips heard": "clips trained on",
+    "list": "list of its music",
+}
 
 
 def info(path: str = "", *, verify: bool = False, parts: int = 0, system: bool = False) -> Outcome:
@@ -24,6 +32,16 @@ def info(path: str = "", *, verify: bool = False, parts: int = 0, system: bool =
     system : bool
         List the versions of this installation, C libraries inside wheels included, and warn of
         known vulnerabilities.
+
+    Examples
+    --------
+    The models of the package:
+        $ patchifier info
+
+    One model, one cache, one table:
+        $ patchifier info patchifier-base
+        $ patchifier info cache --verify
+        $ patchifier info music.parquet
     """
     if system:
         return _system(path)
@@ -33,7 +51,7 @@ def info(path: str = "", *, verify: bool = False, parts: int = 0, system: bool =
         return _describe_table(path)
     is_cache = (Path(path) / "cache.json").exists()
     facts = _cache_facts(path, verify, parts) if is_cache else _model_facts(path)
-    lines = [f"{name:<22}{value}" for name, value in facts.items() if _is_short(name, value)]
+    lines = [_fact(name, value) for name, value in facts.items() if _is_short(name, value)]
     return Outcome(facts, "\n".join(lines), 1 if facts.get("problems") else 0)
 
 
@@ -60,9 +78,16 @@ def _describe_table(path: str) -> Outcome:
     facts: dict[str, Any] = {"kind": "table", **describe(path)}
     named = (name for name in weights.names() if embed.load(name).identity == facts["model"])
     facts["name"] = next(named, None)
-    lines = [f"{name:<24}{value}" for name, value in facts.items() if name != "columns"]
+    lines = [_fact(name, value) for name, value in facts.items() if name != "columns"]
     lines += [f"column {name:<17}{what}" for name, what in facts["columns"].items()]
     return Outcome(facts, "\n".join(lines))
+
+
+def _fact(name: str, value: object) -> str:
+    """One line: what it is, and the value with thousands apart."""
+    label = LABELS.get(name, name.replace("_", " "))
+    counts = isinstance(value, int) and not isinstance(value, bool) and name != "seed"
+    return f"{label:<22}{format(value, ',') if counts else value}"
 
 
 def _is_short(name: str, value: Any) -> bool:
@@ -78,10 +103,12 @@ def _list_models() -> Outcome:
     if not rows:
         other = f"install it again, or name {weights.expected()}."
         return Outcome([], f"no models are in this copy of the package: {other}")
-    lines = [f"{'name':<20}{'vector':>8}{'parameters':>12}{'hours':>8}  date"]
+    heads = f"{'numbers in a vector':>21}{'parameters':>12}{'hours of music':>16}"
+    lines = [f"{'name':<18}{heads}  released"]
     for row in rows:
-        sizes = f"{row['name']:<20}{row['size']:>8}{row['parameters']:>12,}"
-        lines.append(f"{sizes}{row['hours'] or '?':>8}  {row['date'] or '?'}")
+        sizes = f"{row['name']:<18}{row['size']:>21,}{row['parameters']:>12,}"
+        lines.append(f"{sizes}{row['hours'] or '?':>16}  {row['date'] or '?'}")
+    lines += ["", "'patchifier info NAME' says how a model was made and where its card is."]
     return Outcome(rows, "\n".join(lines))
 
 
@@ -149,6 +176,14 @@ def export(model: str = "", *, onnx: str = "", hf: str = "", graphs: bool = Fals
         Folder to write, for AutoModel.from_pretrained(FOLDER, trust_remote_code=True).
     graphs : bool
         Write graph.onnx and, where the model can draw, reconstruct.onnx into the model folder.
+
+    Examples
+    --------
+    One ONNX file: waveform in, vector out:
+        $ patchifier export --onnx model.onnx
+
+    A folder for transformers' AutoModel:
+        $ patchifier export run/model --hf folder
     """
     given = [
         name for name, value in (("--onnx", onnx), ("--hf", hf), ("--graphs", graphs)) if value

@@ -73,6 +73,14 @@ def similar(
         the folder of the music.
     out : str
         NAME.csv or NAME.jsonl: write them as a table.
+
+    Examples
+    --------
+    The ten files that sound most like a song:
+        $ patchifier similar music.parquet --to song.mp3
+
+    Like two songs, unlike a third, as a playlist:
+        $ patchifier similar music.parquet --to a.mp3 --to b.mp3 --not c.mp3 --m3u list.m3u8
     """
     require_outputs(m3u, out)
     here = OpenedTable.of(table, model)
@@ -147,6 +155,14 @@ def path(
         the folder of the music.
     out : str
         NAME.csv or NAME.jsonl: write them as a table.
+
+    Examples
+    --------
+    Ten files from a calm song to a loud one:
+        $ patchifier path music.parquet --from calm.mp3 --to loud.mp3
+
+    The same by way of a third, as a playlist:
+        $ patchifier path music.parquet --from calm.mp3 --to loud.mp3 --via b.mp3 --m3u path.m3u8
     """
     require_outputs(m3u, out)
     here = OpenedTable.of(table, model)
@@ -229,6 +245,14 @@ def mix(
         the folder of the music.
     out : str
         NAME.csv or NAME.jsonl: write them as a table.
+
+    Examples
+    --------
+    A playlist of 25 files that begins with one:
+        $ patchifier mix music.parquet --seeds song.mp3 --m3u mix.m3u8
+
+    Stay near two songs, with two files between songs of the same artist:
+        $ patchifier mix music.parquet --seeds a.mp3 b.mp3 --drift 0.2 --artist_gap 2
     """
     require_outputs(m3u, out)
     here = OpenedTable.of(table, model)
@@ -280,7 +304,7 @@ def duplicates(
     unchecked : bool
         List all pairs of vectors that reach the threshold, without the files.
     workers : int
-        Processes; 0 is one for each core.
+        Number of processes; 0 is one for each core.
     artist, title, album, genre, albumartist : str
         Only files with this tag, ignoring case.
     year_from, year_to : int
@@ -289,6 +313,14 @@ def duplicates(
         Only files whose path begins with this.
     out : str
         NAME.csv or NAME.jsonl: write the pairs as a table.
+
+    Examples
+    --------
+    Files with the same recording, confirmed by audio fingerprints:
+        $ patchifier duplicates music.parquet
+
+    Pairs of close vectors, without a look at the files:
+        $ patchifier duplicates music.parquet --unchecked --threshold 0.97
     """
     from patchifier.library import export, search
     from patchifier.library.search import duplicates
@@ -340,6 +372,15 @@ def index(table: str, *, out: str) -> Outcome:
         From 'patchifier embed'.
     out : str
         Folder of the index, or a place on an object store.
+
+    Examples
+    --------
+    An index of a table; search it like the table:
+        $ patchifier index music.parquet --out music.index
+        $ patchifier similar music.index --to song.mp3
+
+    The same on an object store:
+        $ patchifier index music.parquet --out s3://bucket/music
     """
     from patchifier.library import search
 

@@ -36,6 +36,8 @@ def pretrain(
 ) -> Outcome | None:
     """Learn from unlabelled music, in two stages.
 
+    Numbers in brackets, such as (4.4), are sections of the paper.
+
     Parameters
     ----------
     cache : str
@@ -56,6 +58,17 @@ def pretrain(
         Machines; start the same command on each, with NODE_RANK, MASTER_ADDR and MASTER_PORT set.
     changes : Overrides
         Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.
+
+    Examples
+    --------
+    Train the recipe of patchifier-base on a cache; about an hour on one core:
+        $ patchifier pretrain cache --out run --config base
+
+    Go on after an interruption:
+        $ patchifier pretrain cache --out run --config base --resume
+
+    Change one number of the paper:
+        $ patchifier pretrain cache --out half --pretrain.mask_ratio 0.5
     """
     from patchifier.io import silent
     from patchifier.train import pretrain
@@ -113,6 +126,8 @@ def finetune(
 ) -> Outcome:
     """Evaluate a model on a task by partial fine-tuning.
 
+    Numbers in brackets, such as (4.5), are sections of the paper.
+
     Parameters
     ----------
     model : str
@@ -129,6 +144,14 @@ def finetune(
         auto, cpu, cuda, mps.
     changes : Overrides
         Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.
+
+    Examples
+    --------
+    Train all parameters of a model on a labelled set:
+        $ patchifier finetune patchifier-base genres --out finetuned
+
+    The paper's four ways, one after the other:
+        $ patchifier finetune run/model genres --out finetuned --method all
     """
     from patchifier import checkpoint
     from patchifier.evaluate.controls import controls
@@ -166,6 +189,14 @@ def watch(run: str) -> Outcome:
     ----------
     run : str
         Run folder of pretrain or finetune.
+
+    Examples
+    --------
+    The curves of a run that trains now:
+        $ patchifier watch run
+
+    The last value of each curve, for a program:
+        $ patchifier watch run --json
     """
     from patchifier.train.watch import Watched
 
