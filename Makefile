@@ -5,7 +5,7 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-slow test-app torture soak bench open-benchmark lock wheel sbom page screenshots clean
+.PHONY: help demo check test test-slow test-app torture soak bench open-benchmark lock wheel sbom page figures docs screenshots clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,7 +39,7 @@ torture: $(READY)  ## Attack every guarantee of DESIGN.md: an hour on two cores;
 soak: $(READY)  ## An hour of training and 20,000 embeddings: memory and open files stay flat
 	$(BIN)/python benchmarks/soak.py
 
-bench: $(READY)  ## Benchmarks: ratios of things timed in turn, ten minutes; writes README's table of speeds
+bench: $(READY)  ## Benchmarks: ratios of things timed in turn, ten minutes; writes the table of speeds in docs/performance.md
 	$(BIN)/python benchmarks/log_mel.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/peers_training.py
@@ -69,8 +69,15 @@ sbom: $(READY)  ## List what requirements.lock installs, in CycloneDX's form: di
 page: $(READY)  ## Copy the page's libraries from npm in exact versions: src/patchifier/app/page/vendor
 	$(BIN)/python tools/page.py
 
+figures: $(READY)  ## Make the figures and sounds of the site again: docs/made
+	$(BIN)/python -m tools.figures
+
+docs: $(READY)  ## Build the site, which needs no network to read: dist/docs
+	$(BIN)/python -m tools.figures --missing
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs dist/docs
+
 screenshots: $(READY)  ## Draw the page's views with the bundled clips: docs/figures/app; needs chromium
 	$(BIN)/python -m tools.screenshots
 
 clean:  ## Remove the environment and everything made here
-	rm -rf $(VENV) runs caches dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs caches dist docs/made .pytest_cache .mypy_cache .ruff_cache .hypothesis
