@@ -74,7 +74,7 @@ figures: $(READY)  ## Make the figures and sounds of the site again: docs/made
 
 docs: $(READY)  ## Build the site, which needs no network to read: dist/docs
 	$(BIN)/python -m tools.figures --missing
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs dist/docs
+	$(BIN)/python -m sphinx -E -W --keep-going -q -d dist/doctrees docs dist/docs
 
 screenshots: $(READY)  ## Draw the page's views with the bundled clips: docs/figures/app; needs chromium
 	$(BIN)/python -m tools.screenshots

@@ -1,4 +1,4 @@
-"""Write the table of speeds in README from results/*.json, so that no number is typed by hand.
+"""Write the table of speeds in docs/performance.md from results/*.json, so that no number is typed by hand.
 
     python benchmarks/tables.py
 
@@ -221,7 +221,7 @@ def with_table(page, folder=RESULTS):
 
 
 def main():
-    page = ROOT / "README.md"
+    page = ROOT / "docs" / "performance.md"
     page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
     print(table())
 

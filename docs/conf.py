@@ -9,6 +9,8 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT / "src"))
 
+from sphinx.application import Sphinx  # noqa: E402
+
 import patchifier  # noqa: E402
 
 project = "Patchifier"
@@ -61,6 +63,7 @@ python_maximum_signature_line_length = 88
 html_theme = "pydata_sphinx_theme"
 html_title = "Patchifier"
 html_static_path = ["_static"]
+html_extra_path = ["made/root"]  # sounds
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
@@ -125,17 +128,40 @@ def site_links(text: str, file: Path, page: Path) -> str:
     return "".join(part if part.startswith("```") else _LINK.sub(replace, part) for part in parts)
 
 
-def _read(app, docname, source):
+_MADE = re.compile(r"<!-- (made/\w+\.md)( first| rest)? -->")
+
+
+def _part(found: re.Match[str]) -> str:
+    """Text that 'make figures' has made, or its first paragraph, or the others."""
+    text = (DOCS / found[1]).read_text(encoding="utf-8")
+    first, _, rest = text.partition("\n\n")
+    return {None: text, " first": first, " rest": rest}[found[2]]
+
+
+def _gaps() -> str:
+    """Table of the paper's gaps in DESIGN.md."""
+    text = (ROOT / "DESIGN.md").read_text(encoding="utf-8")
+    return re.search(r"^\| gap \|.*?(?=^\n|\Z)", text, re.MULTILINE | re.DOTALL)[0]
+
+
+def _read(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Replace a page by the file elsewhere that it stands for, and fill in what is made."""
     page = DOCS / f"{docname}.md"
-    file = ROOT / ELSEWHERE[docname] if docname in ELSEWHERE else page
+    if not page.exists():
+        return  # a notebook
+    text, file = source[0], page
     if docname in ELSEWHERE:
-        source[0] = re.sub(
-            r"\A---\n.*?\n---\n", "", file.read_text(encoding="utf-8"), flags=re.DOTALL
-        )
-    if page.exists():
-        source[0] = site_links(source[0], file, page)
+        file = ROOT / ELSEWHERE[docname]
+        text = re.sub(r"\A---\n.*?\n---\n", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = _MADE.sub(_part, site_links(text, file, page))
+    if "<!-- gaps of DESIGN.md -->" in text:
+        gaps = site_links(_gaps(), ROOT / "DESIGN.md", page)
+        text = text.replace("<!-- gaps of DESIGN.md -->", gaps)
+    if docname == "experiments/README":
+        text += "\n```{toctree}\n:hidden:\n:glob:\n\n[0-9]*\n```\n"
+    source[0] = text
 
 
-def setup(app):
-    """Rewrite links when a page is read."""
+def setup(app: Sphinx) -> None:
+    """Rewrite pages when they are read."""
     app.connect("source-read", _read)
