@@ -31,6 +31,7 @@ nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 _NOTEBOOKS = list(DOCS.glob("notebooks/*.py"))
 exclude_patterns = [
     "conf.py",
+    "search.md",
     "onednn_bf16_convolution.py",
     "made/*.md",  # parts of other pages
     "**/.ipynb_checkpoints",
@@ -41,7 +42,6 @@ myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
 suppress_warnings = [
-    "toc.empty_glob",
     "ref.python",  # several classes have a type of one name, such as Head, in their signature
 ]
 highlight_language = "none"
@@ -54,7 +54,7 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "undoc-members": False}
 autodoc_preserve_defaults = True
 napoleon_google_docstring = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]
 napoleon_use_param = False
 napoleon_use_rtype = False
 python_use_unqualified_type_names = True
@@ -77,12 +77,14 @@ html_theme_options = {
     "footer_end": [],
     "navbar_align": "left",
     "header_links_before_dropdown": 8,
+    "article_header_start": ["breadcrumbs"],
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 
 # Pages of the site that are files elsewhere in the repository.
 ELSEWHERE = {
+    "guides/neighbours": "docs/search.md",  # search.html is Sphinx's own page
     "project/changelog": "CHANGELOG.md",
     "project/contributing": "CONTRIBUTING.md",
     "project/design": "DESIGN.md",
@@ -159,6 +161,8 @@ def _read(app: Sphinx, docname: str, source: list[str]) -> None:
         text = text.replace("<!-- gaps of DESIGN.md -->", gaps)
     if docname == "experiments/README":
         text += "\n```{toctree}\n:hidden:\n:glob:\n\n[0-9]*\n```\n"
+    if docname == "guides/index" and not _NOTEBOOKS:
+        text = text.partition("Notebooks,")[0]
     source[0] = text
 
 
