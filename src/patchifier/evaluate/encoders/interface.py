@@ -100,6 +100,7 @@ def each_clip(name: str, vector: Callable[[Cache, int], np.ndarray]) -> Encode:
             raise RequestError(f"{name}: there are no clips to encode, expected at least one.")
         return np.stack(rows)
 
+    encode.__doc__ = f"Features (n, E) of clips of a cache, by the encoder '{name}'."
     return encode
 
 
