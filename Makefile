@@ -5,10 +5,10 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-slow test-app torture soak bench open-benchmark lock wheel sbom page figures docs screenshots clean
+.PHONY: help demo check test test-slow test-app torture soak bench open-benchmark lock wheel sbom page navidrome-plugin figures docs screenshots clean
 
 help:  ## Say what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
@@ -75,6 +75,9 @@ figures: $(READY)  ## Make the figures and sounds of the site again: docs/made
 docs: $(READY)  ## Build the site, which needs no network to read: dist/docs
 	$(BIN)/python -m tools.figures --missing
 	$(BIN)/python -m sphinx -E -W --keep-going -q -d dist/doctrees docs dist/docs
+
+navidrome-plugin: $(READY)  ## Compile the plugin of Navidrome: src/patchifier/integrations/navidrome/plugin.wasm
+	$(BIN)/python tools/navidrome_plugin.py
 
 screenshots: $(READY)  ## Draw the page's views with the bundled clips: docs/figures/app; needs chromium
 	$(BIN)/python -m tools.screenshots
