@@ -213,9 +213,9 @@ def gaussian_distance(
 
     Notes
     -----
-    ``|mean difference|^2 + tr A + tr B - 2 tr (A^1/2 B A^1/2)^1/2``. The last trace is the sum of the
-    singular values of A^1/2 B^1/2. Unlike the square root of a product, it has no imaginary part,
-    and it stays precise where a covariance is nearly singular.
+    ``|mean difference|^2 + tr A + tr B - 2 tr (A^1/2 B A^1/2)^1/2``. The last trace is the sum of
+    the singular values of A^1/2 B^1/2. Unlike the square root of a product, it has no imaginary
+    part, and it stays precise where a covariance is nearly singular.
     """
     shared = np.linalg.norm(_root(covariance_a) @ _root(covariance_b), "nuc")
     distance = (
