@@ -6,7 +6,7 @@ from pathlib import Path
 from patchifier import cli
 from patchifier.cli.command import parser
 
-COLUMNS = 92
+COLUMNS = 86
 
 
 def make(out: Path) -> None:

@@ -130,7 +130,7 @@ def group_help(title: str) -> str:
     """List the commands of a group with their first example."""
     lines = [f"{title}: {PURPOSES[title]}"]
     for command in GROUPS[title]:
-        example = next(line for line in examples(command).splitlines() if "$ " in line)
+        example = next((line for line in examples(command).splitlines() if "$ " in line), "")
         lines += ["", _summary(command), f"{'':<15}{example.strip()}"]
     return "\n".join([*lines, "", "'patchifier COMMAND --help' lists the flags of a command."])
 

@@ -229,7 +229,7 @@ def parser(command: Command) -> Parser:
         for section in typing.get_args(changes.annotation)[1:]:
             built.add_class_arguments(section, SECTIONS[section])
             whole = built._option_string_actions[f"--{SECTIONS[section]}"]
-            whole.help = "A JSON file of the fields below."
+            whole.help, whole.metavar = "A JSON file of the fields below.", "FILE"
     return built
 
 

@@ -71,6 +71,7 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter):
         choices = action.choices or (get_args(kind) if get_origin(kind) is Literal else ())
         name = action.dest.rpartition(".")[2]
         word = next((word for word, names in WORDS.items() if name in names), "")
+        word = word or str(action.metavar or "")
         if action.nargs == 0:
             word = ""
         elif choices:

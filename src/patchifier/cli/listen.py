@@ -139,6 +139,15 @@ def navidrome(folder: str) -> Outcome:
     ----------
     folder : str
         Navidrome's folder of plugins.
+
+    Examples
+    --------
+    Write the plugin, and start the server that it needs:
+        $ patchifier navidrome /var/lib/navidrome/plugins
+        $ patchifier serve music.parquet
+
+    The same for a folder that a container mounts:
+        $ patchifier navidrome data/plugins
     """
     from patchifier.integrations.navidrome import write_plugin
 
