@@ -16,9 +16,18 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from traitlets import default
 
 FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
 CELL_S, START_S = 900, 300  # longest time of a cell and of a kernel's start, on a busy machine
+
+
+class RunningPython(AsyncKernelManager):
+    """A kernel of the running Python."""
+
+    @default("kernel_spec_manager")
+    def _without_folders(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])  # what is left is the running Python
 
 
 def sources() -> list[Path]:
@@ -40,12 +49,10 @@ def execute(source: Path, folder: Path) -> NotebookNode:
         If a cell fails.
     """
     notebook = read(source)
-    # no folder of kernels is searched: what is left is the running Python
-    kernels = KernelSpecManager(kernel_dirs=[])
-    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=kernels)
     client = NotebookClient(
         notebook,
-        km=manager,
+        kernel_name="python3",
+        kernel_manager_class=RunningPython,
         timeout=CELL_S,
         startup_timeout=START_S,
         resources={"metadata": {"path": str(folder)}},
