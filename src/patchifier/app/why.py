@@ -35,13 +35,12 @@ def why(served: Served, asked: WhyAsked) -> dict[str, Any]:
     first, second = served.song(asked.first), served.song(asked.second)
     served.require_embedder()
     with ThreadPoolExecutor(2) as threads:
-        windows = list(threads.map(lambda song: windows_of(served, song), (first, second)))
+        one, other = threads.map(lambda song: windows_of(served, song), (first, second))
+    pairs = matching_stretches(one, other, metric=served.collection.metric)
     return {
         "similarity": round(served.collection.cosine(first.vector, second.vector), 4),
         "slices": agreement(served, first.vector, second.vector),
-        "stretches": [
-            _pair(one) for one in matching_stretches(*windows, metric=served.collection.metric)
-        ],
+        "stretches": [_pair(pair) for pair in pairs],
     }
 
 

@@ -5,6 +5,7 @@ import torch
 
 from patchifier import windows
 from patchifier.nn.model import Patchifier
+from patchifier.nn.transformer import TransformerLayer
 
 
 @torch.inference_mode()
@@ -44,6 +45,7 @@ def attention(model: Patchifier, log_mel: np.ndarray) -> np.ndarray:
     bias = bottleneck.attention_bias(x, None, None)
     found = []
     for layer in bottleneck.encoder.layers:
+        assert isinstance(layer, TransformerLayer)
         found.append(layer.attention_weights(x, bias)[0])  # (H, 1 + N, 1 + N)
         x = layer(x, bias)
     return torch.stack(found).numpy()

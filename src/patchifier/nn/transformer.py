@@ -58,7 +58,8 @@ class TransformerLayer(nn.TransformerEncoderLayer):
 
     def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Self-attention of a sequence (B, L, D)."""
-        attended = self.attention(*self.projected(x), bias)
+        query, key, value = self.projected(x)
+        attended = self.attention(query, key, value, bias)
         return self.self_attn.out_proj(attended.transpose(1, 2).flatten(2))
 
     def attention_weights(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
