@@ -18,7 +18,7 @@
 # Figure 2 of the paper shows GTZAN: 1,000 tracks of 30 s in ten genres, a model trained on 16,000 clips, a learning rate of 1e-5. **Small** means here:
 #
 # - 112 bundled clips, six seconds of each, and the task is to tell seven soundtracks apart;
-# - the model is `patchifier-paper`, trained on 3,857 clips, of which some are other tracks of these soundtracks;
+# - the model is `patchifier-paper`, pre-trained on 3,696 clips, of which some are of other tracks of these soundtracks;
 # - 40 steps of 8 clips, with 1e-4 (the head 1e-3), for 1e-5 changes nothing in so few steps;
 # - every clip is tested once, over four folds. The paper tests one split and gives no intervals.
 #
@@ -38,7 +38,7 @@ from patchifier.evaluate.controls import controls
 from patchifier.statistics import wilson
 from patchifier.train.finetune import METHODS, finetune
 
-DATA = "demo"  # or your own: a manifest with the columns path, target and, best, group
+DATA = "demo"  # or your own: a manifest with the columns path, target, group and fold
 SECONDS = 6.0
 
 # %% [markdown]
@@ -88,7 +88,7 @@ for row in rows:
 #
 # ## The figure
 #
-# Left, the accuracy on the validation clips while a method learns: the mean over four folds, in which each clip validates once. The bands are Wilson's 95 % intervals. They take clips of one track as independent, so they are too narrow. Right, the accuracy on the test clips, with the weights that validated best.
+# First, the accuracy on the validation clips while a method learns: the mean over the folds, in which each clip validates once. The bands are Wilson's 95 % intervals. They take all clips as independent, so they are too narrow where several are of one track.
 
 
 # %%
@@ -103,17 +103,14 @@ def curve(method):
 
 
 curves = {method: curve(method) for method in METHODS}
-looks = dict(
-    zip(METHODS, (("#0072B2", "-"), ("#E69F00", "--"), ("#009E73", "-."), ("#D55E00", ":")))
-)
+colours, dashes = ("#0072B2", "#E69F00", "#009E73", "#D55E00"), ("-", "--", "-.", ":")
 
 # %%
 figure, axes = plt.subplots(2, 2, figsize=(8, 5.4), sharex=True, sharey=True, layout="constrained")
-for panel, method in zip(axes.flat, METHODS, strict=True):
+for panel, method, colour, dash in zip(axes.flat, METHODS, colours, dashes, strict=True):
     for other in METHODS:
         panel.plot(*curves[other][:2], color="0.8", lw=1)
     steps, means, bounds = curves[method]
-    colour, dash = looks[method]
     panel.fill_between(steps, *bounds.T, color=colour, alpha=0.2, lw=0)
     panel.plot(steps, means, dash, color=colour, lw=2)
     panel.axhline(100 * plain[0]["value"], color="0.4", lw=0.8, ls=(0, (1, 3)))
@@ -124,15 +121,17 @@ plt.show()
 
 # %% [markdown]
 # The dotted line is the most frequent class. Grey are the other methods.
+#
+# Then the accuracy on the test clips, with the weights that validated best.
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
 names = [*(row["encoder"] for row in plain), *METHODS]
 places = np.arange(len(rows))
 values, low, high = 100 * np.array([(row["value"], row["low"], row["high"]) for row in rows]).T
-colours = ["0.4"] * len(plain) + [looks[method][0] for method in METHODS]
-axes.hlines(places, low, high, color=colours, lw=2)
-axes.scatter(values, places, color=colours, zorder=3)
+colour_of = ["0.4"] * len(plain) + list(colours)
+axes.hlines(places, low, high, color=colour_of, lw=2)
+axes.scatter(values, places, color=colour_of, zorder=3)
 axes.set(yticks=places, yticklabels=names, xlabel="test accuracy (%), with 95 % interval")
 axes.set_xlim(0)
 axes.invert_yaxis()
@@ -152,4 +151,4 @@ print(f"mel statistics, without the model: {plain[1]['value']:.1%}")
 print(f"an interval is {np.mean(high - low):.0f} points wide on average")
 
 # %% [markdown]
-# In the paper, full fine-tuning and the frozen bottleneck are best, and the linear probe is last and slowest. Here each interval is wider than most differences, so a ranking of these rows would be one of chance. `docs/paper.md` has the whole experiment, for those who have the data and a GPU.
+# In the paper, full fine-tuning and the frozen bottleneck are best, and the linear probe is last and slowest. On the bundled clips each interval is wider than the differences between methods, so a ranking of these rows would be one of chance. `docs/paper.md` has the whole experiment, for those who have the data and a GPU.
