@@ -20,6 +20,7 @@
 # %%
 import csv
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -38,7 +39,8 @@ from patchifier.evaluate.compare import compare
 from patchifier.evaluate.encoders import as_encoder, encoders, random_checkpoint
 from patchifier.integrations.sklearn import PatchifierEmbedder
 
-warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, without ipywidgets
+# tqdm's, without ipywidgets
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 MANIFEST = None  # or your own: "labels.csv"
 
@@ -58,7 +60,8 @@ if MANIFEST is None:
 
 dataset = datasets.load(Path(MANIFEST))
 clips, groups = dataset.clips, groups_of(dataset.clips)
-print(f"{len(clips)} clips in {len(set(groups))} groups, {len(dataset.task.names)} classes")
+print(f"{len(clips)} clips in {len(set(groups))} groups")
+print(f"{len(dataset.task.names)} classes")
 
 # %% [markdown]
 # ## The same probe on several vectors
@@ -77,7 +80,7 @@ train = Splits.partitioned(data.clips).train
 untrained = [random_checkpoint(model.config, data, train, seed=seed) for seed in (0, 1)]
 compared = [
     *encoders("patchifier-base", data=data),
-    *(as_encoder("random weights", made, seed=seed) for seed, made in enumerate(untrained)),
+    *(as_encoder("random weights", made) for made in untrained),
     *encoders("mfcc", data=data),
 ]
 results = compare(data, compared, "comparison")
@@ -93,11 +96,14 @@ for note in results["notes"]:
 # %%
 def draw(axes, rows, names, label):
     """Points with intervals, in percent."""
-    values, low, high = 100 * np.array([(row["value"], row["low"], row["high"]) for row in rows]).T
+    figures = [(row["value"], row["low"], row["high"]) for row in rows]
+    values, low, high = 100 * np.array(figures).T
     places = np.arange(len(rows))
     axes.hlines(places, low, high, color="#0072B2", lw=2)
     axes.plot(values, places, "o", color="#0072B2")
-    axes.set(yticks=places, yticklabels=names, xlabel=label, ylim=(len(rows) - 0.5, -0.5))
+    axes.set(
+        yticks=places, yticklabels=names, xlabel=label, ylim=(len(rows) - 0.5, -0.5)
+    )
 
 
 figure, axes = plt.subplots(figsize=(7, 2.4), layout="constrained")
@@ -114,13 +120,15 @@ plt.show()
 # %%
 figure, axes = plt.subplots(figsize=(7, 1.9), layout="constrained")
 names = [f"minus {row['second']}" for row in results["differences"]]
-draw(axes, results["differences"], names, "patchifier-base minus another (points)")
+draw(axes, results["differences"], names, "patchifier-base minus it (points)")
 axes.axvline(0, color="0.6", lw=1)
 plt.show()
 
 # %%
 for row in results["differences"]:
-    better = "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "not told apart"
+    better = "better" if row["low"] > 0 else "worse"
+    if row["low"] <= 0 <= row["high"]:
+        better = "not told apart"
     interval = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
     words = f"{100 * row['value']:+.1f} points, {interval}, p_holm {row['p_holm']:.3f}"
     print(f"patchifier-base minus {row['second']}: {words}: {better}")
@@ -137,7 +145,9 @@ embedder = PatchifierEmbedder().fit(files)
 vectors = embedder.transform(files)  # (n, E)
 
 classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-predicted = cross_val_predict(classifier, vectors, labels, groups=groups, cv=GroupKFold(4))
+predicted = cross_val_predict(
+    classifier, vectors, labels, groups=groups, cv=GroupKFold(4)
+)
 right = predicted == labels
 print(f"{right.mean():.1%} of {len(labels)} clips")
 
@@ -172,18 +182,22 @@ for count in counts:
 # Few-shot: the classifier gets 1, 2, 5 or 10 clips of each class (as far as there are so many to train on), drawn ten times in each fold. The bands hold 95 % of the draws, mean over folds; they are not intervals of the accuracy.
 
 # %%
-task, targets = dataset.task, tasks.encode_targets(dataset.task, [clip.target for clip in clips])
+task = dataset.task
+targets = tasks.encode_targets(task, [clip.target for clip in clips])
 folds = [Splits.of(clips, names) for names in cross_validation(clips)]
-fewest = min(np.bincount(targets[fold.train], minlength=len(task.names)).min() for fold in folds)
+fewest = min(Counter(labels[fold.train])[name] for fold in folds for name in task.names)
 shots = [count for count in (1, 2, 5, 10) if count <= fewest]
-mel_statistics = encoders("mel-stats", data=data)[0].encode(data, range(len(clips)))
+(mel_stats,) = encoders("mel-stats", data=data)
+mel_statistics = mel_stats.encode(data, range(len(clips)))
 
 
 def learning_curve(features):
     """Value, low and high in percent for each number of shots: (shots, 3)."""
     options = {"shots": shots, "draws": 10}
-    found = [probes.few_shot(task, features, targets, fold, **options) for fold in folds]
-    figures = [[[row[key] for key in ("value", "low", "high")] for row in fold] for fold in found]
+    figures = []
+    for fold in folds:
+        rows = probes.few_shot(task, features, targets, fold, **options)
+        figures.append([(row["value"], row["low"], row["high"]) for row in rows])
     return 100 * np.mean(figures, axis=0)
 
 
@@ -199,7 +213,9 @@ for (label, curve), look in zip(learnt.items(), ("o-", "s--"), strict=True):
     axes.fill_between(shots, curve[:, 1], curve[:, 2], color=colour, alpha=0.15, lw=0)
     axes.plot(shots, curve[:, 0], look, color=colour, label=label)
 axes.axhline(100 / len(task.names), color="0.5", lw=0.8, ls=":", label="chance")
-axes.set(xlabel="labelled clips of each class", ylabel="accuracy (%)", xscale="log", ylim=0)
+axes.set(
+    xlabel="labelled clips of each class", ylabel="accuracy (%)", xscale="log", ylim=0
+)
 axes.set_xticks(shots, [str(count) for count in shots])
 axes.minorticks_off()
 axes.legend(frameon=False)
@@ -221,9 +237,11 @@ print(f"{taught.interval[0]:.1%} to {taught.interval[1]:.1%}")
 # %%
 head = patchifier.load("head")
 held_out = {name: files[rows[-1]] for name, rows in rows_of.items()}
-for name, probabilities in zip(held_out, head.predict(list(held_out.values())), strict=True):
+found = head.predict(list(held_out.values()))
+for name, probabilities in zip(held_out, found, strict=True):
     best = probabilities.argmax()
-    print(f"{name:>18}: predicted {head.task.names[best]} ({probabilities[best]:.0%})")
+    guess = f"{head.task.names[best]} ({probabilities[best]:.0%})"
+    print(f"{name:>18}: predicted {guess}")
 
 # %% [markdown]
 # A probability is not a promise: the accuracy above says how often the most probable label is right. The folds of a head are drawn by clip. If several clips are of one track, its accuracy is too high; `compare` holds groups together.

@@ -25,7 +25,6 @@
 # So this reproduces the form of the figure. It cannot confirm or refute the paper's ranking.
 
 # %%
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,9 +48,10 @@ SECONDS = 6.0
 # %%
 start = checkpoint.load("patchifier-paper")
 dataset = datasets.load(DATA)
-short = [replace(clip, end_s=clip.start_s + SECONDS) for clip in dataset.clips]
-cache.prepare(replace(dataset, clips=tuple(short)), "cache", config=start.config.spectrogram)
-print(f"{len(short)} clips, {dataset.task.kind}, {len(dataset.task.names)} classes")
+clips = [replace(clip, end_s=clip.start_s + SECONDS) for clip in dataset.clips]
+short = replace(dataset, clips=tuple(clips))
+cache.prepare(short, "cache", config=start.config.spectrogram)
+print(f"{len(clips)} clips, {len(dataset.task.names)} classes")
 
 # %% [markdown]
 # ## Four ways to fine-tune
@@ -68,20 +68,21 @@ changes = {
     "training": {"steps": 40, "batch_size": 8, "learning_rate": 1e-4},
 }
 config = update(start.config, {"finetune": changes})
-tuned = {
-    method: finetune(start, "cache", f"runs/{method}", methods=(method,), config=config)[0]
-    for method in METHODS
-}
+methods = tuple(METHODS)
+tuned = finetune(
+    start, "cache", "runs/tuned", methods=methods, config=config, resume=True
+)
 
 # %% [markdown]
 # Two rows for comparison come without the model: the most frequent class, and a regression on the mean and deviation of each mel band.
 
 # %%
 plain = controls(start, "cache", "runs/plain", config=config, random=False)
-rows = plain + [result.row for result in tuned.values()]
-for row in rows:
-    name = row["encoder"] if row in plain else row["method"]
-    print(f"{name:>18}: {row['value']:.1%}, 95 % interval {row['low']:.1%} to {row['high']:.1%}")
+rows = plain + [result.row for result in tuned]
+names = [*(row["encoder"] for row in plain), *METHODS]
+for name, row in zip(names, rows, strict=True):
+    interval = f"{row['low']:.1%} to {row['high']:.1%}"
+    print(f"{name:>18}: {row['value']:.1%}, 95 % interval {interval}")
 
 # %% [markdown]
 # The intervals are a bootstrap over tracks.
@@ -94,20 +95,21 @@ for row in rows:
 # %%
 def curve(method):
     """Steps, mean accuracy over the folds, and its interval."""
-    files = sorted(Path("runs", method, method).rglob("validation.csv"))
-    folds = [list(csv.DictReader(file.open(newline=""))) for file in files]
-    steps = [int(row["step"]) for row in folds[0]]
-    means = np.mean([[float(row["accuracy"]) for row in fold] for fold in folds], axis=0)
-    bounds = [wilson(round(mean * len(short)), len(short)) for mean in means]
-    return steps, 100 * means, 100 * np.array(bounds)
+    files = Path("runs/tuned", method).rglob("validation.csv")  # of each fold
+    folds = [np.genfromtxt(file, delimiter=",", names=True) for file in files]
+    means = np.mean([fold["accuracy"] for fold in folds], axis=0)
+    bounds = [wilson(round(mean * len(clips)), len(clips)) for mean in means]
+    return folds[0]["step"], 100 * means, 100 * np.array(bounds)
 
 
 curves = {method: curve(method) for method in METHODS}
-colours, dashes = ("#0072B2", "#E69F00", "#009E73", "#D55E00"), ("-", "--", "-.", ":")
+colours = ("#0072B2", "#E69F00", "#009E73", "#D55E00")
+looks = zip(METHODS, colours, ("-", "--", "-.", ":"), strict=True)
 
 # %%
-figure, axes = plt.subplots(2, 2, figsize=(8, 5.4), sharex=True, sharey=True, layout="constrained")
-for panel, method, colour, dash in zip(axes.flat, METHODS, colours, dashes, strict=True):
+shape = {"figsize": (8, 5.4), "sharex": True, "sharey": True, "layout": "constrained"}
+figure, axes = plt.subplots(2, 2, **shape)
+for panel, (method, colour, dash) in zip(axes.flat, looks, strict=True):
     for other in METHODS:
         panel.plot(*curves[other][:2], color="0.8", lw=1)
     steps, means, bounds = curves[method]
@@ -126,13 +128,15 @@ plt.show()
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
-names = [*(row["encoder"] for row in plain), *METHODS]
 places = np.arange(len(rows))
-values, low, high = 100 * np.array([(row["value"], row["low"], row["high"]) for row in rows]).T
+figures = [(row["value"], row["low"], row["high"]) for row in rows]
+values, low, high = 100 * np.array(figures).T
 colour_of = ["0.4"] * len(plain) + list(colours)
 axes.hlines(places, low, high, color=colour_of, lw=2)
 axes.scatter(values, places, color=colour_of, zorder=3)
-axes.set(yticks=places, yticklabels=names, xlabel="test accuracy (%), with 95 % interval")
+axes.set(
+    yticks=places, yticklabels=names, xlabel="test accuracy (%), with 95 % interval"
+)
 axes.set_xlim(0)
 axes.invert_yaxis()
 plt.show()
@@ -141,11 +145,10 @@ plt.show()
 # ## What can be said?
 
 # %%
-best, worst = (pick(tuned.values(), key=lambda one: one.row["value"]).row for pick in (max, min))
-overlap = worst["high"] >= best["low"]
-print(
-    f"highest: {best['method']} {best['value']:.1%}, lowest: {worst['method']} {worst['value']:.1%}"
-)
+order = sorted((result.row for result in tuned), key=lambda row: row["value"])
+print(f"highest: {order[-1]['method']} {order[-1]['value']:.1%}")
+print(f"lowest: {order[0]['method']} {order[0]['value']:.1%}")
+overlap = order[0]["high"] >= order[-1]["low"]
 print("their intervals overlap" if overlap else "their intervals do not overlap")
 print(f"mel statistics, without the model: {plain[1]['value']:.1%}")
 print(f"an interval is {np.mean(high - low):.0f} points wide on average")

@@ -44,17 +44,16 @@ settings = model.config.spectrogram
 shown = inside.excerpt(model, SONG)
 N, W = shown.n_patches, shown.patch_frames
 width_s = W * shown.frame_s
-print(f"{N} patches of {width_s:.3f} s, from {shown.start_s:.1f} to {shown.end_s:.1f} s")
+print(f"{N} patches of {width_s:.3f} s: {shown.start_s:.1f} to {shown.end_s:.1f} s")
 
 # %%
 centres_hz = mel_edges_hz(settings)[1:-1]
-marks_hz = (200, 1000, 5000)
-marks = np.interp(marks_hz, centres_hz, np.arange(len(centres_hz)))
+marks = np.interp((200, 1000, 5000), centres_hz, np.arange(len(centres_hz)))
+look = {"origin": "lower", "aspect": "auto", "cmap": "magma", "vmin": -60, "vmax": 20}
 
 
 def draw(axes, log_mel, title):
     extent = (shown.start_s, shown.end_s, -0.5, len(log_mel) - 0.5)
-    look = {"origin": "lower", "aspect": "auto", "cmap": "magma", "vmin": -60, "vmax": 20}
     image = axes.imshow(log_mel / settings.db_scale, extent=extent, **look)
     axes.set(yticks=marks, yticklabels=["0.2", "1", "5"], ylabel="kHz")
     axes.set_title(title, loc="left", fontsize=10)
@@ -104,13 +103,14 @@ references = {
 # %%
 figure, axes = plt.subplots(5, figsize=(8, 8.4), sharex=True, layout="constrained")
 draw(axes[0], shown.log_mel, "the song")
-draw(axes[1], shown.log_mel, f"what the model is given: {N - len(masked)} of {N} patches")
+draw(axes[1], shown.log_mel, f"what the model sees: {N - len(masked)} of {N} patches")
 hide(axes[1], masked)
 draw(axes[2], drawn.log_mel, "drawn by the model")
 draw(axes[3], references["visible_mean"], "mean of the visible patches")
-image = draw(axes[4], references["interpolation"], "interpolation between visible patches")
+image = draw(axes[4], references["interpolation"], "interpolation between them")
 axes[4].set_xlabel("time (s)")
-figure.colorbar(image, ax=axes, label="level (dB re full scale)", extend="both", shrink=0.5)
+label = "level (dB re full scale)"
+figure.colorbar(image, ax=axes, label=label, extend="both", shrink=0.5)
 plt.show()
 
 # %% [markdown]
@@ -138,10 +138,12 @@ guesses = {name: guess(means, ~masks) for name, guess in predictors.UNTRAINED.it
 guesses["kriging"] = np.empty_like(means)
 for fold in range(4):
     test = np.array([clip.fold == fold for clip in clips])
-    guesses["kriging"][test] = Kriging.fit(means[~test]).predict(means[test], ~masks[test])
+    kriging = Kriging.fit(means[~test])
+    guesses["kriging"][test] = kriging.predict(means[test], ~masks[test])
 
 # %%
-drawings = np.stack([model.reconstruct(*given)[1] for given in zip(log_mels, masks, strict=True)])
+pairs = list(zip(log_mels, masks, strict=True))
+drawings = np.stack([model.reconstruct(*pair)[1] for pair in pairs])
 
 
 def error(predicted):
@@ -160,9 +162,12 @@ errors |= {name: error(guess[..., None]) for name, guess in guesses.items()}
 groups = groups_of(clips)
 
 
+def mean_of(name):
+    return lambda chosen: errors[name][chosen].mean()
+
+
 def model_minus(other):
-    mean_of = {name: lambda clips, name=name: errors[name][clips].mean() for name in errors}
-    return statistics.paired("mse", groups, mean_of["model"], mean_of[other])
+    return statistics.paired("mse", groups, mean_of("model"), mean_of(other))
 
 
 def verdict(score):
@@ -185,11 +190,14 @@ figure, axes = plt.subplots(figsize=(7, 2.4), layout="constrained")
 rows = np.arange(len(differences))
 values, low, high = np.array([(s.value, s.low, s.high) for s in differences.values()]).T
 axes.axvline(0, color="0.6", lw=1)
-axes.errorbar(values, rows, xerr=[values - low, high - values], fmt="o", color="#0072B2", capsize=3)
+axes.hlines(rows, low, high, color="#0072B2", lw=2)
+axes.plot(values, rows, "o", color="#0072B2")
 axes.set(yticks=rows, yticklabels=[name.replace("_", " ") for name in differences])
-axes.set(xlabel="MSE of the model minus that of the predictor, (dB x 0.01)²")
+axes.set(
+    ylim=(3.5, -0.5),
+    xlabel="MSE of the model minus that of the predictor, (dB x 0.01)²",
+)
 axes.set_title("right of 0: the model is worse", loc="left", fontsize=10)
-axes.invert_yaxis()
 plt.show()
 
 # %% [markdown]
@@ -220,8 +228,8 @@ def shuffled(log_mel, mask):
     return to_log_mel(to_patches(log_mel)[order])
 
 
-given = [(shuffled(*one), one[1]) for one in zip(log_mels, masks, strict=True)]
-errors["shuffled"] = error(np.stack([model.reconstruct(*one)[1] for one in given]))
+given = [(shuffled(log_mel, mask), mask) for log_mel, mask in pairs]
+errors["shuffled"] = error(np.stack([model.reconstruct(*pair)[1] for pair in given]))
 
 # %%
 order = model_minus("shuffled")
@@ -239,10 +247,11 @@ display(Markdown(text))
 # Every layer has four heads. For each patch a head says how much it takes from each patch of the window and from CLS; these weights add up to 1. If all were the same, each would be 1/26.
 
 # %%
-weights = attention(checkpoint.load("patchifier-paper").model, shown.log_mel)  # (L, H, 26, 26)
+network = checkpoint.load("patchifier-paper").model
+weights = attention(network, shown.log_mel)  # (L, H, 26, 26)
 between = weights[:, :, 1:, 1:].mean(1)  # of patches, mean of heads: (L, N, N)
 apart = np.abs(np.subtract.outer(np.arange(N), np.arange(N)))
-by_distance = np.array([between[:, apart == distance].mean(1) for distance in range(N)])  # (N, L)
+by_distance = np.array([between[:, apart == n].mean(1) for n in range(N)])  # (N, L)
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
@@ -253,11 +262,13 @@ for panel, layer in zip(axes, (0, 7), strict=False):
     panel.set_title(f"layer {layer + 1}, mean of heads", loc="left", fontsize=10)
     panel.set(xlabel="takes from (s)", ylabel="patch at (s)")
 figure.colorbar(image, ax=axes[1], label="weight (no unit)")
-for layer, colour, dash in ((0, "#0072B2", "-"), (3, "#E69F00", "--"), (7, "#009E73", ":")):
+lines = ((0, "#0072B2", "-"), (3, "#E69F00", "--"), (7, "#009E73", ":"))
+for layer, colour, dash in lines:
     times_s, label = width_s * np.arange(N), f"layer {layer + 1}"
     axes[2].plot(times_s, by_distance[:, layer], dash, color=colour, label=label)
 axes[2].axhline(1 / 26, color="0.6", lw=1, label="1/26")
-axes[2].set(xlabel="distance in time (s)", ylabel="mean weight (no unit)", ylim=(0, 2 / 26))
+axes[2].set(xlabel="distance in time (s)", ylabel="mean weight (no unit)")
+axes[2].set_ylim(0, 2 / 26)
 axes[2].legend(frameon=False, fontsize=8, ncols=2)
 plt.show()
 
@@ -281,7 +292,8 @@ sounds = {
 }
 for title, log_mel in sounds.items():
     samples, rate = inside.sound(model, log_mel[:, : 10 * W])
-    display(Markdown(f"{title}, the first {10 * width_s:.1f} s"), Audio(samples, rate=rate))
+    text = f"{title}, the first {10 * width_s:.1f} s"
+    display(Markdown(text), Audio(samples, rate=rate))
 
 # %% [markdown]
 # More: `patchifier app` draws any song like this, and `docs/experiments/39-order-of-patches.md` and `40-paper-recipe-300000-clips.md` say what longer training changes.

@@ -234,7 +234,7 @@ def test_figure_2_has_four_curves_with_intervals(tmp_path, child_environment, mo
     pictures, found = run(
         "reproduce_figure_2_in_small",
         tmp_path,
-        {"rows": "rows", "curves": "curves", "clips": "len(short)"},
+        {"rows": "rows", "curves": "curves", "clips": "len(clips)"},
     )
     assert pictures == 2
     assert found["clips"] == 112
