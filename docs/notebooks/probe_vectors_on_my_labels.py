@@ -19,6 +19,7 @@
 
 # %%
 import csv
+import textwrap
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -90,7 +91,7 @@ for row in results["rows"]:
     interval = f"{row['low']:.1%} to {row['high']:.1%}"
     print(f"{row['encoder']:>22}: {row['value']:.1%}, 95 % interval {interval}")
 for note in results["notes"]:
-    print(note)
+    print(textwrap.fill(note, 72))
 
 
 # %%
