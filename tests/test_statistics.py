@@ -101,7 +101,7 @@ def test_holm_by_hand():
 
 def test_a_comparison_without_a_score_has_no_p_value():
     score = paired("roc_auc", ["a", "b"], lambda clips: math.nan, lambda clips: 0.5)
-    assert math.isnan(score.value) and math.isnan(score.low) and math.isnan(score.high)
+    assert all(math.isnan(each) for each in (score.value, score.low, score.high))
     assert score.p is None
 
 

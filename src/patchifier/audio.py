@@ -178,6 +178,8 @@ def blocks(
         raise AudioError(f"{path}: holds no audio" + (f" after {start_s} s." if start_s else "."))
     yield from resampler.end()
     how.length_s = resampler.made / sample_rate
+    if how.mix_note:
+        how.notes.append(how.mix_note)
     words = sandbox.output() or sandbox.one_line(how.said)
     if words and how.notes:  # decoders complain about healthy files too
         how.notes.append(f"its decoder says: {words}")

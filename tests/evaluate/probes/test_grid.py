@@ -231,7 +231,7 @@ def test_a_run_that_is_not_finite_scores_less_than_any():
 def test_what_has_no_score_is_refused():
     with pytest.raises(RequestError, match="no tag is both present and absent"):
         scorer(TAGS, torch.tensor([[1.0, 0, 0], [1, 0, 0]]))
-    with pytest.raises(RequestError, match="arousal, valence.* the same for all 3"):
+    with pytest.raises(RequestError, match=r"arousal, valence.* the same for all 3"):
         scorer(MOOD, torch.tensor([[1.0, 2], [1, 2], [1, 2]]))
 
 
