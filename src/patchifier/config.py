@@ -871,7 +871,7 @@ def recipes() -> dict[str, Path]:
 
 
 def read_changes(path: str | Path) -> dict[str, Any]:
-    """Read a file that states part of a config; the name of a recipe is its file.
+    """Read changes to a config from a JSON file, or from the recipe of that name, such as "base".
 
     Raises
     ------
