@@ -315,3 +315,10 @@ def test_channels_that_cancel_each_other_out_are_noted(
     soundfile.write(path, np.stack([left, factor * left], axis=1), 44_100)
     notes = decoded(path).notes
     assert [noted in note for note in notes] == ([True] if noted else [])
+
+
+@pytest.mark.parametrize(("level_db", "noted"), [(-80.0, True), (-60.0, False)])
+def test_a_silent_file_is_noted(level_db: float, noted: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.full(44_100, 10 ** (level_db / 20)), 44_100, subtype="PCM_24")
+    assert [note.startswith("it is silent") for note in decoded(path).notes] == [True] * noted

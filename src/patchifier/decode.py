@@ -27,6 +27,7 @@ EXACT_SEEK = frozenset(
     {"WAV", "WAVEX", "AIFF", "AU", "FLAC", "W64", "RF64"}
 )  # elsewhere a seek may be off by a frame: decode, then slice
 CANCELLED = 0.01  # energy of the mono mix, of that of the channels: 20 dB less
+SILENT = 10 ** (-70 / 20)  # peak of a silent file, of full scale
 NO_LENGTH = 2**62  # libsndfile's number of samples where it does not know
 EXTRA = "pip install 'patchifier[formats]'"
 # FFmpeg's names of sample formats
@@ -61,6 +62,8 @@ class Decoding:
         Lines that its decoder printed in the main process.
     channel_energy, mono_energy : float
         Sums of squares: mean over the channels, and of their mean.
+    peak : float
+        Largest absolute sample of the mono mix.
     """
 
     decoder: str = ""
@@ -69,6 +72,7 @@ class Decoding:
     said: list[str] = field(default_factory=list)
     channel_energy: float = 0.0
     mono_energy: float = 0.0
+    peak: float = 0.0
 
     def mixed(self, channels: np.ndarray, mono: np.ndarray) -> None:
         """Count the energy of a block of several channels, and of their mean."""
@@ -76,12 +80,14 @@ class Decoding:
         self.mono_energy += float(np.vdot(mono, mono))
 
     @property
-    def mix_note(self) -> str:
-        """Say that the channels cancel each other out, if they do."""
-        if self.mono_energy >= CANCELLED * self.channel_energy:
-            return ""
-        loss_db = 10 * math.log10(self.channel_energy / max(self.mono_energy, 1e-30))
-        return f"its channels cancel each other out: their mean is {loss_db:.0f} dB quieter"
+    def level_note(self) -> str:
+        """Say that the file is silent, or that its channels cancel each other out."""
+        if self.mono_energy < CANCELLED * self.channel_energy:
+            loss_db = 10 * math.log10(self.channel_energy / max(self.mono_energy, 1e-30))
+            return f"its channels cancel each other out: their mean is {loss_db:.0f} dB quieter"
+        if self.peak < SILENT:
+            return "it is silent, so its vector says nothing about music"
+        return ""
 
     def used(self, name: str) -> None:
         """Add a decoder."""
