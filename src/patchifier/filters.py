@@ -40,6 +40,7 @@ def pitch_step(config: SpectrogramConfig) -> int:
     return 2 if low and config.hop_length % 2 == 0 and config.frame_samples % 4 == 0 else 1
 
 
+@functools.cache
 def low_pass() -> np.ndarray:
     """Low-pass filter (47,) at a quarter of the rate: a Kaiser-windowed sinc, float64."""
     taps = np.sinc((np.arange(TAPS) - TAPS // 2) / 2) * np.kaiser(TAPS, KAISER_BETA)

@@ -17,7 +17,7 @@ import threading
 import numpy as np
 
 LOUD = 1 / 32  # means of a frame below it round to less than the quietest power that counts
-APART = 16  # samples between rows: those of a power of two share their places in a cache
+TOGETHER = 16  # rows that become columns at once: more evict each other from a cache
 SMALLEST = 1e-12  # of the spectrum of a constant, relative to its largest value
 
 
@@ -102,43 +102,49 @@ class PowerSpectrum:
         np.matmul(self.third, rows, out=places[:C])
         np.matmul(self.third_mirrored, rows[M:0:-1, ::-1], out=places[C:])
         parts = parts.reshape(-1, count)
-        parts[self.places] += self.constant * level
+        if level is not None:
+            parts[self.places] += self.constant * level
         np.multiply(parts, parts, out=parts)
         return np.add(parts[: self.rows], parts[self.rows :], out=parts[: self.rows])
 
     def _frames(
         self, samples: np.ndarray, start: int, hop: int, count: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (q, r, p, T) without their level (T,), and that level."""
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Frames (q, r, p, T) without their level (T,), and that level if one is loud."""
         n, (p, q, r) = self.n, self.factors
         hops = count - 1 + -(-n // hop)
-        columns, means = self._columns(samples, start, hop, hops)  # (hop, hops), (hops,)
-        level = np.convolve(means, np.full(n // hop, hop / n, self.dtype), "valid")[:count]
-        level[np.abs(level) < LOUD] = 0
+        rows = _stretch(samples, start, hops * hop).reshape(hops, hop)
+        columns = _buffer(2, (hop, hops), self.dtype)
+        for first in range(0, hops, TOGETHER):
+            columns[:, first : first + TOGETHER] = rows[first : first + TOGETHER].T
         frames = _buffer(0, (q * r, p, count), self.dtype)
         edges = sorted({*range(0, n, hop), *range(0, n, q * r), n})
         for first, last in itertools.pairwise(edges):
             place, h = first % (q * r), first // (q * r)
             inside = columns[first % hop :, first // hop :][: last - first, :count]
             frames[place : place + last - first, h] = inside
-        if level.any():
+        level = self._level(rows, count)
+        if level is not None:
             frames -= level
         return frames.reshape(q, r, p, count), level
 
-    def _columns(
-        self, samples: np.ndarray, start: int, hop: int, hops: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Samples (S,) from `start` on as columns (hop, hops), and the mean of each (hops,)."""
-        end = start + hops * hop
-        inside = samples[max(0, start) : max(0, end)]
-        if len(inside) < hops * hop:
-            before = min(max(0, -start), hops * hop)
-            inside = np.pad(inside, (before, hops * hop - before - len(inside)))
-        rows = _buffer(1, (hops, hop + APART), self.dtype)[:, :hop]
-        rows[...] = inside.reshape(hops, hop)
-        columns = _buffer(2, (hop, hops), self.dtype)
-        columns[...] = rows.T
-        return columns, rows @ np.full(hop, 1 / hop, self.dtype)
+    def _level(self, rows: np.ndarray, count: int) -> np.ndarray | None:
+        """Mean (T,) of the whole hops in each frame, 0 if it is not loud; of rows (hops, hop)."""
+        hop = rows.shape[1]
+        means = rows @ np.full(hop, 1 / hop, self.dtype)
+        if means.max() < LOUD and means.min() > -LOUD:
+            return None
+        level = np.convolve(means, np.full(self.n // hop, hop / self.n, self.dtype), "valid")
+        return np.where(np.abs(level) < LOUD, self.dtype.type(0), level)[:count]
+
+
+def _stretch(samples: np.ndarray, start: int, count: int) -> np.ndarray:
+    """So many samples from `start` on; beyond the ends are zeros."""
+    inside = samples[max(0, start) : max(0, start + count)]
+    if len(inside) == count:
+        return inside
+    before = min(max(0, -start), count)
+    return np.pad(inside, (before, count - before - len(inside)))
 
 
 _buffers = threading.local()  # new memory costs as much as the products
