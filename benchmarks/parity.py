@@ -28,7 +28,7 @@ from timing import keep
 from patchifier import audio, checkpoint, embed, weights
 from patchifier.datasets import demo
 
-LONG_S = (3600, 3600, 600, 600)  # of the first files
+LONG_S = (3600, 600, 600, 600)  # of the first files
 SECONDS = (1 / RATE, 0.01, 0.1, 0.3, 0.74, 0.75, 1, 2, 3, 5, 10, 15, 20, 29, 30, 31, 45)
 THREADS = (1, 2, 4)
 SNDFILE = {  # options of soundfile by suffix, and the rate
@@ -115,8 +115,8 @@ def files(folder, count):
     """Write the files one by one: path, suffix, kind of sound, seconds."""
     suffixes, kinds = [*SNDFILE, *FFMPEG], list(SOUNDS)
     for number in range(count):
-        suffix = "mp3" if number == 0 else suffixes[number % len(suffixes)]
-        kind = kinds[number // len(suffixes) % len(kinds)] if number else "music"
+        suffix = suffixes[number % len(suffixes)]
+        kind = kinds[number // len(suffixes) % len(kinds)]
         seconds = LONG_S[number] if number < len(LONG_S) else SECONDS[number % len(SECONDS)]
         if suffix in FFMPEG:
             seconds = max(seconds, 0.1)  # shorter than a frame of a codec is no file
