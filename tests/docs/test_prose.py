@@ -19,7 +19,7 @@ def known():
 def test_a_page_is_plain(name, known):
     page = prose.check(name, (ROOT / name).read_text(encoding="utf-8"))
     assert page.worst <= (46 if "experiments" in name else 40), page.longest
-    assert page.sentences < FEW or page.mean <= 16
+    assert page.sentences < FEW or page.mean <= (20 if "experiments" in name else 16)
     assert page.sentences < FEW or page.passive <= 0.45
     assert page.avoid == ()
     assert page.unknown == (), "mend the word, or add it to tools/words.txt"
