@@ -17,7 +17,7 @@ from patchifier.app.asked import RefusedError
 from patchifier.config import RequestError
 from patchifier.library.search import Table
 from patchifier.library.search.metric import Metric
-from patchifier.library.stored import EmbeddingTable, read, track_ids, vectors_of
+from patchifier.library.stored import EmbeddingTable, read, vectors_of
 
 TAGS = ("title", "artist", "album", "albumartist", "genre", "year", "track")
 SEARCHED = ("title", "artist", "album", "path", "year")
@@ -108,9 +108,9 @@ class Collection:
         self.first = np.array(sorted(firsts.values()), int)  # row of each track's first section
         self.paths = [paths[row] for row in self.first]
         self.by_path = {path: place for place, path in enumerate(self.paths)}
-        self.ids = self._ids()
+        self.ids = [self.store.track_ids[row] for row in self.first] if self.store else []
         self.number = {one: place for place, one in enumerate(self.ids)}
-        self._columns = self._read_columns()
+        self._columns: dict[str, list[Any]] = {}  # those that were used
         self.least_close: float | None = None  # kept by patchifier.app.similar
         self._ranks: dict[str, list[float]] = {}
 
@@ -136,28 +136,15 @@ class Collection:
 
     # --- tracks ---
 
-    def _ids(self) -> list[str]:
-        """Ids of the tracks: 16 hexadecimal digits, which stay when a file is moved."""
-        if self.table is None:
-            return []
-        ids = track_ids(self.table.rows)
-        return [ids[row] for row in self.first]
-
-    def _read_columns(self) -> dict[str, list[Any]]:
-        """Values of each column that the table has, for each track."""
-        if self.table is None:
-            return {}
-        rows = self.table.rows
-        names = ("start_s", "end_s", "length_s", "size", *TAGS)
-        few = rows.select([name for name in names if name in rows.column_names])
-        if len(self.first) < len(few):
-            few = few.take(pa.array(self.first))
-        none = [None] * len(self)
-        return dict.fromkeys(names, none) | few.to_pydict()
-
     def column(self, name: str) -> list[Any]:
         """Values of a tag or another column for each track; None where there is none."""
-        return self._columns.get(name, [])
+        if self.table is None:
+            return []
+        if name not in self._columns:
+            values = self.table.rows[name].to_pylist()
+            whole = len(values) == len(self)
+            self._columns[name] = values if whole else [values[row] for row in self.first]
+        return self._columns[name]
 
     def find(self, one: str) -> int:
         """Place of the track of an id.

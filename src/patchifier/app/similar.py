@@ -1,6 +1,6 @@
 """Endpoints: what sounds like songs, paths, mixes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,9 +121,10 @@ def similar(served: Served, asked: SimilarAsked) -> dict[str, Any]:
         max_per_album=asked.max_per_album,
     )
     mean = np.mean([song.vector for song in likes], axis=0)
+    parts = agreement(served, mean, [_direction(served.collection, row) for row in found])
     results = [
-        one | {"slices": agreement(served, mean, _direction(served.collection, row))}
-        for one, row in zip(_results(served.collection, found), found)
+        one | {"slices": part}
+        for one, part in zip(_results(served.collection, found), parts, strict=True)
     ]
     close, note = _closeness(served, found)
     return {"results": results, "close": close, "note": note}
@@ -162,14 +163,19 @@ def mix(served: Served, asked: MixAsked) -> dict[str, Any]:
     return {"results": _results(served.collection, found)}
 
 
-def agreement(served: Served, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Cosine of each part of two vectors (E,); 0 where one has nothing."""
-    found = {}
+def agreement(
+    served: Served, vector: np.ndarray, others: Sequence[np.ndarray]
+) -> list[dict[str, float]]:
+    """Cosines of each part of a vector (E,) with that of others; 0 where one has nothing."""
+    if not others:
+        return []
+    found, rows = dict[str, list[float]](), np.stack(others)
     for name, part in slices(served).items():
-        a, b = first[part], second[part]
-        lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-        found[name] = round(float(a @ b) / lengths, 4) if lengths > 1e-9 else 0.0
-    return found
+        lengths = np.linalg.norm(rows[:, part], axis=1) * np.linalg.norm(vector[part])
+        products = rows[:, part] @ vector[part]
+        cosines = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 1e-9)
+        found[name] = [round(cosine, 4) for cosine in cosines.astype(float).tolist()]
+    return [dict(zip(found, values)) for values in zip(*found.values())]
 
 
 def store_of(collection: Collection) -> Table:

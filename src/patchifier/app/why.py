@@ -39,7 +39,7 @@ def why(served: Served, asked: WhyAsked) -> dict[str, Any]:
         windows = list(threads.map(lambda song: windows_of(served, song), (first, second)))
     return {
         "similarity": round(served.collection.cosine(first.vector, second.vector), 4),
-        "slices": agreement(served, first.vector, second.vector),
+        "slices": agreement(served, first.vector, [second.vector])[0],
         "stretches": stretches(windows[0], windows[1], metric=served.collection.metric),
     }
 

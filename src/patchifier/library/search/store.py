@@ -248,14 +248,18 @@ class VectorStore(abc.ABC):
             )
         return unit(query)
 
+    def _vectors_of_path(self, path: str) -> np.ndarray:
+        """Vectors (k, E) of the rows of a file; none if it is not in here."""
+        return vectors_of(self._select(Filter(path=path)), self.size)
+
     def _vector_of_file(self, path: str) -> np.ndarray:
-        rows = self._select(Filter(path=path))
-        if not len(rows):
+        vectors = self._vectors_of_path(path)
+        if not len(vectors):
             raise RequestError(
                 f"{path} is not in {self.name}: write the path as it is stored, or embed the file "
                 "and search with its vector."
             )
-        mean = unit(vectors_of(rows, self.size)).mean(0)
+        mean = unit(vectors).mean(0)
         if np.linalg.norm(mean) < SLACK:
             raise RequestError(
                 f"the vectors of {path} cancel out: their mean is zero. Search with the vector of "
