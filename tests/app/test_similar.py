@@ -85,6 +85,26 @@ def test_a_bad_request_names_what_is_wrong(client, ids, asked, word):
 
 
 @pytest.mark.parametrize(
+    ("address", "asked", "word"),
+    [
+        ("/api/similar", {"like": [0, 1], "unlike": [1]}, "should not"),
+        ("/api/similar", {"like": [], "unlike": [1]}, "like has 0 songs"),
+        ("/api/mix", {"seeds": [0], "unlike": [0]}, "should not"),
+        ("/api/path", {"start": 0, "end": 0}, "twice"),
+        ("/api/path", {"start": 0, "end": 1, "waypoints": [1]}, "twice"),
+    ],
+)
+def test_a_request_that_contradicts_itself_says_so(client, ids, address, asked, word):
+    named = {
+        name: [ids[one] for one in value] if isinstance(value, list) else ids[value]
+        for name, value in asked.items()
+    }
+    answer = client.post(address, json=named)
+    assert answer.status_code == 400
+    assert word in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
     ("body", "kind", "status"),
     [
         (b"{", "application/json", 400),

@@ -53,6 +53,24 @@ def test_no_seed_and_seeds_that_cancel_out_are_refused(opened, write):
             store.similar(seeds)
 
 
+def test_what_is_meant_and_not_meant_at_once_is_refused(opened, write):
+    store = opened(write(on_circle(0, 50, 90), "abc"))
+    outside = on_circle(20)[0]
+    for seeds, unlike in ((["a", "b"], ["b"]), ([outside], ["a", 2 * outside])):
+        for search_ in (store.similar, store.mix):
+            with pytest.raises(RequestError, match="should sound like"):
+                search_(seeds, unlike=unlike)
+    with pytest.raises(RequestError, match="no file"):
+        store.similar([], unlike=["a"])
+
+
+def test_a_path_to_where_it_begins_is_refused(opened, write):
+    store, outside = opened(write(on_circle(0, 50, 90), "abc")), on_circle(20)[0]
+    for start, end, via in (("a", "a", ()), ("a", "b", ["a"]), (outside, outside, ())):
+        with pytest.raises(RequestError, match="twice"):
+            store.path(start, end, 5, waypoints=via)
+
+
 # --- weights ---
 
 
@@ -86,7 +104,11 @@ def test_rows_that_are_left_out_unseen_are_none_of_the_nearest(write, heavy, wei
         expected = weighted(vectors, vectors[int(query)], weights)
         expected[int(query)] = -np.inf
         found = store.similar(query, 20, weights=weights)
-        assert paths(found) == [str(row) for row in np.argsort(-expected)[:20]]
+        order = [str(row) for row in np.argsort(-expected) if np.isfinite(expected[row])]
+        assert paths(found) == order[:20]
+        for count in (1, 5, 15):  # of the 111 that take part
+            few = store.similar(query, count, weights=weights, where=Filter(path_prefix="29"))
+            assert paths(few) == [path for path in order if path.startswith("29")][:count]
 
 
 def test_other_weights_after_others_give_what_they_give_alone(write):

@@ -39,12 +39,10 @@ class Filters:
         return Filter(**given)
 
 
-@dataclass(frozen=True)
-class SimilarAsked:
-    """Songs that the results are like, and unlike; weights of the parts of the vector, 0 to 4."""
+@dataclass(frozen=True, kw_only=True)
+class SearchAsked:
+    """What all searches take; weights are those of the parts of the vector, 0 to 4."""
 
-    like: list[str]
-    unlike: list[str] = field(default_factory=list)
     count: int = 20
     weights: dict[str, float] = field(default_factory=dict)
     filters: Filters = field(default_factory=Filters)
@@ -52,53 +50,61 @@ class SimilarAsked:
     max_per_album: int = 0
 
     def __post_init__(self) -> None:
-        _require_counts(self.count, self.max_per_artist, self.max_per_album)
+        require_range("count", self.count, 1, MOST)
+        require_range("max_per_artist", self.max_per_artist, 0, 2**31)
+        require_range("max_per_album", self.max_per_album, 0, 2**31)
+
+    def options(self, served: Served) -> dict[str, Any]:
+        """As arguments of a search."""
+        return {
+            "where": self.filters.where(),
+            "weights": _weights(served, self.weights),
+            "max_per_artist": self.max_per_artist,
+            "max_per_album": self.max_per_album,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarAsked(SearchAsked):
+    """Songs that the results are like, and unlike."""
+
+    like: list[str]
+    unlike: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         _require_songs("like", self.like, least=1)
         _require_songs("unlike", self.unlike)
 
 
-@dataclass(frozen=True)
-class PathAsked:
+@dataclass(frozen=True, kw_only=True)
+class PathAsked(SearchAsked):
     """The first and the last song of a path, and songs on the way."""
 
     start: str
     end: str
-    count: int = 10
     waypoints: list[str] = field(default_factory=list)
-    weights: dict[str, float] = field(default_factory=dict)
-    filters: Filters = field(default_factory=Filters)
-    max_per_artist: int = 0
-    max_per_album: int = 0
+    count: int = 10
 
     def __post_init__(self) -> None:
-        _require_counts(self.count, self.max_per_artist, self.max_per_album)
+        super().__post_init__()
         _require_songs("waypoints", self.waypoints)
 
 
-@dataclass(frozen=True)
-class MixAsked:
+@dataclass(frozen=True, kw_only=True)
+class MixAsked(SearchAsked):
     """Songs that a mix begins from; drift is 0 (stays near them) to 1 (walks on)."""
 
     seeds: list[str]
     unlike: list[str] = field(default_factory=list)
     count: int = 25
     drift: float = 0.5
-    weights: dict[str, float] = field(default_factory=dict)
-    filters: Filters = field(default_factory=Filters)
-    max_per_artist: int = 0
-    max_per_album: int = 0
 
     def __post_init__(self) -> None:
-        _require_counts(self.count, self.max_per_artist, self.max_per_album)
+        super().__post_init__()
         _require_songs("seeds", self.seeds, least=1)
         _require_songs("unlike", self.unlike)
         require_range("drift", self.drift, 0, 1)
-
-
-def _require_counts(count: int, max_per_artist: int, max_per_album: int) -> None:
-    require_range("count", count, 1, MOST)
-    require_range("max_per_artist", max_per_artist, 0, 2**31)
-    require_range("max_per_album", max_per_album, 0, 2**31)
 
 
 def _require_songs(name: str, songs: list[str], *, least: int = 0) -> None:
@@ -115,10 +121,7 @@ def similar(served: Served, asked: SimilarAsked) -> dict[str, Any]:
         [song.query for song in likes],
         asked.count,
         unlike=[served.song(one).query for one in asked.unlike],
-        where=asked.filters.where(),
-        weights=_weights(served, asked.weights),
-        max_per_artist=asked.max_per_artist,
-        max_per_album=asked.max_per_album,
+        **asked.options(served),
     )
     mean = np.mean([song.vector for song in likes], axis=0)
     parts = agreement(served, mean, [_direction(served.collection, row) for row in found])
@@ -140,10 +143,7 @@ def path(served: Served, asked: PathAsked) -> dict[str, Any]:
         end,
         asked.count,
         waypoints=waypoints,
-        where=asked.filters.where(),
-        weights=_weights(served, asked.weights),
-        max_per_artist=asked.max_per_artist,
-        max_per_album=asked.max_per_album,
+        **asked.options(served),
     )
     return {"results": _results(served.collection, found)}
 
@@ -154,11 +154,8 @@ def mix(served: Served, asked: MixAsked) -> dict[str, Any]:
         [served.song(one).query for one in asked.seeds],
         asked.count,
         unlike=[served.song(one).query for one in asked.unlike],
-        where=asked.filters.where(),
-        weights=_weights(served, asked.weights),
         drift=asked.drift,
-        max_per_artist=asked.max_per_artist,
-        max_per_album=asked.max_per_album,
+        **asked.options(served),
     )
     return {"results": _results(served.collection, found)}
 

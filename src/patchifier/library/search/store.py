@@ -215,6 +215,13 @@ class VectorStore(abc.ABC):
         likes, dislikes = (
             [self._query_vector(one, identity) for one in some] for some in (seeds, others)
         )
+        for one, vector in zip(others, dislikes, strict=True):
+            if any(np.array_equal(vector, like) for like in likes):
+                name = "a vector" if isinstance(one, np.ndarray) else str(one)
+                raise RequestError(
+                    f"{name} is among what the files should sound like and among what they should "
+                    "not: give it as one of the two."
+                )
         shown = direction_of(likes, (), metric)
         ranked = direction_of(likes, dislikes, metric)
         return Target(metric, ranked, shown), paths_of([*seeds, *others])
@@ -493,9 +500,7 @@ class VectorStore(abc.ABC):
         """
         stops = [start, *waypoints, end]
         require_count(count, "count")
-        named = paths_of(stops)
-        if len(set(named)) < len(named):
-            raise RequestError("a file was given twice for a path: expected different ones.")
+        _require_different(stops)
         if count < len(stops):
             raise RequestError(
                 f"count is {count} for a path through {len(stops)} files, expected at least "
@@ -570,6 +575,17 @@ def _listed(given: Seeds) -> list[Query]:
 def paths_of(given: Seeds) -> tuple[str, ...]:
     """Paths among what was given to search with."""
     return tuple(str(one) for one in _listed(given) if not isinstance(one, np.ndarray))
+
+
+def _require_different(stops: Sequence[Query]) -> None:
+    """Refuse a path that is to come to a file twice."""
+    keys = [one.tobytes() if isinstance(one, np.ndarray) else str(one) for one in stops]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        name = twice if isinstance(twice, str) else "a vector"
+        raise RequestError(
+            f"{name} was given twice for a path, which comes to no file twice: give different "
+            "files."
+        )
 
 
 def require_count(value: int, name: str) -> None:

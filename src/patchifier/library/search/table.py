@@ -228,6 +228,7 @@ def _highest(
     best = np.argpartition(-near, some - 1)[:some]
     if beyond is None:
         return best
+    best = best[np.isfinite(near[best])]  # those that take part
     least = float(np.sort(cosines(best))[-count]) - SLACK
     rows = np.flatnonzero(near + beyond >= least)
     return rows[np.argpartition(-cosines(rows), count - 1)[:count]]
