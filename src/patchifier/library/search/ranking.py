@@ -72,8 +72,12 @@ class Caps:
 def keys(row: SearchResult) -> list[tuple[str, ...]]:
     """What a file counts for: its artist, and its album."""
     artist, album = row.tags.get("artist"), album_of(row.path, row.tags)
-    counted = [("artist", str(artist).casefold())] if artist is not None else []
-    return [*counted, ("album", *album)] if album else counted
+    counted: list[tuple[str, ...]] = []
+    if artist is not None:
+        counted.append(("artist", str(artist).casefold()))
+    if album is not None:
+        counted.append(("album", *album))
+    return counted
 
 
 def album_of(path: str, tags: Mapping[str, object]) -> tuple[str, str] | None:
