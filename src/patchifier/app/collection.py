@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from patchifier.app.asked import RefusedError
 from patchifier.config import RequestError
 from patchifier.library.search import Table
 from patchifier.library.search.metric import Metric
-from patchifier.library.stored import EmbeddingTable, read, vectors_of
+from patchifier.library.stored import EmbeddingTable, read
 
 TAGS = ("title", "artist", "album", "albumartist", "genre", "year", "track")
 SEARCHED = ("title", "artist", "album", "path", "year")
@@ -111,7 +110,6 @@ class Collection:
         self.ids = [self.store.track_ids[row] for row in self.first] if self.store else []
         self.number = {one: place for place, one in enumerate(self.ids)}
         self._columns: dict[str, list[Any]] = {}  # those that were used
-        self.least_close: float | None = None  # kept by patchifier.app.similar
         self._ranks: dict[str, list[float]] = {}
 
     @classmethod
@@ -278,16 +276,6 @@ class Collection:
             vector = self.table.rows["embedding"][int(self.first[place])].values.to_numpy()
             return np.asarray(vector / np.linalg.norm(vector))
         return np.asarray(self.directions[place])
-
-    def sample(self, count: int) -> np.ndarray:
-        """Vectors (m, E) of length 1 in the metric, of up to `count` sections over the table."""
-        if self.table is None:
-            return np.zeros((0, 1), np.float32)
-        rows = np.unique(
-            np.linspace(0, len(self.table) - 1, min(count, len(self.table))).astype(int)
-        )
-        vectors = vectors_of(self.table.rows.take(pa.array(rows)), self.table.length)
-        return self.metric.unit(vectors).astype(np.float32)
 
     @functools.cached_property
     def content(self) -> str:

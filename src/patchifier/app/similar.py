@@ -12,12 +12,10 @@ from patchifier.app.state import Served
 from patchifier.app.tracks import slices
 from patchifier.config import RequestError
 from patchifier.library.search import Filter, SearchResult, Table, slice_weights
+from patchifier.library.search.closeness import not_close
 
 MOST = 500  # results, seeds
 MOST_WEIGHT = 4.0
-LEAST_CLOSE = 0.2  # all of 250 tracks of two libraries have one that is nearer
-SAMPLE, COMPARED = 200, 5_000  # songs whose nearest is looked for, and among how many
-SHARE_FAR = 10  # percent of them that have no near song
 
 
 @dataclass(frozen=True)
@@ -117,8 +115,9 @@ def _require_songs(name: str, songs: list[str], *, least: int = 0) -> None:
 def similar(served: Served, asked: SimilarAsked) -> dict[str, Any]:
     """Songs most like some, and unlike others, the most similar first."""
     likes = [served.song(one) for one in asked.like]
-    found = store_of(served.collection).similar(
-        [song.query for song in likes],
+    store, queries = store_of(served.collection), [song.query for song in likes]
+    found = store.similar(
+        queries,
         asked.count,
         unlike=[served.song(one).query for one in asked.unlike],
         **asked.options(served),
@@ -129,8 +128,8 @@ def similar(served: Served, asked: SimilarAsked) -> dict[str, Any]:
         one | {"slices": part}
         for one, part in zip(_results(served.collection, found), parts, strict=True)
     ]
-    close, note = _closeness(served, found)
-    return {"results": results, "close": close, "note": note}
+    note = not_close(store, queries, found)
+    return {"results": results, "close": not note, "note": note}
 
 
 def path(served: Served, asked: PathAsked) -> dict[str, Any]:
@@ -214,29 +213,3 @@ def _results(collection: Collection, found: Iterable[SearchResult]) -> list[dict
 
 def _direction(collection: Collection, row: SearchResult) -> np.ndarray:
     return collection.direction(collection.by_path[row.path])
-
-
-def _closeness(served: Served, found: Iterable[SearchResult]) -> tuple[bool, str]:
-    """Whether the nearest song is close, measured by the songs of this library; and what to say."""
-    best = next(iter(found), None)
-    if best is None or best.score is None:
-        return False, "No other song of this library passes these filters."
-    least = least_close(served.collection)
-    if best.score >= least:
-        return True, ""
-    return False, (
-        f"Nothing in this library is close: the nearest song has a similarity of {best.score:.2f}, "
-        f"and {100 - SHARE_FAR} % of the songs here have one of {least:.2f} or more."
-    )
-
-
-def least_close(collection: Collection) -> float:
-    """Cosine that most songs reach with their nearest, from a sample; at least LEAST_CLOSE."""
-    if collection.least_close is None:
-        others = collection.sample(COMPARED)
-        rows = np.unique(np.linspace(0, len(others) - 1, min(SAMPLE, len(others))).astype(int))
-        cosines = others[rows] @ others.T  # (m, n)
-        cosines[np.arange(len(rows)), rows] = -1.0
-        near = float(np.percentile(cosines.max(1), SHARE_FAR))
-        collection.least_close = max(LEAST_CLOSE, near)
-    return collection.least_close

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -55,14 +56,19 @@ def similar(
     ranking, conditions, outputs
         Flags of their fields.
     """
+    from patchifier.library.search.closeness import not_close
+
     here = OpenedTable.of(table, model)
+    queries = here.queries(to, "--to")
     found = here.store.similar(
-        here.queries(to, "--to"),
+        queries,
         require_count(count),
         unlike=here.queries(not_, "--not"),
         discount_hubs=discount_hubs,
         **here.options(ranking, conditions),
     )
+    if found and (note := not_close(here.store, queries, found)):
+        print(note, file=sys.stderr)
     return here.outcome(found, conditions, outputs)
 
 
