@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from patchifier.app import duplicates as app_duplicates
 from patchifier.library import embed_library
 
 
@@ -170,6 +171,22 @@ def test_pairs_are_checked_in_the_background(serve, own):
         str(copy),
         str(copy.with_name("0 song.flac")),
     }
+
+
+def test_a_check_that_failed_says_why_until_it_is_started_again(serve, own, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    client = serve(own)
+    with monkeypatch.context() as patch:
+        patch.setattr(app_duplicates, "duplicates", fails)
+        client.post("/api/duplicates")
+        client.app.state.served.check._thread.join(10)
+    for _ in range(2):
+        check = client.get("/api/duplicates").json()["check"]
+        assert check["state"] == "failed"
+        assert "No space left" in check["error"]
+    assert client.post("/api/duplicates").json()["state"] in ("running", "done")
 
 
 def test_a_playlist_is_m3u8_with_the_files_in_order(client, ids, music):

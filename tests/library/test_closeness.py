@@ -57,6 +57,14 @@ def test_what_has_no_beat_has_to_be_nearer(write):
         assert bool(word) == bool(said), degrees
 
 
+def test_the_similarity_that_is_said_is_that_of_the_search(write):
+    vectors = [with_beat(degrees, 0.5, 0.7) for degrees in (0, 60, 120)]
+    store = search.Table.open(write(vectors, range(3), slices=SLICES))
+    query = [with_beat(190, 2.0, -1.0), with_beat(200, 2.0, -1.0)]
+    found = store.similar(query, 1)
+    assert f"similarity of {found[0].score:.2f}" in not_close(store, query, found)
+
+
 def test_noise_has_no_beat_and_music_has_one():
     model, draw = patchifier.load(), np.random.default_rng(0)
     slices = {name: part.stop - part.start for name, part in model.slices.items()}

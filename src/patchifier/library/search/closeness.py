@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from patchifier.library.search.metric import direction_of
 from patchifier.library.search.rows import SearchResult
 from patchifier.library.search.store import Query, VectorStore, listed
 
@@ -46,7 +47,7 @@ def not_close(
         return "No other file passes these filters."
     likes = [store.vector_of(one) for one in listed(query)]
     metric = store.metric()
-    direction = metric.unit(metric.unit(np.stack(likes)).mean(axis=0))
+    direction = direction_of(likes, (), metric)
     others = np.stack([store.vector_of(row.path) for row in found[:COMPARED]])
     best = float((metric.unit(others) @ direction).max())
     least = max(LEAST_CLOSE, store.usual_nearness)
