@@ -93,18 +93,26 @@ function section(title, about, pairs) {
 
 function drawPair(pair) {
   const songs = [pair.first, pair.second];
+  const shared = sharedFolder(pair.first.path, pair.second.path);
   const facts = [
     `similarity ${pair.similarity.toFixed(2)}`,
     pair.agreement !== null && `${Math.round(100 * pair.agreement)} % of the fingerprint agrees`,
-    pair.offset_s !== null && Math.abs(pair.offset_s) >= 0.1 && `${Math.abs(pair.offset_s).toFixed(1)} s ${pair.offset_s > 0 ? "later" : "earlier"} in the second`,
+    pair.offset_s !== null && Math.abs(pair.offset_s) >= 0.1 && `${pair.offset_s > 0 ? "the first" : "the second"} begins ${Math.abs(pair.offset_s).toFixed(1)} s into the other`,
     pair.reason,
   ].filter(Boolean);
   return el(
     "div.pair",
     {},
-    songList(songs, { label: `${pair.first.title} and ${pair.second.title}`, end: (song) => [el("span.soft.small.number", {}, clock(song.duration_s))], below: (_, index) => el("p.pair-path.small.soft", { title: songs[index].path }, songs[index].path) }),
-    el("p.pair-facts.small", {}, el("span.soft", {}, facts.join(" · ")), pair.offset_s !== null && button("Play both", () => playBoth(pair), { kind: "quiet small", "aria-label": `Play both, ${pair.first.title}` })),
+    songList(songs, { label: `${pair.first.title} and ${pair.second.title}`, end: (song) => [el("span.soft.small.number", {}, clock(song.duration_s))], below: (song) => el("p.pair-path.small.soft", { title: song.path }, song.path.slice(shared)) }),
+    el("p.pair-facts.small", {}, el("span.soft", {}, facts.join(" · ")), pair.offset_s !== null && button("Play both", () => playBoth(pair), { kind: "small", "aria-label": `Play both, ${pair.first.title}` })),
   );
+}
+
+/** Letters of the folder that both paths lie in. */
+function sharedFolder(one, other) {
+  let same = 0;
+  while (same < one.length && one[same] === other[same]) same += 1;
+  return same && Math.max(one.lastIndexOf("/", same - 1), one.lastIndexOf("\\", same - 1)) + 1;
 }
 
 /** Ten seconds of the same place of the one, then of the other. */
