@@ -11,7 +11,7 @@ from patchifier.app.collection import Collection
 from patchifier.app.state import Served
 from patchifier.app.tracks import slices
 from patchifier.config import RequestError
-from patchifier.library.search import Filter, SearchResult, Table, slice_weights
+from patchifier.library.search import Filter, SearchResult, Table, alike, slice_weights
 from patchifier.library.search.closeness import not_close
 
 MOST = 500  # results, seeds
@@ -163,15 +163,9 @@ def agreement(
     served: Served, vector: np.ndarray, others: Sequence[np.ndarray]
 ) -> list[dict[str, float]]:
     """Cosines of each part of a vector (E,) with that of others; 0 where one has nothing."""
-    if not others:
-        return []
-    found, rows = dict[str, list[float]](), np.stack(others)
-    for name, part in slices(served).items():
-        lengths = np.linalg.norm(rows[:, part], axis=1) * np.linalg.norm(vector[part])
-        products = rows[:, part] @ vector[part]
-        cosines = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 1e-9)
-        found[name] = [round(cosine, 4) for cosine in cosines.astype(float).tolist()]
-    return [dict(zip(found, values)) for values in zip(*found.values())]
+    parts = slices(served)
+    found = [alike.agreement(vector, other, parts) for other in others]
+    return [{name: round(value, 4) for name, value in one.items()} for one in found]
 
 
 def store_of(collection: Collection) -> Table:
