@@ -49,6 +49,7 @@ def app(
     The page of a table, on another port, without opening a browser:
         $ patchifier app music.parquet --port 9000 --no_browser
     """
+    _use_one_thread()
     from patchifier.app.security import Access
     from patchifier.app.server import Settings, run
 
@@ -110,6 +111,7 @@ def serve(
     For other computers: a token is the password of every request:
         $ patchifier serve music.parquet --host 0.0.0.0 --token long-secret-word
     """
+    _use_one_thread()
     from patchifier.app.security import Access
     from patchifier.app.server import Settings, run
 
@@ -154,6 +156,15 @@ def navidrome(folder: str) -> Outcome:
     out = write_plugin(folder)
     text = f"{out}\nEnable it on Navidrome's page of plugins, and give it the server's address."
     return Outcome({"plugin": str(out)}, text)
+
+
+def _use_one_thread() -> None:
+    """Compute with one thread for each request, unless the user says otherwise.
+
+    A search takes milliseconds: on a busy machine threads wait for each other longer than that.
+    numpy reads this when it is imported.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _port(port: int) -> int:
