@@ -4,7 +4,7 @@
 
 Tracks of the training and the validation side that build.py has unpacked, whole; --side counts the queries of one alone. Never those of the test side, nor reserved packages. Variants of
 a song are not among its own neighbours. Cosine of vectors, by the default weights of a search and plain; MFCC statistics and bliss-audio's 23 numbers are standardised over the tracks first;
-bliss-audio by Euclidean distance, as players do. PYTHON is an interpreter with bliss-audio==0.2.0. musicnn's layers, means over whole tracks, are standardised and compared by cosine too: FOLDER is where
+bliss-audio by Euclidean distance, as players do. PYTHON is an interpreter with bliss-audio==0.2.0. musicnn's layers, means of 20 windows of 3 s evenly over a track, are standardised and compared by cosine too: FOLDER is where
 'pip install --no-deps --target FOLDER musicnn==0.1.0' put its weights, which outsiders/from_musicnn.py reads. It was trained with labels. Intervals of 95 % by bootstrap over songs.
 Labels are confounded with mastering and codec (README.md): the columns compare encoders, and say little about music alone.
 """
@@ -36,6 +36,7 @@ from patchifier.statistics import estimate, paired
 
 NEAREST, FEWEST = 5, 3  # FEWEST other songs with the same label
 MFCC_S = 120.0
+WINDOWS = 20  # of 3 s, evenly over a track, for musicnn
 MUSICNN = {  # row: checkpoint, and its layers
     "musicnn MSD, penultimate": ("MSD_musicnn", ("penultimate",)),
     "musicnn MSD, pools": ("MSD_musicnn", ("mean_pool", "max_pool")),
@@ -122,7 +123,7 @@ def _musicnn(shared, paths):
 
 def _musicnn_of_file(module, network, path):
     waveform = audio.load(path, sample_rate=module.SAMPLE_RATE)
-    return module.vector_of(network, tuple(LAYERS), waveform)
+    return module.vector_of(network, tuple(LAYERS), waveform, WINDOWS)
 
 
 def of_each(work, shared, root, tracks, title):

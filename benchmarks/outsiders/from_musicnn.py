@@ -109,9 +109,14 @@ def network_of(model: str) -> MusiCNN:
     return MusiCNN(read_tensors(Path(package.submodule_search_locations[0]) / model))
 
 
-def vector_of(network: MusiCNN, layers: Sequence[str], waveform: np.ndarray) -> np.ndarray:
-    """Mean over windows of 3 s of the layers, one behind the other."""
-    parts = [network.layers(windows) for windows in log_mels(waveform).split(BATCH)]
+def vector_of(
+    network: MusiCNN, layers: Sequence[str], waveform: np.ndarray, most: int = 0
+) -> np.ndarray:
+    """Mean over windows of 3 s of the layers, one behind the other; over `most` of them, evenly, if there are more."""
+    windows = log_mels(waveform)
+    if 0 < most < len(windows):
+        windows = windows[torch.linspace(0, len(windows) - 1, most).round().long()]
+    parts = [network.layers(batch) for batch in windows.split(BATCH)]
     return torch.cat([torch.cat([part[name] for part in parts]).mean(0) for name in layers]).numpy()
 
 
