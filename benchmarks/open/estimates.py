@@ -1,12 +1,13 @@
 """How often `patchifier.estimates` is right about tempo, key and chords, on rendered music whose answers are known.
 
-    python benchmarks/open/estimates.py ROOT [--side valid]
+    python benchmarks/open/estimates.py ROOT [--side valid] [--speech FOLDER]
 
 ROOT is that of build.py. Tempo: accompaniments of mma; right within 4 % (Acc1), or of half, twice, a third or three times the tempo (Acc2). Key:
 scores whose key is certain; mir_eval's weighted score, and the share of exact answers. Chords: accompaniments; overlap with the right root, and with
 the right major or minor triad. An answer that is None counts as wrong; `answered` is the share of others. Beside them librosa's tempo, and the key by
 librosa's chroma with the same profiles. No weight was trained; the limits of doubt, the square of the chroma, the weight of sevenths and how long chords
-last were chosen on the training side. Intervals of 95 % by bootstrap over pieces. Noise and speech-like sound (other_sounds.py): answers are false alarms.
+last were chosen on the training side. Intervals of 95 % by bootstrap over pieces. Noise, speech-like sound (other_sounds.py) and a folder
+of recorded speech: answers are false alarms.
 """
 
 import argparse
@@ -100,27 +101,36 @@ def judge_one(shared, row):
     return (chord_scores(truth, estimates.chords(found), seconds),)
 
 
-def false_alarms(count):
+def false_alarms(speech):
     """Share of sounds of each kind without tempo and key that get one, and the share of their time with a chord."""
     facts = {}
     for kind, make in other_sounds.KINDS.items():
-        found = [features(make(np.random.default_rng(seed), RATE)) for seed in range(count)]
-        named = [[one for one in estimates.chords(each) if one.name] for each in found]
-        facts[kind] = {
-            "tempo": float(np.mean([estimates.tempo(each).bpm is not None for each in found])),
-            "key": float(np.mean([estimates.key(each).name is not None for each in found])),
-            "chords": sum(one.end_s - one.start_s for each in named for one in each)
-            / sum(len(each.onsets) * each.frame_s for each in found),
-        }
+        sounds = (make(np.random.default_rng(seed), RATE) for seed in range(SOUNDS))
+        facts[kind] = alarms(sounds)
+    if speech:
+        facts["recorded speech"] = alarms(map(audio.load, other_sounds.recorded(speech)))
     return facts
+
+
+def alarms(sounds):
+    found = [features(sound) for sound in sounds]
+    named = [one for each in found for one in estimates.chords(each) if one.name]
+    return {
+        "n": len(found),
+        "tempo": float(np.mean([estimates.tempo(each).bpm is not None for each in found])),
+        "key": float(np.mean([estimates.key(each).name is not None for each in found])),
+        "chords": sum(one.end_s - one.start_s for one in named)
+        / sum(len(each.onsets) * each.frame_s for each in found),
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
     parser.add_argument("--side", default="valid", choices=("train", "valid"))
+    parser.add_argument("--speech", type=Path)
     flags = parser.parse_args()
-    facts = {"side": flags.side, "false_alarms": false_alarms(SOUNDS)}
+    facts = {"side": flags.side, "false_alarms": false_alarms(flags.speech)}
     for kind, found in facts["false_alarms"].items():
         print(f"{kind:<12}{found}", flush=True)
     for task, name in TASKS.items():

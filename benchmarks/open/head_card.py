@@ -90,7 +90,7 @@ def _scores(found: dict[str, Any]) -> str:
     chance = found["chance"]["value"]
     most = "the most frequent answer" if valid["all"]["metric"] == "accuracy" else "chance"
     lines.append(f"\n95 % intervals by bootstrap over groups. Score of {most}: {chance:.3f}. ")
-    best = max(found["held_out"].values())
+    best = found["held_out"][str(found["strength"])]
     lines.append(f"On the training side, on instruments that were left out: {best:.3f}.\n")
     return "\n".join(lines)
 

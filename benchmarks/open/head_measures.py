@@ -21,6 +21,14 @@ def quality(recipe: Recipe, answers: np.ndarray, probabilities: np.ndarray) -> f
     return float(average_precision_score(answers[:, used], probabilities[:, used]))
 
 
+def likelihood(recipe: Recipe, answers: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean logarithm of the probability of what is true: it chooses heads whose probabilities can be believed."""
+    sure = np.clip(probabilities, 1e-6, 1 - 1e-6)
+    if recipe.kind == "one-of":
+        return float(np.log(sure[np.arange(len(answers)), answers]).mean())
+    return float(np.where(answers > 0, np.log(sure), np.log(1 - sure)).mean())
+
+
 def measure(
     head: Head, recipe: Recipe, clips: Sequence[Clip], vectors: np.ndarray
 ) -> dict[str, Any]:

@@ -40,8 +40,6 @@ WINDOWS = 20  # of 3 s, evenly over a track, for musicnn
 MUSICNN = {  # row: checkpoint, and its layers
     "musicnn MSD, penultimate": ("MSD_musicnn", ("penultimate",)),
     "musicnn MSD, pools": ("MSD_musicnn", ("mean_pool", "max_pool")),
-    "musicnn MTT, penultimate": ("MTT_musicnn", ("penultimate",)),
-    "musicnn MTT, pools": ("MTT_musicnn", ("mean_pool", "max_pool")),
 }
 LAYERS = {"penultimate": slice(0, 200), "mean_pool": slice(200, 953), "max_pool": slice(953, 1706)}
 BLISS = """

@@ -1,11 +1,13 @@
 """Sound that is no music, made from a generator: what a head must doubt, and what has neither tempo nor key."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 LENGTH_S = (3.0, 12.0)
 LEVEL = 0.3  # peak
+MOST_RECORDED = 100
 VOWELS_HZ = ((280, 800), (900, 2300), (2300, 3200))  # ranges of three formants
 FORMANT_WIDTHS_HZ = (80, 100, 150)
 
@@ -64,6 +66,12 @@ def silence(generator: np.random.Generator, rate: int) -> np.ndarray:
 KINDS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     each.__name__: each for each in (white, pink, brown, syllables, voice, silence)
 }
+
+
+def recorded(folder: Path) -> list[Path]:
+    """At most about 100 wav files of a folder of recorded speech, evenly of their names."""
+    files = sorted(folder.rglob("*.wav"))
+    return files[:: max(1, len(files) // MOST_RECORDED)]
 
 
 def _noise(generator: np.random.Generator, rate: int) -> np.ndarray:
