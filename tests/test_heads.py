@@ -67,7 +67,8 @@ def test_a_head_predicts_as_a_model(head, model, tmp_path):
 @pytest.fixture
 def doubting(head):
     """Near the vector of noise it answers, far from it it does not."""
-    known = Known(np.zeros(head.size, np.float32), np.ones(head.size, np.float32), 2.0, 0.4)
+    ones = np.ones(head.size, np.float32)
+    known = Known(0 * ones, ones, ones / head.size, 2.0, -1.0, 0.4)
     return dataclasses.replace(head, known=known)
 
 
@@ -86,9 +87,10 @@ def test_a_head_that_doubts_is_saved_whole_and_one_that_does_not_is_of_the_first
         assert found.kind == one.kind
         assert (found.known is None) == (one.known is None)
         if one.known:
-            assert (found.known.furthest, found.known.least) == (2.0, 0.4)
+            assert (found.known.furthest, found.known.beyond, found.known.least) == (2.0, -1.0, 0.4)
             np.testing.assert_array_equal(found.known.mean, one.known.mean)
             np.testing.assert_array_equal(found.known.scale, one.known.scale)
+            np.testing.assert_array_equal(found.known.music, one.known.music)
     assert formats == {"plain": 1, "doubting": 2, "many": 2}
 
 
@@ -106,11 +108,15 @@ def test_a_head_answers_near_its_training_and_for_probable_labels(head):
     scale = np.full(head.size, head.size**0.5, np.float32)
     near, far = 7 * mean, -mean
     for least, answers in ((0.0, True), (0.99, False)):
-        one = dataclasses.replace(head, known=Known(mean, scale, 0.5, least))
+        one = dataclasses.replace(head, known=Known(mean, scale, mean, 0.5, -1.0, least))
         assert one.sure(np.stack([near, far])).tolist() == [answers, False]
         assert one.sure(near).shape == ()
-    many = dataclasses.replace(head, kind="many-of", known=Known(mean, scale, 0.5, 0.99))
+    many = dataclasses.replace(
+        head, kind="many-of", known=Known(mean, scale, mean, 0.5, -1.0, 0.99)
+    )
     assert many.sure(near)
+    strict = dataclasses.replace(head, known=Known(mean, scale, -mean, 0.5, 0.0))
+    assert not strict.sure(near)  # on the side of noise
     assert head.sure(np.stack([near, far])).all()
 
 

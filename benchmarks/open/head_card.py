@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from patchifier.heads import Head
+from patchifier.heads import LIMITS, Head
 from patchifier.io import replaced_file
 
 SAYS = {
@@ -46,6 +46,12 @@ def facts(found: dict[str, Any]) -> dict[str, Any]:
         "command": "benchmarks/open/train_heads.py",
         "licence": "Apache-2.0",
     }
+
+
+def limits(head: Head) -> dict[str, float]:
+    """Limits of what a head knows."""
+    assert head.known is not None
+    return {name: round(getattr(head.known, name), 4) for name in LIMITS}
 
 
 def write(head: Head, folder: Path, found: dict[str, Any]) -> Path:
@@ -107,10 +113,16 @@ def _sure(found: dict[str, Any]) -> str:
 
 def _doubts(head: Head, found: dict[str, Any]) -> str:
     assert head.known is not None
-    limit = f"It doubts vectors further than {head.known.furthest:.2f} deviations from those of its training"
+    limits = [
+        f"vectors further than {head.known.furthest:.2f} deviations from those of its training",
+        "vectors on the side of noise and speech-like sound",
+    ]
     if head.known.least:
-        limit += f", and labels below a probability of {head.known.least:g}"
-    lines = [f"{limit}. Both limits were chosen on the training side.\n"]
+        limits.append(f"labels below a probability of {head.known.least:g}")
+    lines = [
+        f"It doubts {', '.join(limits)}. The limits were chosen on the training side. Other sounds of the same kinds, "
+        "and recorded speech, of which it heard none:\n"
+    ]
     lines += ["| sound without music | sounds | doubted |", "|---|---:|---:|"]
     for kind, row in found["no music"].items():
         lines.append(f"| {kind} | {row['n']} | {row['doubted']:.0%} |")

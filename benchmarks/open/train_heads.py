@@ -39,12 +39,14 @@ from patchifier.io import replaced_file
 
 MODEL = weights.DEFAULT
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # C of the logistic regression
+FEWER = 4  # of them for twelve labels: larger ones take long, and are worse from 0.01 on
 KNOWN_SHARE = 0.99  # of training vectors are near enough to be answered
 LEAST_RIGHT = 0.9  # of the answers that a one-of head is sure of, on held-out training clips
 # of the median deviation: what is nearly constant in training must not decide
 LEAST_DEVIATION = 0.5
 MOST_RECORDINGS = 400
-SOUNDS = 60  # of noise and the like, of each kind
+SOUNDS = 60  # of noise and the like, of each kind: half of them train, half measure
+AGAINST = 0.01  # C of the direction from such sounds to music
 
 
 # --- vectors ---
@@ -128,23 +130,41 @@ def held_out(
 
 
 def train(
-    recipe: Recipe, clips: Sequence[Clip], vectors: np.ndarray, more: np.ndarray
-) -> tuple[Head, dict[str, Any]]:
-    """Train on clips of the training side; `more` are vectors of other music that the head knows."""
+    recipe: Recipe, clips: Sequence[Clip], vectors: np.ndarray
+) -> tuple[Head, dict[str, Any], float]:
+    """Train on clips of the training side; return also how it was chosen, and the least probability to be sure of."""
     vectors, answers = unit(vectors), matrix(recipe, clips)
     folds = np.array([clip.fold for clip in clips])
-    tried = {c: held_out(recipe, vectors, answers, folds, c) for c in STRENGTHS}
+    strengths = STRENGTHS if recipe.kind == "one-of" else STRENGTHS[:FEWER]
+    tried = {c: held_out(recipe, vectors, answers, folds, c) for c in strengths}
     scores = {c: quality(recipe, answers, found) for c, found in tried.items()}
     fits = {c: likelihood(recipe, answers, found) for c, found in tried.items()}
     strength = max(fits, key=lambda c: fits[c])
-    head = fit(recipe, vectors, answers, strength)
-    familiar = np.concatenate([vectors, unit(more)])
-    known = Known(*(each.astype(np.float32) for each in moments(familiar)), furthest=np.inf)
-    furthest = float(np.quantile(known.distance(familiar), KNOWN_SHARE))
-    least = surest(answers, tried[strength]) if recipe.kind == "one-of" else 0.0
     facts = {"strength": strength, "held_out": {str(c): round(s, 4) for c, s in scores.items()}}
     facts["held_out_likelihood"] = {str(c): round(s, 4) for c, s in fits.items()}
-    return replace(head, known=replace(known, furthest=furthest, least=least)), facts
+    least = surest(answers, tried[strength]) if recipe.kind == "one-of" else 0.0
+    return fit(recipe, vectors, answers, strength), facts, least
+
+
+def doubting(head: Head, familiar: np.ndarray, others: np.ndarray, least: float) -> Head:
+    """Give a head its limits: `familiar` are vectors of music that it knows, `others` of sound without music."""
+    familiar = unit(familiar)
+    mean, scale = moments(familiar)
+    places = (mean, scale, direction(familiar, unit(others)))
+    known = Known(*(each.astype(np.float32) for each in places), 0.0, 0.0, least)
+    furthest = float(np.quantile(known.distance(familiar), KNOWN_SHARE))
+    beyond = float(np.quantile(familiar @ known.music.astype(float), 1 - KNOWN_SHARE))
+    return replace(head, known=replace(known, furthest=furthest, beyond=beyond))
+
+
+def direction(familiar: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Direction (E,) in which vectors of music lie beyond those of sound without music."""
+    together = np.concatenate([familiar, others])
+    mean, scale = moments(together)
+    model = LogisticRegression(C=AGAINST, class_weight="balanced", max_iter=5000)
+    is_music = np.arange(len(together)) < len(familiar)
+    model.fit((together - mean) * scale, is_music)
+    return model.coef_[0] * scale
 
 
 def surest(answers: np.ndarray, probabilities: np.ndarray) -> float:
@@ -156,8 +176,10 @@ def surest(answers: np.ndarray, probabilities: np.ndarray) -> float:
     return 0.95
 
 
-def no_music(root: Path, model: Embedder, speech: Path | None) -> tuple[list[str], np.ndarray]:
-    """Kinds and vectors of sounds that are no music, kept in a file; recorded speech is embedded anew."""
+def no_music(
+    root: Path, model: Embedder, speech: Path | None
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Vectors of sounds without music that train; kinds and vectors of others, and of recorded speech, that measure."""
     file = root / "work" / "heads" / f"no-music-{model.identity[:16]}.npz"
     if not file.exists():
         made = {
@@ -167,11 +189,19 @@ def no_music(root: Path, model: Embedder, speech: Path | None) -> tuple[list[str
         with replaced_file(file) as new, new.open("wb") as stream:
             np.savez(stream, **made)
     kept = np.load(file)
-    found = {kind: kept[kind] for kind in other_sounds.KINDS}
+    heard = np.concatenate([kept[kind][: SOUNDS // 2] for kind in other_sounds.KINDS])
+    found = {kind: kept[kind][SOUNDS // 2 :] for kind in other_sounds.KINDS}
     if speech:
-        found["recorded speech"] = model.embed(other_sounds.recorded(speech))
+        found["recorded speech"] = _speech(root, model, speech)
     kinds = [kind for kind, vectors in found.items() for _ in vectors]
-    return kinds, np.concatenate(list(found.values()))
+    return heard, kinds, np.concatenate(list(found.values()))
+
+
+def _speech(root: Path, model: Embedder, folder: Path) -> np.ndarray:
+    files = [str(path) for path in other_sounds.recorded(folder)]
+    out = root / "work" / "heads" / "speech.parquet"
+    library.embed_library(files, out, embedder=model, progress=progress("speech"))
+    return library.read(out).vectors
 
 
 def _sound(model: Embedder, make: Callable[..., np.ndarray], seed: int) -> np.ndarray:
@@ -195,11 +225,11 @@ def make_all(root: Path, flags: argparse.Namespace) -> dict[str, Any]:
             root, [c.path for c in clips["instruments"] if c.side == "train"][::8]
         )
         vectors["random"] = vectors_of(root, every, load(folder), "random")
-    kinds, others = no_music(root, model, flags.speech)
+    heard, kinds, others = no_music(root, model, flags.speech)
     facts = {}
     for name, recipe in RECIPES.items():
         print(name, flush=True)
-        facts[name] = make(name, recipe, (clips[name], recordings, place, vectors))
+        facts[name] = make(recipe, (clips[name], recordings, place, vectors), heard)
         head = facts[name].pop("head")
         facts[name]["no music"] = refusals(head, kinds, others)
         if not recipe.shipped:
@@ -209,33 +239,27 @@ def make_all(root: Path, flags: argparse.Namespace) -> dict[str, Any]:
     return facts
 
 
-def make(name: str, recipe: Recipe, data: tuple[Any, ...]) -> dict[str, Any]:
+def make(recipe: Recipe, data: tuple[Any, ...], others: np.ndarray) -> dict[str, Any]:
     """Train and measure one head, and its rivals on other vectors."""
     clips, recordings, place, vectors = data
     train_on, judged = ([c for c in clips if c.side == side] for side in ("train", "valid"))
-    heard = [c for c in recordings if c.side == "train"][
-        :: max(1, len(recordings) // MOST_RECORDINGS)
-    ]
     facts: dict[str, Any] = {"clips": {"train": len(train_on), "valid": len(judged)}}
     for kind, table in vectors.items():
 
         def of(chosen: Sequence[Clip], table: np.ndarray = table) -> np.ndarray:
             return table[[place[clip.path] for clip in chosen]]
 
-        more = of(heard) if recipe.recordings else of([])
-        head, made = train(recipe, train_on, of(train_on), more)
-        found = made | {"valid": measure(head, recipe, judged, of(judged))}
-        print(f"  {kind}: {found['valid']['all']}, C = {made['strength']}", flush=True)
+        head, made, least = train(recipe, train_on, of(train_on))
         if kind == MODEL:
-            facts |= found | {
-                "head": head,
-                "known": {"furthest": head.known.furthest, "least": head.known.least},
-            }
-            facts["recordings"] = of_recordings(
-                head, of([c for c in recordings if c.side == "valid"])
-            )
-        else:
-            facts[kind] = {k: v for k, v in found["valid"].items() if k != "sure"}
+            more = [c for c in recordings if c.side == "train"] if recipe.recordings else []
+            step = max(1, len(more) // MOST_RECORDINGS)
+            head = doubting(head, of([*train_on, *more[::step]]), others, least)
+            facts |= made | {"head": head, "known": head_card.limits(head)}
+            seen = [c for c in recordings if c.side == "valid"]
+            facts["recordings"] = of_recordings(head, of(seen))
+        found = measure(head, recipe, judged, of(judged))
+        facts["valid" if kind == MODEL else kind] = found
+        print(f"  {kind}: {found['all']}, C = {made['strength']}", flush=True)
     return facts | {"chance": chance(recipe, judged)}
 
 

@@ -22,6 +22,7 @@ from patchifier.io import parse_json, read_text, replaced_folder, require_file, 
 FORMAT = 2  # 1: a label of several, without `known`
 MOST_NAMES, MOST_LETTERS, MOST_SIZE = 1_000, 200, 2**16
 JSON, WEIGHTS = "head.json", "head.safetensors"
+KNOWN, LIMITS = ("mean", "scale", "music"), ("furthest", "beyond", "least")
 Kind = Literal["one-of", "many-of"]
 
 
@@ -33,16 +34,27 @@ class Known:
     ----------
     mean, scale : ndarray, shape (E,), float32
         Mean and reciprocal deviation of training vectors of length 1.
+    music : ndarray, shape (E,), float32
+        Direction in which music lies beyond noise and speech-like sound.
     furthest : float
         Largest distance at which the head answers: root mean square over E.
+    beyond : float
+        Least product of a vector of length 1 with `music` at which the head answers.
     least : float
         Least probability of a label at which a "one-of" head answers.
     """
 
     mean: np.ndarray
     scale: np.ndarray
+    music: np.ndarray
     furthest: float
+    beyond: float
     least: float = 0.0
+
+    def near(self, vectors: np.ndarray) -> np.ndarray:
+        """Whether vectors (..., E) are like those of the training, and unlike noise."""
+        beyond = unit(vectors) @ self.music.astype(np.float64) >= self.beyond
+        return beyond & (self.distance(vectors) <= self.furthest)
 
     def distance(self, vectors: np.ndarray) -> np.ndarray:
         """Distance (...) of vectors (..., E) from the mean: 1 is usual in training."""
@@ -113,7 +125,7 @@ class Head:
 
         Examples
         --------
-        >>> known = Known(np.array([1.0, 0.0]), np.ones(2), furthest=0.5)
+        >>> known = Known(np.array([1.0, 0.0]), np.ones(2), np.ones(2), furthest=0.5, beyond=0.0)
         >>> weights = np.eye(2), np.zeros(2)
         >>> head = Head(("low", "high"), *weights, "x", "patchifier-base", known=known)
         >>> head.sure(np.array([[2.0, 0.1], [-2.0, 0.1]])).tolist()
@@ -121,7 +133,7 @@ class Head:
         """
         if self.known is None:
             return np.ones(vectors.shape[:-1], bool)
-        near = self.known.distance(vectors) <= self.known.furthest
+        near = self.known.near(vectors)
         if self.kind == "many-of":
             return near
         return near & (self.probabilities(vectors).max(-1) >= self.known.least)
@@ -144,8 +156,8 @@ class Head:
         if not plain:
             values["kind"] = self.kind
         if self.known:
-            tensors |= {"mean": self.known.mean, "scale": self.known.scale}
-            values["known"] = {"furthest": self.known.furthest, "least": self.known.least}
+            tensors |= {name: getattr(self.known, name) for name in KNOWN}
+            values["known"] = {name: getattr(self.known, name) for name in LIMITS}
         with replaced_folder(folder) as new:
             exact = {name: np.ascontiguousarray(each, np.float32) for name, each in tensors.items()}
             save_file(exact, new / WEIGHTS)
@@ -209,22 +221,26 @@ def read(folder: str | Path) -> Head:
         ) from error
     if values["model"].startswith("hf://"):
         raise RequestError(f"{folder} names the model {values['model']}: download it first.")
-    where = Known(tensors["mean"], tensors["scale"], *known) if known else None
+    where = None
+    if known:
+        where = Known(tensors["mean"], tensors["scale"], tensors["music"], *known)
     settings = values["identity"], values["model"], facts, kind, where
     return Head(names, tensors["weight"], tensors["bias"], *settings)
 
 
-def _kind_and_limits(values: Mapping[str, Any]) -> tuple[Kind, tuple[float, float] | None]:
-    """Kind of a head, and `furthest` and `least` of what it knows."""
+def _kind_and_limits(
+    values: Mapping[str, Any],
+) -> tuple[Kind, tuple[float, float, float] | None]:
+    """Kind of a head, and the limits of what it knows."""
     kind, known = values.get("kind", "one-of"), values.get("known")
     if kind not in get_args(Kind):
         raise ValueError(f"its kind is {kind!r}")
     if known is None:
         return kind, None
-    furthest, least = known["furthest"], known["least"]
-    if not all(type(each) in (int, float) and math.isfinite(each) for each in (furthest, least)):
-        raise ValueError(f"it answers from {least!r} and to {furthest!r}")
-    return kind, (float(furthest), float(least))
+    limits = furthest, beyond, least = [known[name] for name in LIMITS]
+    if not all(type(each) in (int, float) and math.isfinite(each) for each in limits):
+        raise ValueError(f"its limits are {limits!r}")
+    return kind, (float(furthest), float(beyond), float(least))
 
 
 def require_names(names: Any) -> tuple[str, ...]:
@@ -250,17 +266,17 @@ def require_names(names: Any) -> tuple[str, ...]:
 
 
 def _tensors(path: Path, count: int, *, known: bool) -> dict[str, np.ndarray]:
-    """Weight (count, E), bias (count,), and if there are any, mean and scale (E,)."""
+    """Weight (count, E), bias (count,), and if there are any, those of what it knows (E,)."""
     require_file(path)
     with safetensors.safe_open(path, framework="numpy") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        names = {"weight", "bias", *(("mean", "scale") if known else ())}
+        names = {"weight", "bias", *(KNOWN if known else ())}
         if set(shapes) != names or shapes["bias"] != (count,):
             raise ValueError(f"its tensors are {shapes}")
         rows, *size = shapes["weight"]
         if rows != count or len(size) != 1 or not 1 <= size[0] <= MOST_SIZE:
             raise ValueError(f"its weight has shape {shapes['weight']}")
-        if known and not shapes["mean"] == shapes["scale"] == tuple(size):
+        if known and any(shapes[name] != tuple(size) for name in KNOWN):
             raise ValueError(f"its tensors are {shapes}")
         found = {name: file.get_tensor(name) for name in names}
     if any(each.dtype != np.float32 for each in found.values()):
