@@ -261,7 +261,7 @@ def differences(first: str, draws: Mapping[str, np.ndarray]) -> list[dict[str, f
                 }
             )
     for row, corrected in zip(
-        rows, statistics.holm([float(row["p"]) for row in rows]), strict=True
+        rows, statistics.holm([row["p"] for row in rows]), strict=True
     ):
         row["p_holm"] = corrected
     return rows

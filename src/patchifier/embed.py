@@ -133,7 +133,8 @@ class Embedder:
     -----
     Music longer than the trained sequence is cut into windows of trained length, which start every
     ``hop_patches`` patches, the last one anchored to the end; the embedding is the mean of their
-    vectors. Padding is masked, so a vector does not depend on its batch.
+    vectors. Silent patches are left out where the config has ``embed.silence_db``. Padding is
+    masked, so a vector does not depend on its batch.
     """
 
     def __init__(
@@ -442,7 +443,8 @@ class Embedder:
     def _means(self, music: Iterable[CutMusic], read: Read) -> np.ndarray:
         """Mean over the windows of each piece of music of their vectors: (n, E)."""
         means = Means()
-        for batch in windows.batches(music, self.config):
+        sounding = (windows.without_silence(piece, self.config) for piece in music)
+        for batch in windows.batches(sounding, self.config):
             means.add(batch.pieces, read(self.network.encode(batch)))
         if not means.sums:
             raise RequestError(

@@ -155,16 +155,17 @@ class Graph(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Embed waveforms (B, S): (B, E)."""
-        patches, index, new = self.windows(self.log_mel(waveform))  # (B, N, M, W), (K, L), (K, L)
-        B, (K, L) = patches.shape[0], index.shape
-        vectors = self.model.extractor(patches.flatten(0, 1).unsqueeze(1)).unflatten(0, (B, -1))
-        vectors = vectors[:, index].flatten(0, 1)  # (B K, L, D)
-        new = new.expand(B, K, L).flatten(0, 1)  # (B K, L)
+        patches, new = self.patches(self.log_mel(waveform))  # (B, N, M, W), (N,)
+        index, new, is_window = self.windows(patches, new)  # (B, K, L), (B, K, L), (B, K)
+        rows = patches.flatten(0, 1)  # (B N, M, W)
+        vectors = self.model.extractor(rows.unsqueeze(1))[index].flatten(0, 1)  # (B K, L, D)
+        new = new.flatten(0, 1)  # (B K, L)
         bottleneck = self.model.bottleneck
         layers = [vectors, *bottleneck.forward_layers(bottleneck.embed(vectors), new > 0)]
-        of_windows = patches[:, index].flatten(0, 1)  # (B K, L, M, W)
+        of_windows = rows[index].flatten(0, 1)  # (B K, L, M, W)
         pooled = window_embeddings(self.model, self.config, layers, new, of_windows)
-        return pooled.unflatten(0, (B, K)).mean(1)
+        pooled = pooled.unflatten(0, is_window.shape) * is_window[..., None]
+        return pooled.sum(1) / is_window.sum(1, keepdim=True)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """:func:`patchifier.spectrogram.log_mel` of waveforms (B, S): (B, M, T)."""
@@ -173,33 +174,64 @@ class Graph(nn.Module):
         least = 10 ** (config.min_db / 10)
         return 10 * config.db_scale * torch.log10(power.clamp(min=least))
 
-    def windows(self, log_mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut log-mels (B, M, T) into patches, and patches into windows.
+    def patches(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut log-mels (B, M, T) into patches (B, N, M, W), with the new frames of each (N,).
 
-        The rule is that of :func:`patchifier.windows.windows_of`: patches touch, windows start a
-        hop apart, the last patch and the last window are anchored to the end. One formula for every
-        length, as a graph has no branches.
+        Patches touch, the last one is anchored to the end; what is shorter than a patch is one,
+        with silence behind it.
+        """
+        W, T = self.config.model.patch_frames, log_mel.shape[-1]
+        number = torch.arange((T + W - 1) // W)
+        new = (torch.sym_max(T, W) - number * W).clamp(0, W)
+        padded = nn.functional.pad(log_mel, (0, W), value=self.config.spectrogram.silence)
+        start = (number * W).clamp(max=torch.sym_max(T - W, 0))  # (N,), frames
+        frames = (start[:, None] + torch.arange(W)).to(log_mel.device)  # (N, W)
+        return padded[..., frames].movedim(1, 2), new.to(log_mel.device)
+
+    def windows(self, patches: Tensor, new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Windows of patches (B, N, M, W) with new frames (N,).
+
+        The rule is that of :func:`patchifier.windows.windows_of` without silence: windows start a
+        hop apart, the last one is anchored to the end. One formula for every length, as a graph has
+        no branches.
 
         Returns
         -------
-        patches : Tensor, shape (B, N, M, W)
-        index : Tensor, shape (K, L)
-            Patches of each window; beyond the last one it is that one again, and masked.
-        new : Tensor, shape (K, L)
-            New frames of each patch, 0 where it is masked.
+        index : Tensor, shape (B, K, L)
+            Patches of each window, counted over the batch.
+        new : Tensor, shape (B, K, L)
+            New frames of each patch, 0 where it is padding.
+        is_window : Tensor, shape (B, K)
+            1, or 0 for what is there only because another row of the batch has more windows.
         """
-        W, L, hop = self.config.model.patch_frames, self.length, self.hop
-        T = log_mel.shape[-1]
-        N = (T + W - 1) // W
+        (B, N), L, hop = patches.shape[:2], self.length, self.hop
+        order, count = self.sounding(patches, new)  # (B, N), (B,)
         K = 1 + torch.sym_max(0, (N - L + hop - 1) // hop)
-        first = (torch.arange(K) * hop).clamp(max=torch.sym_max(N - L, 0))  # (K,), patches
-        number = (first[:, None] + torch.arange(L)).to(log_mel.device)  # (K, L)
-        # what is shorter than a patch is one, with the silence behind it
-        new = (torch.sym_max(T, W) - number * W).clamp(0, W)
-        padded = nn.functional.pad(log_mel, (0, W), value=self.config.spectrogram.silence)
-        start = (torch.arange(N) * W).clamp(max=torch.sym_max(T - W, 0))  # (N,), frames
-        frames = (start[:, None] + torch.arange(W)).to(log_mel.device)  # (N, W)
-        return padded[..., frames].movedim(1, 2), number.clamp(max=N - 1), new
+        start, place = torch.arange(K).to(new) * hop, torch.arange(L).to(new)
+        last = (count[:, None] - L).clamp(min=0)  # (B, 1), where the last window starts
+        number = torch.minimum(start, last)[..., None] + place  # (B, K, L)
+        index = order.gather(1, number.clamp(max=N - 1).flatten(1)).reshape(B, K, L)
+        new = new[index] * (number < count[:, None, None])
+        offset = torch.arange(B * N).to(new).reshape(B, N)[:, :1, None]
+        return index + offset, new, (start - hop < last).to(patches.dtype)
+
+    def sounding(self, patches: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+        """Order (B, N) of patches in which silent ones are last, and how many are not (B,).
+
+        That of :func:`patchifier.windows.without_silence`.
+        """
+        (B, N), silence_db = patches.shape[:2], self.config.embed.silence_db
+        number = torch.arange(N).to(new)
+        if silence_db is None:
+            order = number.expand(B, N)
+            return order, order.amax(1) + 1
+        W, mels = patches.shape[-1], self.config.spectrogram.n_mels
+        is_new = torch.arange(W).to(new) >= W - new[:, None]  # (N, W)
+        is_loud = patches[:, :, :mels].amax(2) > silence_db * self.config.spectrogram.db_scale
+        sounds = (is_loud & is_new).any(2)  # (B, N)
+        kept = sounds | (~sounds.any(1, keepdim=True) & (number < self.length))
+        rank = torch.where(kept, number, number + number.amax(0) + 1)
+        return rank.argsort(1), kept.sum(1)
 
 
 class _Bank(nn.Module):

@@ -125,7 +125,7 @@ def patch_onset_strength(patches: Tensor, config: Config) -> Tensor:
 
 
 def band_energy(patches: Tensor, config: Config) -> Tensor:
-    """Mean level of the four quarters of a patch over mel bands, (B, N, 4)."""
+    """Log-mel of each quarter of a patch's frames, averaged over frames and bands: (B, N, 4)."""
     return _mel(patches, config).mean(2).unflatten(-1, (LOUDNESS_PARTS, -1)).mean(-1)
 
 
