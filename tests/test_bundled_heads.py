@@ -9,6 +9,7 @@ import pytest
 
 import patchifier
 from patchifier import datasets, heads, weights
+from patchifier.cli import models
 from patchifier.config import RequestError
 from patchifier.library import predict, tagging
 from tests import ROOT
@@ -76,6 +77,18 @@ def test_a_head_is_found_by_name_and_a_folder_of_its_name_is_warned_of(
         patchifier.load("drum")
     with pytest.raises(RequestError, match="chord-quality, drums"):
         patchifier.load().require_task()
+
+
+def test_info_lists_heads_with_their_accuracy_and_describes_one(tmp_path):
+    listed = {row["name"]: row for row in models.info().results if row.get("kind") == "head"}
+    assert tuple(listed) == weights.heads()
+    shown = models.info().text
+    facts = heads.read(folder("drums")).facts["measured"]
+    assert f"accuracy {facts['value']:.3f}" in shown
+    one = models.info("drums").results
+    assert one["names"] == ["drums", "no drums"]
+    assert one["card"].endswith("README.md")
+    assert models.info(str(folder("drums"))).results["identity"] == one["identity"]
 
 
 def test_a_head_of_the_package_refuses_another_model(monkeypatch):

@@ -32,11 +32,12 @@ def likelihood(recipe: Recipe, answers: np.ndarray, probabilities: np.ndarray) -
 def measure(
     head: Head, recipe: Recipe, clips: Sequence[Clip], vectors: np.ndarray
 ) -> dict[str, Any]:
-    """Scores with intervals on validation clips, by kind of clip and together."""
+    """Scores with intervals on validation clips: of "one-of" heads by kind of clip too."""
     found, answers = head.probabilities(vectors), matrix(recipe, clips)
     kinds = np.array([clip.kind for clip in clips])
     facts: dict[str, Any] = {}
-    for kind in (*dict.fromkeys(kinds.tolist()), "all"):
+    apart = dict.fromkeys(kinds.tolist()) if recipe.kind == "one-of" else ()
+    for kind in (*apart, "all"):
         here = np.flatnonzero((kinds == kind) | (kind == "all"))
         groups = [clips[index].group for index in here]
         facts[kind] = interval(recipe, groups, answers[here], found[here])

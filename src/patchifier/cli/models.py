@@ -89,10 +89,7 @@ def _list_models() -> Outcome:
         lines.append(f"{sizes}{row['hours'] or '?':>8}  {row['date'] or '?'}")
     found = [_head_facts(weights.ROOT / "heads" / name) for name in weights.heads()]
     lines += [f"{'head':<20}{'labels':>8}  measured on validation clips"] if found else []
-    for row in found:
-        score = row["measured"]
-        shown = f"{score['metric']} {score['value']:.3f}, chance {row['chance']:.3f}"
-        lines.append(f"{row['name']:<20}{len(row['names']):>8}  {shown}")
+    lines += [f"{row['name']:<20}{len(row['names']):>8}  {row['score']}" for row in found]
     return Outcome([*rows, *found], "\n".join(lines))
 
 
@@ -119,6 +116,10 @@ def _head_facts(folder: Path) -> dict[str, Any]:
         "labels": ", ".join(head.names),
         "doubts": head.known is not None,
     }
+    if measured := head.facts.get("measured"):
+        low, high = measured["low"], measured["high"]
+        score = f"{measured['metric']} {measured['value']:.3f} [{low:.3f}, {high:.3f}]"
+        facts["score"] = f"{score}, chance {head.facts['chance']:.3f}"
     return facts | dict(head.facts) | ({"card": str(card)} if card.is_file() else {})
 
 
