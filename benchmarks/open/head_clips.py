@@ -82,7 +82,7 @@ RECIPES = {
     "drums": Recipe("one-of", ("drums", "no drums"), drum_clips, True),
     "instruments": Recipe(
         "many-of", tuple(bands.notes.FAMILIES), instrument_clips, True, False
-    ),  # more often wrong than right
+    ),  # but for bass, mostly wrong
 }
 
 

@@ -3,7 +3,7 @@
     python benchmarks/open/train_heads.py ROOT [--random] [--speech FOLDER] [--out FOLDER]
 
 ROOT is that of build.py; bands.py adds its clips. A second run continues where the first stopped, and gives the same bits. The training side trains, and
-chooses by folds what is chosen: the regularisation, and when a head is not sure. The validation side measures once; the test side is not read. --random
+chooses by folds what is chosen: the regularisation, and when a head is not sure. The validation side measures; the test side is not read. --random
 measures vectors of random weights beside (their encoder is calibrated on training clips). --speech is a folder of recorded speech. --out is by default
 the package's folder of heads; each gets head.json, head.safetensors and a card. benchmarks/results/heads.json keeps the numbers.
 """
@@ -39,7 +39,7 @@ from patchifier.io import replaced_file
 
 MODEL = weights.DEFAULT
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # C of the logistic regression
-FEWER = 4  # of them for twelve labels: larger ones take long, and are worse from 0.01 on
+FEWER = 4  # of them for twelve labels: larger ones take long, and were not better
 KNOWN_SHARE = 0.99  # of training vectors are near enough to be answered
 LEAST_RIGHT = 0.9  # of the answers that a one-of head is sure of, on held-out training clips
 # of the median deviation: what is nearly constant in training must not decide
