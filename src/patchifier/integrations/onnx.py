@@ -32,7 +32,7 @@ from patchifier.checkpoint import checkpoint_of, load, without_other_statistics
 from patchifier.config import Config, RequestError
 from patchifier.embed import Embedder
 from patchifier.extras import need
-from patchifier.filters import BLOCK, TAPS, half_rate_matrix
+from patchifier.filters import BLOCK, TAPS, half_rate_matrix, low_pass
 from patchifier.io import replaced_file
 from patchifier.nn.fast import accelerate
 from patchifier.nn.graphs import exportable
@@ -240,14 +240,28 @@ class _Bank(nn.Module):
     def __init__(self, bank: Bank) -> None:
         super().__init__()
         power = bank.power
-        self.step, self.n, self.a, self.b = bank.step, power.n, power.a, power.b
-        constant = np.zeros((len(power.second) * power.bins.shape[1], 1), np.float32)
+        self.step, self.n, self.factors, self.mirrored = (
+            bank.step,
+            power.n,
+            power.factors,
+            power.mirrored,
+        )
+        p, q, _ = self.factors
+        constant = np.zeros((2 * power.rows, 1), np.float32)
         constant[power.places] = power.constant
-        tensors = {"first": power.first, "second": power.second, "constant": constant}
-        tensors["half_rate"] = half_rate_matrix(FLOAT32)
+        imaginary = np.zeros_like(power.first)
+        imaginary[:, :, 1 : 1 + power.mirrored] = power.first_imaginary
+        tensors = {
+            "first": np.concatenate([power.first, imaginary], axis=2),  # (q, r, 2 C, p)
+            "second": np.concatenate([*power.second], axis=1),  # (C, 2 q, 2 q)
+            "third": power.third,
+            "third_mirrored": power.third_mirrored,
+            "constant": constant.reshape(-1, q, p, 1).transpose(2, 1, 0, 3),  # (p, q, 2 D, 1)
+            "half_rate": half_rate_matrix(FLOAT32),
+        }
         self.groups = []
-        for number, (first, last, filters) in enumerate(bank.groups):
-            self.groups.append((first, last))
+        for number, (first, filters) in enumerate(bank.groups):
+            self.groups.append((first, first + filters.shape[1]))
             tensors[f"filters_{number}"] = filters
         for name, array in tensors.items():
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)))
@@ -259,19 +273,30 @@ class _Bank(nn.Module):
         padded = nn.functional.pad(waveform, (half, half))
         if self.step == 2:
             padded = self.at_half_rate(padded)
-        frames, level = self.frames(padded, hop // self.step, T)  # (B, n, T), (B, 1, T)
-        columns = (frames - level).unflatten(1, (self.a, self.b)).transpose(1, 2)  # (B, b, a, T)
-        partial = self.get_buffer("first") @ columns  # (B, b, 2 C, T)
-        B, C = waveform.shape[0], partial.shape[2] // 2
-        parts = self.get_buffer("second") @ partial.reshape(B, 2 * self.b, C * T)
-        parts = parts.reshape(B, -1, T)  # (B, 2 D C, T)
-        parts = parts + self.get_buffer("constant") * level
-        squares = parts.square().unflatten(1, (-1, 2 * C))  # (B, D, 2 C, T)
+        power = self.power(*self.frames(padded, hop // self.step, T))  # (B, F, T)
         rows = [
-            self.get_buffer(f"filters_{number}") @ squares[:, first:last].flatten(1, 2)
+            self.get_buffer(f"filters_{number}") @ power[:, first:last]
             for number, (first, last) in enumerate(self.groups)
         ]
         return torch.cat(rows, dim=1)
+
+    def power(self, frames: Tensor, level: Tensor) -> Tensor:
+        """:class:`patchifier.power.PowerSpectrum` of frames (B, n, T) of level (B, 1, T)."""
+        (p, q, r), M = self.factors, self.mirrored
+        C = p // 2 + 1
+        columns = (frames - level).unflatten(1, (p, q, r)).permute(0, 2, 3, 1, 4)
+        columns = (self.get_buffer("first") @ columns).unflatten(3, (2, C))  # (B, q, r, 2, C, T)
+        columns = columns.permute(0, 2, 4, 3, 1, 5).flatten(3, 4)  # (B, r, C, 2 q, T)
+        rows = (self.get_buffer("second") @ columns).unflatten(3, (2, q))  # (B, r, C, 2, q, T)
+        rows = rows.permute(0, 2, 4, 3, 1, 5).flatten(3, 4)  # (B, C, q, 2 r, T)
+        conjugates = rows[:, 1 : 1 + M].flip(1, 2)
+        parts = [
+            self.get_buffer("third") @ rows,
+            self.get_buffer("third_mirrored") @ conjugates,
+        ]  # (B, C or M, q, 2 D, T)
+        both = torch.cat(parts, dim=1) + self.get_buffer("constant") * level[:, :, None, None]
+        squares = both.square().unflatten(3, (2, -1)).sum(3)  # (B, p, q, D, T)
+        return squares.permute(0, 3, 2, 1, 4).flatten(1, 3)
 
     def at_half_rate(self, waveform: Tensor) -> Tensor:
         """:func:`patchifier.filters.at_half_rate` of waveforms (B, S): (B, S / 2), rounded up."""
@@ -279,9 +304,12 @@ class _Bank(nn.Module):
         count = (S + 1) // 2
         blocks = (count + BLOCK - 1) // BLOCK
         behind = 2 * BLOCK * (blocks + 1) - TAPS // 2 - S
-        rows = nn.functional.pad(waveform, (TAPS // 2, behind)).unflatten(-1, (-1, 2 * BLOCK))
-        windows = torch.cat([rows[:, :-1], rows[:, 1:, : TAPS - 2]], dim=-1)
-        return (windows @ self.get_buffer("half_rate")).flatten(1)[:, :count]
+        pairs = nn.functional.pad(waveform, (TAPS // 2, behind)).unflatten(-1, (-1, 2))
+        others, middles = pairs[..., 0].unflatten(-1, (-1, BLOCK)), pairs[..., 1]
+        rows = torch.cat([others[:, :-1], others[:, 1:, : TAPS // 2]], dim=-1)
+        found = (rows @ self.get_buffer("half_rate")).flatten(1)[:, :count]
+        middle = TAPS // 4  # the tap in the middle is of the other samples
+        return found + float(low_pass()[TAPS // 2]) * middles[:, middle : middle + count]
 
     def frames(self, samples: Tensor, hop: int, T: int) -> tuple[Tensor, Tensor]:
         """Frames (B, n, T) that start every `hop` of the samples (B, S), and their means.
