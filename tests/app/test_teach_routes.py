@@ -4,6 +4,7 @@ import dataclasses
 import io
 import zipfile
 
+import numpy as np
 import pytest
 
 import patchifier
@@ -125,3 +126,16 @@ def test_saved_heads_are_read_and_one_that_cannot_be_used_is_named_and_left_out(
     said = capsys.readouterr().err
     assert "other" in said
     assert "damaged" in said
+
+
+def test_a_head_that_doubts_says_so_in_place_of_a_label(client, serve, table, taught, tmp_path):
+    answer = client.post("/api/teach/save", json={"head": "pitch", "what": "head"})
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        archive.extractall(tmp_path)
+    head = heads.read(tmp_path / "pitch")
+    ones = np.ones(head.size, np.float32)
+    known = heads.Known(ones, ones, ones, furthest=0.0, beyond=0.0)
+    dataclasses.replace(head, known=known).save(tmp_path / "pitch")
+    again = serve(table, Settings(heads=tmp_path))
+    labels = again.post("/api/teach/apply", json={"head": "pitch"}).json()["labels"]
+    assert {one["label"] for one in labels.values()} == {"not sure"}

@@ -20,6 +20,7 @@ from patchifier.config import RequestError
 from patchifier.io import to_cell
 
 KEPT = 50  # heads
+NOT_SURE = "not sure"  # in place of a label, by a head that doubts
 NAME = re.compile(r"[\w][\w .+-]{0,59}")
 
 
@@ -137,13 +138,16 @@ def _head(served: Served, name: str) -> heads.Head:
 
 
 def labels_of(served: Served, name: str) -> list[tuple[str, float]]:
-    """Label and probability of each track; the library may have grown since the head was taught."""
-    head = _head(served, name)
-    probabilities = head.probabilities(served.collection.directions)
+    """Most probable label of each track, with its probability, or "not sure".
+
+    The library may have grown since the head was taught.
+    """
+    head, vectors = _head(served, name), served.collection.directions
+    probabilities, sure = head.probabilities(vectors), head.sure(vectors)
     best = probabilities.argmax(1)
     return [
-        (head.names[label], round(float(row[label]), 4))
-        for label, row in zip(best.tolist(), probabilities)
+        (head.names[label] if answered else NOT_SURE, round(float(row[label]), 4))
+        for label, row, answered in zip(best.tolist(), probabilities, sure)
     ]
 
 
