@@ -17,6 +17,7 @@ from patchifier.config import Config, FinetuneConfig, RequestError, digest
 from patchifier.datasets import Clip
 from patchifier.datasets.splits import Splits, folds_of, untrained_note
 from patchifier.io import Progress, silent
+from patchifier.nn.encode import model_hash
 from patchifier.train import precision
 from patchifier.train.distributed import require_devices
 from patchifier.train.run import Run
@@ -100,6 +101,10 @@ def finetune(
         "split": describe_split(data.clips, folds),
         "parameters": start.model.parameter_count(),
         "seed": config.finetune.seed,
+        "hours": round(data.hours, 3),
+        "clips": {name: len(getattr(splits[0], name)) for name in ("train", "valid", "test")},
+        "model": encoder if isinstance(model, Checkpoint) else str(model),
+        "model weights": model_hash(start.model),
     }
     results = []
     with Run(out, config, resume=resume, facts=facts) as run:

@@ -3,7 +3,7 @@
 The table as Markdown beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,27 @@ from patchifier.io import write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEADS = ["encoder", "score", "95 % interval", "first − it", "p (Holm)", "s per s", "parameters"]
+HEADS = [
+    "encoder",
+    "score",
+    "95 % interval",
+    "first minus it",
+    "p (Holm)",
+    "ms per s of music",
+    "parameters",
+]
 
 
-def comparison_of(run: RunFolder, problems: list[str], out: Path) -> dict[str, Any] | None:
-    """Draw a comparison and return what its template needs; None without a result."""
+def comparison_of(
+    run: RunFolder, problems: list[str], out: Path, models: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Draw a comparison and return what its template needs; None without a result.
+
+    `models` holds the names of models by their folder.
+    """
     path = run.path / "results.json"
     results = read_results(path, problems) if path.exists() else {}
+    results = _with_names(results, models) if results else {}
     rows = results.get("rows", [])
     plain = [row for row in rows if not row.get("subset") and not row.get("condition")]
     if not plain:
@@ -30,7 +44,8 @@ def comparison_of(run: RunFolder, problems: list[str], out: Path) -> dict[str, A
     stem = stem_of("comparison", run)
     write_text(out / f"{stem}.md", _markdown(results, plain, differences))
     metric, protocol = plain[0].get("metric"), results.get("protocol")
-    alt = "Score of each encoder with its 95 % interval."
+    dataset = run.dataset or run.label
+    alt = f"{dataset}: score of each encoder with its 95 % interval."
     about = [
         f"{protocol} probe".capitalize(),
         results.get("split"),
@@ -39,7 +54,7 @@ def comparison_of(run: RunFolder, problems: list[str], out: Path) -> dict[str, A
     ]
     return {
         "label": run.label,
-        "dataset": run.facts.get("dataset", run.label),
+        "dataset": dataset,
         "metric": metric,
         "about": about,
         "notes": results["notes"],
@@ -47,7 +62,7 @@ def comparison_of(run: RunFolder, problems: list[str], out: Path) -> dict[str, A
         "lines": [
             {"cells": _cells(row, differences), "sure": _is_sure(row, differences)} for row in plain
         ],
-        "picture": picture(comparison_figure(plain), out / stem, alt),
+        "picture": picture(comparison_figure(plain, dataset), out / stem, alt),
         "few_shot": protocol == "few-shot",
         "subsets": [
             (row["encoder"], row["subset"], _score(row), interval_text(row, metric), row.get("n"))
@@ -57,6 +72,21 @@ def comparison_of(run: RunFolder, problems: list[str], out: Path) -> dict[str, A
         **_conditions(rows),
         **_headline(plain),
     }
+
+
+def _with_names(results: Row, models: Mapping[str, str]) -> dict[str, Any]:
+    """Results with the names of models in place of their folders."""
+
+    def named(row: Row) -> dict[str, Any]:
+        keys = {"encoder", "first", "second"} & set(row)
+        return {**row, **{key: models.get(_folder(row[key]), row[key]) for key in keys}}
+
+    renamed = {name: [named(row) for row in results.get(name, [])] for name in ("rows", "differences")}
+    return {**results, **renamed}
+
+
+def _folder(name: str) -> str:
+    return str(Path(name).resolve())
 
 
 def _headline(rows: Sequence[Row]) -> dict[str, Any]:
@@ -87,7 +117,7 @@ def _cells(row: Row, differences: dict[str, Row]) -> list[str]:
         value = score_text(found.get("value"), metric, signed=True)
         against = f"{value} ({interval_text(found, metric, signed=True)})"
         p = f"{to_number(found.get('p_holm')):.3f}"
-    costs = [f"{cost:.1g}" if cost == cost else "–", f"{size:,.0f}" if size == size else "–"]
+    costs = [f"{1000 * cost:.2g}" if cost == cost else "–", f"{size:,.0f}" if size == size else "–"]
     return [label(row), score, interval_text(row, metric), against, p, *costs]
 
 
@@ -130,7 +160,7 @@ def _markdown(results: Row, plain: Sequence[Row], differences: dict[str, Row]) -
     return "\n".join(lines) + "\n"
 
 
-def comparison_figure(rows: Sequence[Row]) -> "Figure":
+def comparison_figure(rows: Sequence[Row], title: str = "") -> "Figure":
     """Score of each encoder with its interval, the first on top."""
     figure = new_figure(0.9 + 0.36 * len(rows))
     axes = figure.subplots()
@@ -150,7 +180,7 @@ def comparison_figure(rows: Sequence[Row]) -> "Figure":
             fontsize=8,
             **style,
         )
-    tidy(axes, "When tested, with 95 % interval", x=name)
+    tidy(axes, title, x=f"Test {name}, with 95 % interval")
     axes.set_yticks([-place for place in range(len(rows))], [label(row) for row in rows])
     axes.set_ylim(0.7 - len(rows), 0.8)
     return figure
