@@ -59,7 +59,8 @@ def build(root: Path, *, progress: Callable[[str], Progress]) -> None:
 def mtat(root: Path, folds: Sequence[int], progress: Progress) -> None:
     """MagnaTagATune: folders 0 to f, 16 kHz mp3, both tables; a few tags a clip by chance."""
     clips = [clip for clip in demo.load().clips if clip.fold in folds]
-    tables = [list[Sequence[str]]([INFO_COLUMNS]), [("clip_id", *TAGS188, "mp3_path")]]
+    info: list[Sequence[str]] = [INFO_COLUMNS]
+    tagged: list[Sequence[str]] = [("clip_id", *TAGS188, "mp3_path")]
     for number, clip in enumerate(clips):
         draw = generator(0, "stand-in mtat", number)
         artist, album = f"stand_in_{number // 4}", f"album_{number // 2}"
@@ -67,12 +68,12 @@ def mtat(root: Path, folds: Sequence[int], progress: Progress) -> None:
         url = f"http://www.magnatune.com/artists/albums/{album}/"
         about = (clip.id, artist, album, url, "0", "29", "", path)
         tags = draw.random(len(TAGS188)) < 4 / len(TAGS188)
-        tables[0].append((str(number + 2), str(1 + number % 2), *about))
-        tables[1].append((str(number + 2), *("1" if tag else "0" for tag in tags), path))
+        info.append((str(number + 2), str(1 + number % 2), *about))
+        tagged.append((str(number + 2), *("1" if tag else "0" for tag in tags), path))
         _write_mp3(root / path, audio.load(clip.path, sample_rate=16_000, end_s=MTAT_S), 16_000)
         progress(number + 1, len(clips), path)
-    for name, rows in zip(("clip_info_final.csv", "annotations_final.csv"), tables, strict=True):
-        _write_table(root / name, rows, between="\t")
+    _write_table(root / "clip_info_final.csv", info, between="\t")
+    _write_table(root / "annotations_final.csv", tagged, between="\t")
 
 
 def gtzan(root: Path, folds: Sequence[int], progress: Progress) -> None:

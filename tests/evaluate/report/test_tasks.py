@@ -64,7 +64,7 @@ def made(tmp_path, monkeypatch):
 def test_one_line_has_the_scores_of_a_method_on_every_task(tmp_path, made):
     tune(tmp_path / "runs" / "one", "moods", 0.5, n=24)
     tune(tmp_path / "runs" / "two", "feelings", 0.25, n=12, metric="r2")
-    page, text = made()
+    _, text = made()
     assert cells_of(text, "linear-probe") == ["50.0 %", "0.250"]
     assert "accuracy (%)" in text
     assert "R² (1 is perfect)" in text
@@ -122,7 +122,11 @@ def test_what_a_run_does_not_say_is_left_out(tmp_path, made):
     words = page.words[page.words.index("How this was made") :]
     assert "nan" not in words
     assert "?" not in words
-    for text in ("60 training, 10 validation, 24 test clips", "1.2 hours of music", "patchifier demo"):
+    for text in (
+        "60 training, 10 validation, 24 test clips",
+        "1.2 hours of music",
+        "patchifier demo",
+    ):
         assert text in words
 
 
@@ -186,7 +190,9 @@ def test_curves_of_all_seeds_are_drawn(tmp_path):
     assert figure.axes[0].get_title(loc="left") == "moods: while training"
 
 
-@pytest.mark.parametrize(("patience", "said"), [(50, "after 50 steps"), (10**9, "No curve was cut")])
+@pytest.mark.parametrize(
+    ("patience", "said"), [(50, "after 50 steps"), (10**9, "No curve was cut")]
+)
 def test_the_page_says_whether_curves_were_cut_short(patience, said, tmp_path, made):
     set_config(tune(tmp_path / "runs" / "run", "moods"), patience=patience)
     page, _ = made(curves=True)
@@ -208,7 +214,7 @@ def write_predictions(run, rows, header="id,group,target,calm,wild"):
 def test_confusions_are_counted_and_the_surest_error_comes_first(tmp_path, made):
     write_predictions(tune(tmp_path / "runs" / "run", "moods"), PREDICTED)
     page, text = made()
-    rows = re.findall(r'<th scope=row>(\w+)</th>(.*?)</tr>', text, re.DOTALL)
+    rows = re.findall(r"<th scope=row>(\w+)</th>(.*?)</tr>", text, re.DOTALL)
     counts = {name: re.findall(r">(\d+|\d+ %)</td>", cells) for name, cells in rows}
     assert counts == {"calm": ["1", "2", "33 %"], "wild": ["0", "1", "100 %"]}
     assert "2 of 4 test clips are right" in page.words
@@ -221,7 +227,7 @@ def test_of_many_classes_the_most_frequent_confusions_are_listed(tmp_path, made)
     sure = np.eye(25)[[1, 1, 0]].tolist()
     rows = [(f"clip{n}", f"class{n // 2}", *outputs) for n, outputs in enumerate(sure)]
     write_predictions(run, rows, ",".join(["id", "group", "target", *names]))
-    page, text = made()
+    _, text = made()
     assert '<table class="matrix">' not in text
     assert re.search(r"<td>class0</td><td>class1</td><td>2</td>", text)
 
@@ -231,7 +237,7 @@ def test_a_regression_is_drawn_and_its_largest_errors_are_listed(tmp_path, made)
     path = run / "linear-probe" / "predictions.csv"
     rows = [("near", "g", '"[0.5, -0.5]"', 0.4, -0.5), ("far", "g", '"[-1.0, 1.0]"', 0.9, -1.0)]
     write_csv(path, "id,group,target,calm,wild", rows)
-    page, text = made()
+    _, text = made()
     assert (tmp_path / "out" / "predicted.png").exists()
     listed = text[text.index("The largest errors") :]
     assert listed.index("calm −1.00, wild +1.00") < listed.index("calm +0.50, wild −0.50")
@@ -283,5 +289,3 @@ def test_steps_of_the_paper_are_listed_with_their_times(tmp_path, made):
     page, _ = made()
     assert "patchifier pretrain X" in page.words
     assert "90 s" in page.words
-
-

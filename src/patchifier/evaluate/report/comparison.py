@@ -81,7 +81,9 @@ def _with_names(results: Row, models: Mapping[str, str]) -> dict[str, Any]:
         keys = {"encoder", "first", "second"} & set(row)
         return {**row, **{key: models.get(_folder(row[key]), row[key]) for key in keys}}
 
-    renamed = {name: [named(row) for row in results.get(name, [])] for name in ("rows", "differences")}
+    renamed = {
+        name: [named(row) for row in results.get(name, [])] for name in ("rows", "differences")
+    }
     return {**results, **renamed}
 
 

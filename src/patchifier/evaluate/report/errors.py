@@ -57,7 +57,9 @@ def read_predictions(run: RunFolder, method: str, path: Path) -> Predictions | N
     if not len(whole) or not np.isfinite(outputs).all():
         return None
     columns = [[from_cell(row[place]) for row in whole] for place in (0, first - 1)]
-    return Predictions(run, method, columns[0], columns[1], list(map(from_cell, header[first:])), outputs)
+    return Predictions(
+        run, method, columns[0], columns[1], list(map(from_cell, header[first:])), outputs
+    )
 
 
 def predictions_of(runs: Sequence[RunFolder]) -> list[Predictions]:
@@ -89,8 +91,12 @@ def errors_of(
 ) -> dict[str, Any] | None:
     """What the page shows of the errors of a method; None for a kind without such a view."""
     kind = get_part(found.run.facts, "task").get("kind")
-    shared = {"dataset": found.run.dataset or found.run.label, "method": found.method}
-    shared |= {"label": found.run.label, "n": len(found.ids)}
+    shared: dict[str, Any] = {
+        "dataset": found.run.dataset or found.run.label,
+        "method": found.method,
+    }
+    shared |= {"label": found.run.label, "n": f"{len(found.ids):,}"}
+    shared["seeds"] = to_number(get_part(found.run.config, "finetune").get("n_seeds")) > 1
     excerpts = Excerpts.of(found.run) if sounds else Excerpts(None)
     if kind == "one-of" and set(found.targets) <= set(found.names):
         worst = _worst_classes(found)
@@ -125,7 +131,9 @@ def _confusions(found: Predictions) -> dict[str, Any]:
     right = sum(one == other for one, other in pairs)
     if len(found.names) > MOST_CLASSES:
         wrong = [pair for pair in pairs if pair[0] != pair[1]]
-        counted = sorted({pair: wrong.count(pair) for pair in wrong}.items(), key=lambda row: -row[1])
+        counted = sorted(
+            {pair: wrong.count(pair) for pair in wrong}.items(), key=lambda row: -row[1]
+        )
         return {"right": right, "confusions": counted[:MOST_CONFUSIONS]}
     lines = []
     for true in found.names:
@@ -200,15 +208,20 @@ def scatter_figure(found: Predictions) -> "Figure":
     figure = new_figure(0.6 + 3.4 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     both = np.concatenate([truth, found.outputs])
-    ends = [float(np.nanmin(both)), float(np.nanmax(both))]
+    margin = 0.04 * float(np.nanmax(both) - np.nanmin(both)) or 1.0
+    ends = (float(np.nanmin(both)) - margin, float(np.nanmax(both)) + margin)
     for place, (axes, name) in enumerate(zip(panels, found.names)):
         axes.plot(ends, ends, color="#8a8a8a", linewidth=1.0)
         style: dict[str, Any] = {"marker": "o", "s": 16, "linewidths": 0.8}
         axes.scatter(
-            truth[:, place], found.outputs[:, place], facecolors="none", edgecolors="#1c1433", **style
+            truth[:, place],
+            found.outputs[:, place],
+            facecolors="none",
+            edgecolors="#1c1433",
+            **style,
         )
         tidy(axes, name, x="True value (as in the data set)", y="Predicted value")
-        axes.set_aspect("equal", adjustable="datalim")
+        axes.set(xlim=ends, ylim=ends, aspect="equal")
     for axes in panels[len(found.names) :]:
         axes.set_axis_off()
     return figure

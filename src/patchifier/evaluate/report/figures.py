@@ -33,11 +33,11 @@ STYLES = {
 }
 # Column of stage-two/validation.csv, its line style and its name.
 PREDICTORS: dict[str, tuple[Any, str]] = {
-    "mean_patch_mse": (":", "average patch"),
-    "visible_mean_mse": ("--", "average of given patches"),
-    "interpolation_mse": ("-.", "interpolation in time"),
+    "mean_patch_mse": (":", "mean patch of training"),
+    "visible_mean_mse": ("--", "visible mean"),
+    "interpolation_mse": ("-.", "interpolation"),
     "shrunk_interpolation_mse": ((0, (6, 2, 1, 2, 1, 2)), "shrunk interpolation"),
-    "kriging_mse": ((0, (8, 3)), "kriging (best linear)"),
+    "kriging_mse": ((0, (8, 3)), "kriging"),
 }
 
 
@@ -368,4 +368,5 @@ def _draw_majority(
         x = unit_of(run.metric)[0] * value
         axes.axvline(x, color="#444444", linestyle=":", linewidth=1.2)
         style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "va": "top"}
-        axes.annotate("most frequent label", (x, 0.6), (3, -3), **style)
+        words = "most frequent label" if run.metric == "accuracy" else "without the clip"
+        axes.annotate(words, (x, 0.6), (3, -3), **style)

@@ -17,7 +17,7 @@ from patchifier.evaluate.report.tables import Column, interval_text, with_unit
 
 OTHERS = {
     "random": "the same network with random weights",
-    "majority": "always the most frequent label, or the mean",
+    "majority": "without looking at the clip",
     "mel-stats": "mel statistics",
 }
 METHODS = {"logistic": "logistic regression", "ridge": "ridge regression"}
@@ -56,12 +56,16 @@ def model_sentence(run: RunFolder, demos: Mapping[Path, Row]) -> dict[str, Any]:
     size, seconds = to_number(run.facts.get("parameters")), to_number(run.facts.get("seconds"))
     predictors = predictors_in(errors).items()
     return {
-        "size": f"A model of {size / 1e6:.1f} million parameters" if size > 0 else "",
+        "size": f"A model of {_count(size)} parameters" if size > 0 else "",
         "clips": get_part(run.facts, "clips").get("train", "?"),
         "duration": duration(seconds) if seconds > 0 else "",
         "error": errors.get("masked_mse"),
         "others": [f"{words} {errors[name]}" for name, (_, words) in predictors],
     }
+
+
+def _count(size: float) -> str:
+    return f"{size / 1e6:.1f} million" if size >= 1e5 else f"{size:,.0f}"
 
 
 def held_out_errors(run: RunFolder, demos: Mapping[Path, Row]) -> dict[str, float]:
@@ -80,15 +84,16 @@ def score_sentence(column: Column, group: Sequence[Row]) -> dict[str, Any] | Non
     if not ours:
         return None
     row = next((row for row in ours if row.get("method") == "linear-probe"), ours[0])
+    alike = {(row.get("method"), row.get("rate", "")), ("none", "")}
     others = [
         r
         for r in group
-        if r.get("encoder") != "patchifier" and r.get("method") in (row.get("method"), "none")
+        if r.get("encoder") != "patchifier" and (r.get("method"), r.get("rate", "")) in alike
     ]
     names = [str(other.get("encoder")) for other in others]
     method = str(row.get("method"))
     return {
-        "n": column.n,
+        "n": column.clips,
         "dataset": column.dataset,
         "method": METHODS.get(method, f"the {method.replace('-', ' ')}"),
         "metric": column.measure.partition(" (")[0],
@@ -106,7 +111,9 @@ def setting(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
     lines = []
     for run in runs:
         if run.kind == "pretrain":
-            lines += [("pre-training data", _joined(run.dataset, clip_counts(run), music_text(run)))]
+            lines += [
+                ("pre-training data", _joined(run.dataset, clip_counts(run), music_text(run)))
+            ]
             lines += [("network", _network(run)), ("pre-training", _steps(run))]
     tasks: dict[str, tuple[str, str]] = {}
     for run in runs:
@@ -116,7 +123,10 @@ def setting(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
     lines += tasks.values()
     precision = {str(run.facts["precision"]) for run in runs if run.facts.get("precision")}
     machines = {str(run.facts["machine"]) for run in runs if run.facts.get("machine")}
-    lines += [("processor", "; ".join(sorted(machines))), ("precision", ", ".join(sorted(precision)))]
+    lines += [
+        ("processor", "; ".join(sorted(machines))),
+        ("precision", ", ".join(sorted(precision))),
+    ]
     return [(term, text) for term, text in dict.fromkeys(lines) if text]
 
 

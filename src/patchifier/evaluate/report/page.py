@@ -19,13 +19,13 @@ from patchifier.evaluate.report.figures import (
     curves_figure,
     health_figure,
     predictors_in,
-    to_decibels,
 )
 from patchifier.evaluate.report.folders import (
     METHODS,
     Row,
     RunFolder,
     get_part,
+    read_json,
     read_reconstructions,
     to_number,
 )
@@ -89,7 +89,8 @@ def page_text(
         "setting": setting(runs),
         "excerpt_s": f"{EXCERPT_S:g}" if sounds else "",
         **_table(rows, demos, groups),
-        "convergence": _convergence(runs, rows, out),
+        "differences": _all_differences(runs, demos, problems),
+        **_convergence(runs, rows, out),
         "reconstructions": [
             drawn
             for run in pretrained
@@ -156,7 +157,6 @@ def _table(
         "apart": APART if len(columns) > 1 else "",
         "published": published(columns),
         "names": [(name, text) for name, text in (ENCODERS | METHOD_TEXTS).items() if name in used],
-        "differences": [each for results in demos.values() for each in _differences(results)],
         "notes": [note for results in demos.values() for note in results.get("notes", [])],
     }
 
@@ -203,10 +203,27 @@ def _scale_text(column: Column, group: Sequence[Row]) -> str:
     """Say from where to where the lines of a column run."""
     percent = column.metric == "accuracy"
     least, most = (score_text(end, column.metric) for end in _ends(group))
-    return f"line: {least} to {most}{' %' if percent else ''}".replace(".000", "").replace(".0 ", " ")
+    return f"line: {least} to {most}{' %' if percent else ''}".replace(".000", "").replace(
+        ".0 ", " "
+    )
 
 
-def _differences(results: Row) -> list[Context]:
+def _all_differences(
+    runs: Sequence[RunFolder], demos: Mapping[Path, Row], problems: list[str]
+) -> list[Context]:
+    """Paired differences of demos, and between the methods of each fine-tuning run."""
+    lines = [each for results in demos.values() for each in _differences(results)]
+    for run in runs:
+        path = run.path / "differences.json"
+        if run.kind == "finetune" and path.is_file() and run.facts.get("encoder") != "random":
+            rows = [row for row in read_json(path, problems, kind=list) if isinstance(row, dict)]
+            lines += _differences(
+                {"rows": [{"metric": run.metric}], "differences": rows}, run.dataset
+            )
+    return lines
+
+
+def _differences(results: Row, dataset: str = "") -> list[Context]:
     metrics = {row.get("metric") for row in results.get("rows", [])}
     lines = []
     for item in results.get("differences", []):
@@ -214,6 +231,7 @@ def _differences(results: Row) -> list[Context]:
         unit = " points" if metric == "accuracy" else ""
         lines.append(
             {
+                "dataset": dataset,
                 "first": item.get("first"),
                 "second": item.get("second"),
                 "verdict": comparison_label(item),
@@ -294,7 +312,7 @@ def _averages(run: RunFolder, demos: Mapping[Path, Row]) -> list[Context]:
     named = {"masked_mse": "this model"}
     named |= {name: words for name, (_, words) in predictors_in(errors).items()}
     if "band_means_mse" in errors:
-        named["band_means_mse"] = "the patch’s own mean in each band (least error without detail)"
+        named["band_means_mse"] = "own mean of the masked patch in each band (not a prediction)"
     most = max(errors[name] for name in named) or 1.0
     return [
         {
@@ -307,18 +325,22 @@ def _averages(run: RunFolder, demos: Mapping[Path, Row]) -> list[Context]:
     ]
 
 
-def _convergence(runs: Sequence[RunFolder], rows: Sequence[Row], out: Path) -> list[Context]:
-    """One figure for each model and task, with the random network of the task behind it."""
+def _convergence(runs: Sequence[RunFolder], rows: Sequence[Row], out: Path) -> Context:
+    """One figure for each model and task, with the random network of the task behind it.
+
+    ``further`` are those of one method where others have several.
+    """
     tuned = [run for run in runs if run.kind == "finetune"]
     main = [
         run
         for run in tuned
         if run.facts.get("encoder") != "random" or not any(_opposes(run, other) for other in tuned)
     ]
-    main.sort(key=lambda run: -sum((run.path / method).is_dir() for method in METHODS))
-    drawn = []
+    main.sort(key=lambda run: -_methods(run))
+    drawn: dict[bool, list[Context]] = {False: [], True: []}
     for run in main:
         opponents = [other for other in tuned if _opposes(other, run)]
+        is_further = _methods(run) < 2 <= _methods(main[0])
         if figure := convergence_figure(run, opponents, rows):
             path = out / stem_of("figure-2", run, several=len(main) > 1)
             alt = (
@@ -327,8 +349,13 @@ def _convergence(runs: Sequence[RunFolder], rows: Sequence[Row], out: Path) -> l
             )
             patience = to_number(get_part(run.config, "finetune").get("patience"))
             cut = f"{patience:.0f}" if patience < WHOLE else ""
-            drawn.append(picture(figure, path, alt, run=run, random=opponents, patience=cut))
-    return drawn
+            shown = picture(figure, path, alt, run=run, random=opponents, patience=cut)
+            drawn[is_further].append(shown)
+    return {"convergence": drawn[False], "further": drawn[True]}
+
+
+def _methods(run: RunFolder) -> int:
+    return sum((run.path / method).is_dir() for method in METHODS)
 
 
 def _opposes(other: RunFolder, run: RunFolder) -> bool:

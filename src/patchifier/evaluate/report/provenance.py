@@ -9,7 +9,12 @@ from typing import Any
 
 from patchifier.evaluate.report.folders import METHODS, RunFolder, get_part, read_json, to_number
 
-SPLIT_NAMES = {"train": "training", "valid": "validation", "validation": "validation", "test": "test"}
+SPLIT_NAMES = {
+    "train": "training",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
 
 
 def duration(seconds: Any) -> str:
@@ -65,10 +70,9 @@ def made(run: RunFolder) -> dict[str, Any]:
         "versions": ", ".join(f"{n} {v}" for n, v in get_part(facts, "versions").items()),
         "cache": facts.get("cache", ""),
         "hash of the audio": facts.get("music", ""),
-        "model": facts.get("model", ""),
-        "hash of the model": facts.get("model weights", ""),
+        "hash of the model that was tuned": str(facts.get("model weights", ""))[:16],
         "hash of the settings": _digest(run),
-        **_weights(run),
+        "sha256 of the weights written": _weights(run),
         "folder": facts["folder"],
     }
     return {
@@ -88,8 +92,8 @@ def _precision(run: RunFolder) -> str:
         return names.get(precision, precision)
     refused = len(test.get("refused") or [])
     return (
-        f"{names.get(precision, precision)}; self-test of {test.get('operations', '?')} operations, "
-        f"{refused} refused"
+        f"{names.get(precision, precision)}; self-test of {test.get('operations', '?')} "
+        f"operations, {refused} refused"
     )
 
 
@@ -99,17 +103,17 @@ def _digest(run: RunFolder) -> str:
     return hashlib.sha256(json.dumps(run.config, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _weights(run: RunFolder) -> dict[str, str]:
-    """First 16 digits of the sha256 of each file of weights that a run wrote."""
-    places = {"": run.path / "model"} | {name: run.path / name / "model" for name in METHODS}
-    found = {}
+def _weights(run: RunFolder) -> str:
+    """First 16 digits of the sha256 of each model.safetensors that a run wrote."""
+    places = {"model": run.path / "model"} | {name: run.path / name / "model" for name in METHODS}
+    found = []
     for name, folder in places.items():
         path = folder / "model.safetensors"
         if path.is_file():
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-            found[f"sha256 of {name + '/' if name else ''}model/model.safetensors"] = digest
-    return found
+            found.append(f"{name} {digest}")
+    return ", ".join(found)
 
 
 def read_steps(roots: Sequence[Path], problems: list[str]) -> list[tuple[str, str, str]]:
@@ -117,10 +121,8 @@ def read_steps(roots: Sequence[Path], problems: list[str]) -> list[tuple[str, st
     found = []
     for path in sorted({root / "steps.json" for root in roots}):
         if path.is_file():
-            steps = read_json(path, problems, kind=list)
-            found += [
-                (str(step.get("section")), str(step.get("command")), duration(step.get("seconds")))
-                for step in steps
-                if isinstance(step, dict)
-            ]
+            for step in read_json(path, problems, kind=list):
+                if isinstance(step, dict):
+                    texts = (str(step.get("section")), str(step.get("command")))
+                    found.append((*texts, duration(step.get("seconds"))))
     return found

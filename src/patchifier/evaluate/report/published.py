@@ -95,7 +95,11 @@ def published(columns: Sequence[Column]) -> dict[str, Any] | None:
     ]
     letters = sorted({cell[1] for row in rows for cell in row["cells"] if cell and cell[1]})
     notes = [(letter, NOTES[letter]) for letter in letters]
-    return {"rows": rows, "notes": notes, "splits": [SPLITS[name] for name in TASKS if name in shown]}
+    return {
+        "rows": rows,
+        "notes": notes,
+        "splits": [SPLITS[name] for name in TASKS if name in shown],
+    }
 
 
 def _task(column: Column) -> str:

@@ -82,9 +82,7 @@ def _picture(patches: np.ndarray, scale: float) -> np.ndarray:
     return np.concatenate(list(patches), axis=1) / scale
 
 
-def _colour_scales(
-    shape: tuple[int, ...], frame_s: float
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _colour_scales(shape: tuple[int, ...], frame_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of ``imshow``: of levels, and of errors."""
     N, M, W = shape
     level: dict[str, Any] = {"cmap": SCALES[0], "aspect": "auto", "origin": "lower"}
@@ -130,9 +128,7 @@ def _ratio_title(ratio: str, mask: np.ndarray, error: np.ndarray, scale: float) 
     if not mask.any():
         return title
     mse = float(np.mean(np.square(error[mask], dtype=np.float64)))
-    return (
-        f"{title}, predicted with an error of {math.sqrt(mse) / scale:.1f} dB RMSE"
-    )
+    return f"{title}, predicted with an error of {math.sqrt(mse) / scale:.1f} dB RMSE"
 
 
 def _reference_title(original: np.ndarray, mask: np.ndarray, scale: float) -> str:

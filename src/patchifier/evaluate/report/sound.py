@@ -102,7 +102,9 @@ def _spectrogram(run: RunFolder) -> SpectrogramConfig | None:
     if not get_part(run.config, "spectrogram"):
         return None
     try:
-        return update(Config(), {"spectrogram": run.config["spectrogram"]}).spectrogram.without_pitch
+        return update(
+            Config(), {"spectrogram": run.config["spectrogram"]}
+        ).spectrogram.without_pitch
     except RequestError:
         return None
 

@@ -33,13 +33,17 @@ ENCODERS = {  # in the order of the table
 METHOD_TEXTS = {  # the same
     "linear-probe": "only a new last layer is trained",
     "freeze-extractor": "the bottleneck, which connects patches, and the last layer are trained",
-    "freeze-bottleneck": "the extractor, which reads single patches, and the last layer are trained",
+    "freeze-bottleneck": "the extractor, which reads patches, and the last layer are trained",
     "full": "everything is trained",
     "logistic": "logistic regression on a fixed vector of each clip",
     "ridge": "ridge regression on a fixed vector of each clip",
     "none": "nothing is trained",
 }
-METRICS = {"accuracy": "accuracy (%)", "r2": "R² (1 is perfect)", "roc_auc": "ROC AUC (1 is perfect)"}
+METRICS = {
+    "accuracy": "accuracy (%)",
+    "r2": "R² (1 is perfect)",
+    "roc_auc": "ROC AUC (1 is perfect)",
+}
 APART = "Columns are different test clips: compare within a column only."
 
 
@@ -56,6 +60,11 @@ class Column:
     def title(self) -> str:
         """Name of the data set, or what the test is."""
         return self.dataset or self.test or "task not stated"
+
+    @property
+    def clips(self) -> str:
+        """Number of test clips."""
+        return f"{int(self.n):,}" if self.n.isdecimal() else self.n
 
     @property
     def measure(self) -> str:
@@ -218,7 +227,19 @@ def caution_text(group: Sequence[Row]) -> str:
     )
 
 
-COLUMNS = ("dataset", "encoder", "method", "rate", "metric", "value", "low", "high", "n", "test", "source")
+COLUMNS = (
+    "dataset",
+    "encoder",
+    "method",
+    "rate",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "n",
+    "test",
+    "source",
+)
 
 
 def csv_table(rows: Sequence[Row]) -> str:
@@ -235,7 +256,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
     parts = []
     for column, group in group_rows(rows).items():
         lines = [
-            f"**{escape(column.title)}**, {column.n} test clips. {escape(column.test)}",
+            f"**{escape(column.title)}**, {escape(column.clips)} test clips. {escape(column.test)}",
             "",
             "| encoder | method | metric | value | 95 % interval | n | source |",
             "|---|---|---|---:|---:|---:|---|",
