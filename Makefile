@@ -5,10 +5,10 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-slow test-app torture soak bench open-benchmark lock wheel sbom page screenshots clean
+.PHONY: help demo check test test-slow test-app torture soak bench open-benchmark lock wheel sbom page navidrome-plugin screenshots clean
 
 help:  ## Say what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
@@ -68,6 +68,9 @@ sbom: $(READY)  ## List what requirements.lock installs, in CycloneDX's form: di
 
 page: $(READY)  ## Copy the page's libraries from npm in exact versions: src/patchifier/app/page/vendor
 	$(BIN)/python tools/page.py
+
+navidrome-plugin: $(READY)  ## Compile the plugin of Navidrome: src/patchifier/integrations/navidrome/plugin.wasm
+	$(BIN)/python tools/navidrome_plugin.py
 
 screenshots: $(READY)  ## Draw the page's views with the bundled clips: docs/figures/app; needs chromium
 	$(BIN)/python -m tools.screenshots

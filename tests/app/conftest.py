@@ -1,6 +1,9 @@
 """A library of a few short files with tags, its table, and a client of the server."""
 
+import contextlib
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +13,7 @@ import mutagen.flac
 import numpy as np
 import pytest
 import soundfile
+import uvicorn
 from starlette.testclient import TestClient
 
 from patchifier import jobs
@@ -92,6 +96,25 @@ def ids(client: TestClient) -> list[str]:
     """Ids of the songs, in the order of their names."""
     found = client.get("/api/tracks", params={"sort": "path"}).json()["tracks"]
     return [track["id"] for track in found]
+
+
+@contextlib.contextmanager
+def answering(source: Path, settings: Settings | None = None) -> Iterator[str]:
+    """Serve a table on a port of this machine, in a thread; give its address."""
+    config = uvicorn.Config(make_app(source, settings), port=0, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    end = time.monotonic() + 30
+    while not server.started:
+        assert thread.is_alive(), "the server has ended"
+        assert time.monotonic() < end, "the server did not start"
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
 
 
 @pytest.fixture

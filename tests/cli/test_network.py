@@ -76,6 +76,7 @@ QUIET = {  # command -> its smallest real input; the order counts
     "predict": "tuned/full/model 0.wav --out labels.csv --workers 1",
     "info": "run/model",
     "check": "emomusic --root published",
+    "navidrome": ".",
 }
 ASKED = {"fetch": "emomusic --root fetched", "info": "hf://owner/name"}
 SERVERS = {"app": "none.parquet --no_browser", "serve": "none.parquet"}

@@ -153,6 +153,11 @@ def BODIES(server: Server) -> list[tuple[str, dict[str, object]]]:
         ("/api/path", {"start": a, "end": b, "count": 3, "waypoints": [c]}),
         ("/api/mix", {"seeds": [a], "count": 3, "drift": 0.5}),
         ("/api/playlist", {"ids": [a, b], "name": "list"}),
+        ("/api/navidrome/similar", {"song": {"name": "x", "artists": [{"name": "y"}]}, "count": 3}),
+        (
+            "/api/navidrome/path",
+            {"startSong": {"name": "x"}, "endSong": {"name": "y", "mbid": "z"}},
+        ),
         ("/api/teach", {"name": "x", "labels": {"a": [a], "b": [b, c]}}),
         ("/api/predict", {"id": a, "head": "x"}),
         ("/api/teach/save", {"head": "x", "what": "csv"}),

@@ -38,7 +38,8 @@ def checked(kind: Any, given: Mapping[str, Any], *, texts: bool = False, what: s
     ----------
     kind : type
         A dataclass. Its annotations say what is expected, its defaults what may be left out. A
-        field's metadata may have another "name".
+        field's metadata may have another "name". Names that are not its fields are refused, unless
+        it has an `others_ignored` that is true.
     given : mapping of str to object
         Values of JSON.
     texts : bool
@@ -67,7 +68,8 @@ def checked(kind: Any, given: Mapping[str, Any], *, texts: bool = False, what: s
     """
     fields = {field.metadata.get("name", field.name): field for field in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
-    if unknown := sorted(set(given) - set(fields)):
+    unknown = sorted(set(given) - set(fields))
+    if unknown and not getattr(kind, "others_ignored", False):
         raise RequestError(
             f"{what}{unknown[0]} is not known here, expected {', '.join(fields) or 'nothing'}."
         )

@@ -148,7 +148,7 @@ class Collection:
         if self.table is None:
             return {}
         rows = self.table.rows
-        names = ("start_s", "end_s", "length_s", "size", *TAGS)
+        names = ("start_s", "end_s", "length_s", "size", "mb_recording_id", *TAGS)
         few = rows.select([name for name in names if name in rows.column_names])
         if len(self.first) < len(few):
             few = few.take(pa.array(self.first))

@@ -25,7 +25,7 @@ import patchifier
 from patchifier.app import audio
 from patchifier.app.asked import RefusedError
 from patchifier.app.security import Access
-from patchifier.app.similar import MOST
+from patchifier.app.similar import MOST, store_of
 from patchifier.app.state import Served
 from patchifier.config import RequestError
 
@@ -75,29 +75,21 @@ def extensions(served: Served, asked: Asked) -> dict[str, Any]:
     return {"openSubsonicExtensions": [{"name": name, "versions": [1]} for name in EXTENSIONS]}
 
 
+def token_info(served: Served, asked: Asked) -> dict[str, Any]:
+    """Whose key it is: there is one key, and no users."""
+    return {"tokenInfo": {"username": asked.given.get("u") or "patchifier"}}
+
+
 def similar(served: Served, asked: Asked) -> dict[str, Any]:
     """Songs that sound like one, the most similar first."""
     place = _find(served, asked.text("id"))
-    collection = served.collection
-    assert collection.store is not None
-    found = collection.store.similar(collection.paths[place], asked.count(10))
-    return _matches(served, [(collection.by_path[row.path], row.score or 0.0) for row in found])
+    return _matches(served, nearest(served, place, asked.count(10)))
 
 
 def path(served: Served, asked: Asked) -> dict[str, Any]:
     """A path of songs from one to another, both included; similarity is that to the first."""
     start, end = (_find(served, asked.text(name)) for name in ("startSongId", "endSongId"))
-    collection = served.collection
-    assert collection.store is not None
-    if start == end:
-        return _matches(served, [(start, 1.0)])
-    found = collection.store.path(
-        collection.paths[start], collection.paths[end], max(2, asked.count(25))
-    )
-    first = collection.direction(start)
-    similarity = functools.partial(collection.cosine, first)
-    places = [collection.by_path[row.path] for row in found]
-    return _matches(served, [(at, similarity(collection.direction(at))) for at in places])
+    return _matches(served, walk(served, start, end, asked.count(25)))
 
 
 def song(served: Served, asked: Asked) -> dict[str, Any]:
@@ -114,6 +106,7 @@ def stream(served: Served, asked: Asked) -> Response:
 METHODS: dict[str, Callable[[Served, Asked], Any]] = {
     "ping": ping,
     "getOpenSubsonicExtensions": extensions,
+    "tokenInfo": token_info,
     "getSonicSimilarTracks": similar,
     "findSonicPath": path,
     "getSong": song,
@@ -129,14 +122,33 @@ def _find(served: Served, one: str) -> int:
         raise SubsonicError(NOT_FOUND, "The requested data was not found.") from error
 
 
+def nearest(served: Served, place: int, count: int) -> list[tuple[int, float]]:
+    """Places of the songs that sound most like one, each with its similarity from 0 to 1."""
+    collection = served.collection
+    found = store_of(collection).similar(collection.paths[place], count)
+    return [(collection.by_path[row.path], _from_0_to_1(row.score or 0.0)) for row in found]
+
+
+def walk(served: Served, start: int, end: int, count: int) -> list[tuple[int, float]]:
+    """Places from a song to another, both included, each with its similarity to the first."""
+    collection = served.collection
+    if start == end:
+        return [(start, 1.0)]
+    paths = collection.paths
+    found = store_of(collection).path(paths[start], paths[end], max(2, count))
+    similarity = functools.partial(collection.cosine, collection.direction(start))
+    places = [collection.by_path[row.path] for row in found]
+    return [(at, _from_0_to_1(similarity(collection.direction(at)))) for at in places]
+
+
+def _from_0_to_1(similarity: float) -> float:
+    return round(min(1.0, max(0.0, similarity)), 6)
+
+
 def _matches(served: Served, found: list[tuple[int, float]]) -> dict[str, Any]:
-    """Songs with similarities from 0 to 1, as the protocol has them."""
-    return {
-        "sonicMatch": [
-            {"entry": child(served, place), "similarity": round(min(1.0, max(0.0, score)), 6)}
-            for place, score in found
-        ]
-    }
+    """Songs with similarities, as the protocol has them."""
+    matches = [{"entry": child(served, place), "similarity": score} for place, score in found]
+    return {"sonicMatch": matches}
 
 
 def child(served: Served, place: int) -> dict[str, Any]:

@@ -37,7 +37,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     ),
     "library": (library.embed, library.distance, library.predict, library.tag),
     "search": (search.similar, search.path, search.mix, search.duplicates, search.index),
-    "listen": (listen.app, listen.serve),
+    "listen": (listen.app, listen.serve, listen.navidrome),
     "models": (models.info, models.export),
 }
 COMMANDS = {command.__name__: command for group in GROUPS.values() for command in group}

@@ -1,4 +1,4 @@
-"""Commands that serve a library: app, serve."""
+"""Commands that serve a library: app, serve, navidrome."""
 
 import contextlib
 import os
@@ -114,6 +114,21 @@ def serve(
             started=lambda address: _say(f"the API is at {address}api/openapi.json"),
         )
     return Outcome({}, "ended.")
+
+
+def navidrome(folder: str) -> Outcome:
+    """Write the plugin with which Navidrome asks 'patchifier serve'.
+
+    Parameters
+    ----------
+    folder : str
+        Navidrome's folder of plugins.
+    """
+    from patchifier.integrations.navidrome import write_plugin
+
+    out = write_plugin(folder)
+    text = f"{out}\nEnable it on Navidrome's page of plugins, and give it the server's address."
+    return Outcome({"plugin": str(out)}, text)
 
 
 def _port(port: int) -> int:
