@@ -16,7 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from scale import duration, result, table
+from scale import duration as long_duration
+from scale import result, table
 from timing import keep
 
 from patchifier.config import Config
@@ -240,6 +241,11 @@ def parameters():
         part = name.split(".")[0]
         counted[part] = counted.get(part, 0) + value.numel()
     return counted
+
+
+def duration(seconds):
+    """In the unit that reads best, seconds included."""
+    return f"{seconds:.0f} s" if seconds < 120 else long_duration(seconds)
 
 
 def gigabytes(size_b):
