@@ -74,9 +74,11 @@ def test_two_models_on_one_task_have_two_lines(tmp_path, made):
     for number, value in enumerate((0.4, 0.6)):
         facts = {"model weights": f"hash{number}"}
         tune(tmp_path / "runs" / f"run{number}", "moods", value, **facts)
-    _, text = made()
+    page, text = made()
     assert "40.0 %" in text
     assert "60.0 %" in text
+    assert "weights hash0" in page.words
+    assert "weights hash1" in page.words
     assert text.count("<br>24 test clips") == 1
 
 

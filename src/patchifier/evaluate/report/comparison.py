@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchifier.evaluate.report.drawing import new_figure, picture, stem_of, tidy, unit_of
 from patchifier.evaluate.report.folders import Row, RunFolder, read_results, to_number
-from patchifier.evaluate.report.tables import interval_text, label, score_text
+from patchifier.evaluate.report.tables import interval_text, label, score_text, with_unit
 from patchifier.io import write_text
 
 if TYPE_CHECKING:
@@ -65,7 +65,13 @@ def comparison_of(
         "picture": picture(comparison_figure(plain, dataset), out / stem, alt),
         "few_shot": protocol == "few-shot",
         "subsets": [
-            (row["encoder"], row["subset"], _score(row), interval_text(row, metric), row.get("n"))
+            (
+                row["encoder"],
+                row["subset"],
+                with_unit(row),
+                interval_text(row, metric),
+                row.get("n"),
+            )
             for row in rows
             if row.get("subset")
         ],
@@ -101,7 +107,7 @@ def _headline(rows: Sequence[Row]) -> dict[str, Any]:
         {
             "label": label(row),
             "n": row.get("n"),
-            "score": _score(row),
+            "score": with_unit(row),
             "interval": interval_text(row, row.get("metric")),
         }
         for row in (first, *([best] if best else []))
@@ -113,7 +119,7 @@ def _cells(row: Row, differences: dict[str, Row]) -> list[str]:
     """Cells of an encoder's row, in the order of :data:`HEADS`."""
     metric, found = row.get("metric"), differences.get(str(row.get("encoder")))
     cost, size = to_number(row.get("seconds_per_second")), to_number(row.get("parameters"))
-    score = score_text(row.get("value"), metric) + (" %" if metric == "accuracy" else "")
+    score = with_unit(row)
     against, p = "–", "–"
     if found:
         value = score_text(found.get("value"), metric, signed=True)
@@ -139,13 +145,9 @@ def _conditions(rows: Sequence[Row]) -> dict[str, Any]:
         if names and (name, names[0]) in by
     ]
     lines = [
-        [name, *(_score(by.get((name, each), {})) for each in ("", *names))] for name in encoders
+        [name, *(with_unit(by.get((name, each), {})) for each in ("", *names))] for name in encoders
     ]
     return {"condition_names": names, "conditions": lines}
-
-
-def _score(row: Row) -> str:
-    return score_text(row.get("value"), row.get("metric"))
 
 
 def _markdown(results: Row, plain: Sequence[Row], differences: dict[str, Row]) -> str:

@@ -181,7 +181,8 @@ def table_lines(groups: Mapping[Column, Sequence[Row]]) -> list[dict[Column, Row
     lines: dict[tuple[Any, ...], dict[Column, Row]] = {}
     for column, group in groups.items():
         for row in group:
-            key: tuple[Any, ...] = (*_line_order(row), str(row.get("model", "")))
+            encoder, *rest = _line_order(row)
+            key: tuple[Any, ...] = (encoder, str(row.get("model", "")), *rest)
             while column in lines.get(key, {}):
                 key = (*key, str(row["source"]))
             lines.setdefault(key, {})[column] = row
