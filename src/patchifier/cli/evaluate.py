@@ -164,7 +164,7 @@ def _require_no_model(path: str) -> None:
 
 
 def report(runs: list[str], *, out: str, without_sounds: bool = False) -> Outcome:
-    """Write one page about run folders: tables, figures, errors, sounds, and how it was made.
+    """Write a page about runs: scores, figures, errors with sounds, how they were made.
 
     Parameters
     ----------

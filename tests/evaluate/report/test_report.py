@@ -22,6 +22,8 @@ from patchifier.config import RequestError
 from patchifier.evaluate import report
 from patchifier.evaluate.report.figures import curves_figure, health_figure, predictors_in
 from patchifier.evaluate.report.folders import read_columns, read_results, read_run
+from patchifier.train import pictures
+from patchifier.train.references import Kriging
 
 N, M, W = 10, 64, 32
 METHODS = ("linear-probe", "freeze-extractor", "freeze-bottleneck", "full")
@@ -497,6 +499,31 @@ def test_pictures_of_a_loud_and_a_quiet_clip_have_one_scale():
     ]
     assert limits[0] == limits[1]
     assert set(limits[0]) == {(-60.0, 30.0), (0.0, 30.0)}
+
+
+def test_kriging_stands_beside_the_model_where_the_run_has_it(tmp_path, told):
+    run = write_pretrain(tmp_path / "run", picture=True)
+    assert "kriging" in told(tmp_path / "run").words
+    arrays, facts = reconstructions()
+    more = {"kriging_mse": json.dumps({"0.25": 0.0049, "0.9": 0.0064})}
+    path = run / "stage-two" / "reconstructions.safetensors"
+    save_file(arrays, path, metadata=facts | more)
+    words = told(tmp_path / "run").words
+    table = words[words.index("Errors on this clip") : words.index("Errors on all held-out clips")]
+    assert re.search(r"25 %.*7\.0.*90 %.*8\.0", table, re.DOTALL)
+
+
+def test_kriging_of_a_picture_is_the_best_linear_prediction():
+    random = np.random.default_rng(0)
+    clips = [random.standard_normal((40, 4)).cumsum(0) / 10 for _ in range(20)]
+    kriging = Kriging.fit(clips)
+    original = np.repeat(clips[0][:12, :, None], 8, axis=2).astype(np.float32)  # constant in time
+    mask = lambda masked: (original, original)  # noqa: E731
+    arrays = pictures.reconstructions(mask, 12, seed=0)
+    errors = pictures.kriging_errors(arrays, kriging)
+    assert set(errors) == {"0.25", "0.5", "0.75", "0.9"}
+    masked = arrays["masked_0.75"].astype(bool)
+    assert 0 < errors["0.75"] < predictors.untrained_mse(original, masked)["visible_mean"]
 
 
 def test_reconstructions_that_do_not_fit_are_refused(tmp_path):
