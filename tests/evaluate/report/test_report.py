@@ -276,6 +276,20 @@ def test_a_score_in_demo_and_run_is_told_once_and_borrows_no_split_of_other_clip
     assert tests == {"24": "one-of: calm, wild; by album", "96": "one-of: calm, wild"}
 
 
+def test_a_method_of_a_demo_has_one_line_for_both_of_its_tests(tmp_path, told):
+    rows = write_finetune(tmp_path / "demo" / "tuned", "patchifier", 0.5)
+    wide = {**rows[0], "n": 96, "value": 0.75}
+    run = tmp_path / "demo" / "probe"
+    shutil.copytree(tmp_path / "demo" / "tuned", run)
+    for method in METHODS[1:]:
+        shutil.rmtree(run / method)
+    write_json(run / METHODS[0] / "results.json", {"rows": [wide]})
+    write_json(tmp_path / "demo" / "results.json", {"rows": [wide, *rows[1:]]})
+    told(tmp_path / "demo")
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert cells_of(text, "linear-probe") == ["75.0 %", "50.0 %"]
+
+
 def test_a_finished_run_of_one_method_misses_nothing(tmp_path, told):
     write_finetune(tmp_path / "run", "patchifier", 0.5)
     for method in METHODS[1:]:

@@ -37,6 +37,7 @@ def score_table(
         line["first"] = (line["encoder"], line["model"]) != same
     return {
         "columns": [(column, _scale_text(column, group)) for column, group in groups.items()],
+        "splits": len({column.title for column in columns}) < len(columns),
         "lines": lines,
         "models": len({line["model"] for line in lines if line["model"]}) > 1,
         "rates": len({line["rate"] for line in lines if line["rate"]}) > 1,

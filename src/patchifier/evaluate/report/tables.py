@@ -62,6 +62,11 @@ class Column:
         return self.dataset or self.test or "task not stated"
 
     @property
+    def split(self) -> str:
+        """How the test clips were chosen."""
+        return self.test.partition("; ")[2]
+
+    @property
     def clips(self) -> str:
         """Number of test clips."""
         return f"{int(self.n):,}" if self.n.isdecimal() else self.n
@@ -94,7 +99,7 @@ def collect_rows(
         other = inside[0].task if inside else ""
         more = {"source": results["source"], "dataset": inside[0].dataset if inside else ""}
         rows += [
-            {**row, **more, "test": tests.get(str(row.get("n")), other)}
+            {**row, **more, "test": tests.get(str(row.get("n")), other), **_training(row, inside)}
             for row in results.get("rows", [])
         ]
     for run in runs:
@@ -116,12 +121,27 @@ def _run_rows(
         for row in method_rows(run, method, problems):
             learns = method in METHODS
             here = {**row, **more, "rate": _rate(run) if row.get("method") in METHODS else ""}
-            here["model"] = run.facts.get("model weights", "") if learns else ""
+            here["model"] = _model(run) if learns else ""
             alike = [r for r in known if r["source"] in above]
             alike += [] if learns else [r for r in known if r["test"] == run.test]
             if not any(same_score(row, other) for other in alike):
                 found.append(here)
     return found
+
+
+def _training(row: Row, runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Learning rate and model of a row of a demo, from the run below it that has this score."""
+    method = str(row.get("method"))
+    for run in runs:
+        known = method_rows(run, method, []) if method in METHODS else []
+        if any(same_score(row, other) for other in known):
+            return {"rate": _rate(run), "model": _model(run)}
+    return {}
+
+
+def _model(run: RunFolder) -> str:
+    """Hash of the model that a run tuned; random weights are no model to tell apart."""
+    return "" if run.facts.get("encoder") == "random" else str(run.facts.get("model weights", ""))
 
 
 def _rate(run: RunFolder) -> str:
