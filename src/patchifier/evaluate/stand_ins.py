@@ -40,7 +40,7 @@ def build(root: Path, *, progress: Callable[[str], Progress]) -> None:
     Parameters
     ----------
     root : Path
-        Made if needed; 90 MB.
+        Made if needed; 110 MB.
     progress : callable
         Given a title, returns a function that shows files done.
     """

@@ -116,7 +116,7 @@ def setting(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
             ]
             lines += [("network", _network(run)), ("pre-training", _steps(run))]
     tasks: dict[str, tuple[str, str]] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.kind != "finetune"):
         if run.kind != "pretrain":
             term = f"task: {run.dataset}" if run.dataset else "task"
             tasks.setdefault(f"{term} {run.test}", (term, _task(run)))
@@ -166,8 +166,7 @@ def _task(run: RunFolder) -> str:
     names = task.get("names", [])
     kind = KINDS.get(str(task.get("kind")), "").format(n=len(names))
     listed = run.task.partition(": ")[2]
-    seeds = f"seeds {seeds_text(run)}" if run.kind == "finetune" else ""
-    folds = get_part(run.config, "finetune").get("folds") == "all"
-    counts = "" if folds else clip_counts(run)
-    split = str(run.facts.get("split") or "")
-    return _joined(f"{kind} ({listed})" if listed else kind, split, counts, music_text(run), seeds)
+    seeds = seeds_text(run) if run.kind == "finetune" else ""
+    seeds = f"seed{'s' if ' to ' in seeds else ''} {seeds}" if seeds else ""
+    split, named = str(run.facts.get("split") or ""), f"{kind} ({listed})" if listed else kind
+    return _joined(named, split, clip_counts(run), music_text(run), seeds)

@@ -31,7 +31,8 @@ def clip_counts(run: RunFolder) -> str:
     """Clips of each split, and hours of music where the run says them."""
     counts = get_part(run.facts, "clips").items()
     listed = ", ".join(f"{n:,} {SPLIT_NAMES.get(name, name)}" for name, n in counts)
-    return f"{listed} clips" if listed else ""
+    where = " in the first fold" if "in turn" in str(run.facts.get("split")) else ""
+    return f"{listed} clips{where}" if listed else ""
 
 
 def music_text(run: RunFolder) -> str:
