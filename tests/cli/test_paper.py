@@ -60,7 +60,9 @@ def test_labels_by_chance_give_scores_of_chance(outcome):
 @pytest.mark.slow
 def test_the_comparison_has_baselines_and_the_artist_clean_part(outcome):
     results = read(outcome / "compare-emomusic" / "results.json")
-    assert {"majority", "random", "mfcc", "mel-stats"} < {row["encoder"] for row in results["rows"]}
+    sizes = {row["encoder"].partition(":")[0]: row["parameters"] for row in results["rows"]}
+    assert {"majority", "random", "mfcc", "mel-stats"} < set(sizes)
+    assert sizes["random"] == results["rows"][1]["parameters"]  # the model's architecture
     assert any(row["subset"] == "artist-clean" for row in results["rows"])
     assert results["notes"]
 

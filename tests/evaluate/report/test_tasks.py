@@ -273,6 +273,27 @@ def test_damaged_predictions_are_no_error(tmp_path, made):
     assert "Wrong, and most certain" not in made()[0].words
 
 
+# --- comparisons ---
+
+
+def test_a_model_of_this_report_and_its_random_weights_have_names(tmp_path, made):
+    model = tmp_path / "runs" / "pretrain" / "model"
+    write_run(model.parent, kind="pretrain", dataset="songs")
+    rows = [score(name, "linear", 0.5) for name in (str(model), f"random:{model}", "mfcc")]
+    for row in rows:
+        row |= {"subset": "", "condition": "", "seconds_per_second": 0.12}
+    compared = write_run(tmp_path / "runs" / "compare", kind="compare", dataset="moods")
+    differences = [{"first": str(model), "second": f"random:{model}", "value": 0.1, "p_holm": 0.5}]
+    results = {"rows": rows, "differences": differences, "protocol": "linear"}
+    write_json(compared / "results.json", results)
+    _, text = made()
+    section = text[text.index("Vectors by the same probe: moods") :]
+    names = re.findall(r"<tr><td>([^<]*)</td>", section)
+    assert names[:3] == ["patchifier", "random", "mfcc"]
+    assert "<td>120</td>" in section
+    assert "+10.0" in section
+
+
 # --- the whole ---
 
 

@@ -85,7 +85,7 @@ def _with_names(results: Row, models: Mapping[str, str]) -> dict[str, Any]:
 
     def named(row: Row) -> dict[str, Any]:
         keys = {"encoder", "first", "second"} & set(row)
-        return {**row, **{key: models.get(_folder(row[key]), row[key]) for key in keys}}
+        return {**row, **{key: _name(row[key], models) for key in keys}}
 
     renamed = {
         name: [named(row) for row in results.get(name, [])] for name in ("rows", "differences")
@@ -93,8 +93,13 @@ def _with_names(results: Row, models: Mapping[str, str]) -> dict[str, Any]:
     return {**results, **renamed}
 
 
-def _folder(name: str) -> str:
-    return str(Path(name).resolve())
+def _name(spec: str, models: Mapping[str, str]) -> str:
+    """Name of an encoder; random weights of a model are named after it."""
+    path = spec.removeprefix("random:")
+    name = models.get(str(Path(path).resolve()), "")
+    if not name:
+        return spec
+    return name if path == spec else name.replace("patchifier", "random")
 
 
 def _headline(rows: Sequence[Row]) -> dict[str, Any]:
@@ -125,8 +130,13 @@ def _cells(row: Row, differences: dict[str, Row]) -> list[str]:
         value = score_text(found.get("value"), metric, signed=True)
         against = f"{value} ({interval_text(found, metric, signed=True)})"
         p = f"{to_number(found.get('p_holm')):.3f}"
-    costs = [f"{1000 * cost:.2g}" if cost == cost else "–", f"{size:,.0f}" if size == size else "–"]
+    costs = [_milliseconds(cost) if cost == cost else "–", f"{size:,.0f}" if size == size else "–"]
     return [label(row), score, interval_text(row, metric), against, p, *costs]
+
+
+def _milliseconds(seconds: float) -> str:
+    value = 1000 * seconds
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _is_sure(row: Row, differences: dict[str, Row]) -> bool:
