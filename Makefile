@@ -5,7 +5,7 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-slow test-app torture soak bench open-benchmark lock wheel sbom page navidrome-plugin screenshots clean
+.PHONY: help demo check test test-slow test-app torture soak bench open-benchmark lock wheel sbom page navidrome-plugin screenshots notebooks clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -74,6 +74,9 @@ navidrome-plugin: $(READY)  ## Compile the plugin of Navidrome: src/patchifier/i
 
 screenshots: $(READY)  ## Draw the page's views with the bundled clips: docs/figures/app; needs chromium
 	$(BIN)/python -m tools.screenshots
+
+notebooks: $(READY)  ## Execute docs/notebooks/*.py into .ipynb files beside them: minutes
+	$(BIN)/python -m tools.notebooks
 
 clean:  ## Remove the environment and everything made here
 	rm -rf $(VENV) runs caches dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,13 +21,13 @@ from timing import in_turn, keep, say
 
 from patchifier import filters, spectrogram
 from patchifier.config import SpectrogramConfig
-from patchifier.filters import analysis_window
-from patchifier.power import PowerSpectrum
+from patchifier.filters import analysis_window, at_half_rate
 from patchifier.spectrogram import CHUNK, log_mel
 
 ROUNDS = {1: 31, 10: 9}  # calls in a block: pairs of blocks
 SECONDS = 30
 PITCH_ROUNDS = 21
+FLOAT32 = np.dtype(np.float32)
 WIDE = SpectrogramConfig(n_mels=64, n_pitch_bands=216)
 
 
@@ -81,27 +81,41 @@ def pitch_bands(waveform):
 
 
 def transforms(waveform):
-    """Milliseconds of the power spectra of all frames, timed in turn."""
-    window = analysis_window(SpectrogramConfig())
-    power = PowerSpectrum(window, 1025, np.dtype("float32"))
-    frames = power.frames(waveform, hop=512)  # (b, a, T)
-    rows = np.lib.stride_tricks.sliding_window_view(waveform, power.n)[::512]  # (T, n)
-    window = window.astype(np.float32)
+    """Milliseconds of the power spectra of all frames of each bank, timed in turn: {bank: {way: times}}."""
+    found = {}
+    for name, bank in zip(
+        ("mel bands", "pitch bands"), spectrogram.banks(WIDE, FLOAT32), strict=True
+    ):
+        samples = waveform if bank.step == 1 else at_half_rate(waveform)
+        ways = transforms_of(bank.power, samples, WIDE.hop_length // bank.step)
+        found[name] = {
+            way: say(f"power spectra of {name}, {way}", 1000 * times, "ms")
+            for way, times in in_turn(ways, PITCH_ROUNDS).items()
+        }
+    return found
 
-    def chunks(way):
-        return lambda: [way(slice(first, first + CHUNK)) for first in range(0, len(rows), CHUNK)]
+
+def transforms_of(power, samples, hop):
+    """Ways to the power spectra of frames: {way: function}. The FFTs give all frequencies, the products those that bands need."""
+    window = analysis_window(SpectrogramConfig(n_fft=power.n)).astype(np.float32)
+    rows = np.lib.stride_tricks.sliding_window_view(samples, power.n)[::hop]  # (T, n)
+    starts = range(0, len(rows), CHUNK)
+
+    def products():
+        for first in starts:
+            power(samples, start=first * hop, hop=hop, count=min(CHUNK, len(rows) - first))
 
     def by_fft(rfft):
-        return chunks(lambda part: np.square(rfft(rows[part] * window).view(np.float32)))
+        def spectra():
+            for first in starts:
+                np.square(rfft(rows[first : first + CHUNK] * window).view(np.float32))
 
-    ways = {
-        "products of matrices": chunks(lambda part: power(frames[..., part])),
+        return spectra
+
+    return {
+        "products of matrices": products,
         "scipy": by_fft(scipy.fft.rfft),
         "numpy": by_fft(np.fft.rfft),
-    }
-    spent = in_turn(ways, PITCH_ROUNDS)
-    return {
-        name: say(f"power spectra, {name}", 1000 * times, "ms") for name, times in spent.items()
     }
 
 

@@ -11,7 +11,7 @@ ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config_names"},
     {"config", "io"},
-    {"statistics", "seeding", "filters", "power", "predictors", "extras", "lazy"},
+    {"statistics", "seeding", "filters", "power", "predictors", "extras", "lazy", "devices"},
     {"containers", "sandbox", "system"},
     {"decode", "hub"},
     {"excerpts"},
@@ -40,7 +40,7 @@ HOME = {  # heavy third-party packages, and the only parts that may name them
     "lancedb": {"library"},
     "ray": {"integrations"},
     "fsspec": {"integrations"},
-    "onnxruntime": {"graph"},
+    "onnxruntime": {"graph", "devices"},
     "starlette": {"app"},
     "uvicorn": {"app"},
     "umap": {"app"},

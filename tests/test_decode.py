@@ -302,3 +302,23 @@ def test_limit_that_is_no_number_is_refused(
         RequestError, match=r"PATCHIFIER_MAX_LENGTH_H is .*expected a number above 0"
     ):
         audio.load(made.wav(tmp_path / "a.wav", 1.0))
+
+
+@pytest.mark.parametrize(
+    ("factor", "noted"), [(-1.0, "dB quieter"), (-0.95, "32 dB quieter"), (1.0, ""), (0.0, "")]
+)
+def test_channels_that_cancel_each_other_out_are_noted(
+    factor: float, noted: str, tmp_path: Path
+) -> None:
+    left = made.music(2.0, rate=44_100, seed=0).astype(np.float32) * 0.5
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.stack([left, factor * left], axis=1), 44_100)
+    notes = decoded(path).notes
+    assert [noted in note for note in notes] == ([True] if noted else [])
+
+
+@pytest.mark.parametrize(("level_db", "noted"), [(-80.0, True), (-60.0, False)])
+def test_a_silent_file_is_noted(level_db: float, noted: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.full(44_100, 10 ** (level_db / 20)), 44_100, subtype="PCM_24")
+    assert [note.startswith("it is silent") for note in decoded(path).notes] == [True] * noted

@@ -17,6 +17,7 @@ import patchifier
 from patchifier import audio, checkpoint, spectrogram
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
+from patchifier.datasets import demo
 from patchifier.embed import Embedder, load
 from patchifier.nn.masking import pad_windows
 from patchifier.nn.model import Head, Patchifier
@@ -25,9 +26,11 @@ from patchifier.tasks import Task
 from patchifier.windows import (
     WINDOWS,
     cut_windows,
+    is_silent,
     stream_cut,
     stream_stretches,
     stream_windows,
+    without_silence,
 )
 from tests import GOLDEN, builders
 from tests.builders import TINY, normal
@@ -326,6 +329,49 @@ def test_windows_side_by_side_are_padded_with_silence():
     assert (patches[0, 2] == -1).all()
     assert (patches[0, :2] == 0).all()
     assert (patches[1] == 1).all()
+
+
+@pytest.mark.parametrize("before", [0.0, 30.0])
+def test_silence_beside_a_piece_has_no_say_in_its_vector(before):
+    music, silence = sound(30.0, kind="noise"), np.zeros(30 * RATE, np.float32)
+    padded = np.concatenate([silence[: int(before * RATE)], music, silence])
+    distances = {}
+    for level_db in (-70.0, None):
+        model = embedder(silence_db=level_db)
+        distances[level_db] = np.linalg.norm(model.embed(padded, RATE) - model.embed(music, RATE))
+    assert distances[-70.0] < 0.1 * distances[None]
+
+
+def test_a_minute_of_silence_behind_a_minute_of_music_changes_the_vector_by_little():
+    base = load()
+    model = Embedder(base.network, update(base.config, {"embed": {"silence_db": -70.0}}))
+    clip = np.concatenate([audio.load(path) for path in sorted(demo.ROOT.rglob("*.ogg"))[:2]])
+    music = np.resize(clip, 60 * RATE)
+    alone, padded = model.embed([music, np.pad(music, (0, 60 * RATE))], RATE)
+    assert alone @ padded > 0.99 * np.linalg.norm(alone) * np.linalg.norm(padded)
+
+
+@pytest.mark.parametrize("kind", ["noise", "silence"])
+def test_a_piece_that_is_alike_throughout_has_the_vector_that_equal_windows_give(kind):
+    wave = sound(40.0, kind=kind)
+    near(*(embedder(silence_db=level_db).embed(wave, RATE) for level_db in (-70.0, None)))
+
+
+def test_patches_without_a_sound_are_left_out_and_a_silent_piece_is_a_window_of_silence():
+    config = Config()
+    silent, loud = np.full((1, 64, 32), -0.8, np.float32), np.full((1, 64, 32), -0.5, np.float32)
+    piece = [(silent, 32), (loud, 32), (silent, 32), (loud, 8), (silent, 32)]
+    assert [new for _, new in without_silence(piece, config)] == [32, 8]
+    assert len(list(without_silence([(silent, 32)] * 99, config))) == config.pretrain.n_patches
+    equal = update(config, {"embed": {"silence_db": None}})
+    assert list(without_silence(piece, equal)) == piece
+
+
+def test_only_new_frames_of_the_last_patch_decide_whether_it_is_silent():
+    patch = np.full((1, 64, 32), -1.0, np.float32)
+    patch[..., :20] = 0.0
+    assert is_silent(patch, 12, Config())
+    assert not is_silent(patch, 13, Config())
 
 
 def golden_maker():

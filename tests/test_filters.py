@@ -110,6 +110,17 @@ def test_at_half_rate_low_sounds_are_as_they_are_and_high_ones_gone(samples, ton
         close(found[middle], expected[::2][middle], atol=1e-5)
 
 
+@pytest.mark.parametrize("samples", [1, 2, 4095, 4096])
+def test_the_margin_of_half_the_rate_is_all_that_is_beyond_the_ends(samples, noise):
+    wave, margin = noise(1)[:samples].astype(np.float64), filters.MARGIN
+    around = filters.at_half_rate(np.pad(wave, 200), margin=margin)
+    found = filters.at_half_rate(wave, margin=margin)
+    close(found, around[100:][: len(found)], atol=1e-12)
+    assert not around[:100].any()
+    assert not around[100 + len(found) :].any()
+    close(filters.at_half_rate(wave), found[margin : len(found) - margin], atol=1e-12)
+
+
 @pytest.mark.parametrize("samples", [1, 9000, 60_000])
 def test_pitch_bands_are_those_of_every_sample(samples, monkeypatch, noise, tone):
     wave = (noise(3) + tone(440, seconds=3))[:samples].astype(np.float64)

@@ -221,6 +221,72 @@ def test_without_torch_a_folder_without_graphs_and_a_device_are_refused(folder, 
         patchifier.load(folder)
 
 
+# --- accelerators: ONNX Runtime for CUDA is a stand-in here ---
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> list[tuple[str, dict]]:
+    """ONNX Runtime says that it has CUDA, and computes on the CPU: the providers asked for."""
+    import onnxruntime
+
+    asked, real = [], onnxruntime.InferenceSession
+
+    class Session:
+        def __init__(self, content, options, *, providers, **other):
+            asked.extend(providers)
+            self.names = [name for name, _ in providers]
+            self.run = real(content, options, providers=["CPUExecutionProvider"], **other).run
+
+        def get_providers(self):
+            return [*self.names, "CPUExecutionProvider"]
+
+    there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    return asked
+
+
+@pytest.mark.parametrize(("device", "number"), [("cuda", "0"), ("cuda:1", "1"), ("auto", "0")])
+def test_onnx_runtime_for_cuda_serves_where_it_is_installed(folder, cuda, device, number, noise):
+    expected = patchifier.load(folder)
+    found = patchifier.load(folder, device=device)
+    assert isinstance(found.network, OnnxNetwork)
+    name, settings = cuda[-1]
+    assert (name, settings["device_id"], settings["use_tf32"]) == (
+        "CUDAExecutionProvider",
+        number,
+        "0",
+    )
+    again = pickle.loads(pickle.dumps(found))
+    assert again.identity == expected.identity
+    assert np.array_equal(again.embed(noise(3), RATE), expected.embed(noise(3), RATE))
+    assert cuda[-2][0] == "CUDAExecutionProvider"  # then the CPU's, of `expected`
+    assert cuda[-1][0] == "CPUExecutionProvider"
+
+
+def test_a_device_that_onnx_runtime_cannot_use_is_refused_or_left_to_torch(
+    folder, cuda, monkeypatch
+):
+    import onnxruntime
+
+    without = ["CPUExecutionProvider"]  # as ONNX Runtime falls back if its libraries are missing
+    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda self: without)
+    with pytest.raises(RequestError, match="device is 'cuda', expected one that torch has here"):
+        patchifier.load(folder, device="cuda")
+    assert str(patchifier.load(folder, device="auto").network.device) == "cpu"
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(RequestError, match="'cuda', which ONNX Runtime cannot use"):
+        patchifier.load(folder, device="cuda")
+    assert patchifier.load(folder, device="auto").network.device == "cpu"
+
+
+def test_the_best_device_of_a_processor_alone_is_the_cpu_by_onnx_runtime(folder):
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        found = patchifier.load(folder, device="auto").network
+        assert isinstance(found, OnnxNetwork)
+        assert found.device == "cpu"
+
+
 # --- graphs of strangers ---
 
 

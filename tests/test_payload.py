@@ -152,3 +152,13 @@ def test_a_digest_is_of_the_content_and_not_of_the_place(tmp_path: Path) -> None
     first = file_of(tmp_path / "a.ogg")
     second = shutil.copy(first, tmp_path / "other name.mp3")
     assert payload_digest(first) == payload_digest(second)
+
+
+@pytest.mark.parametrize("length", [2**40, 2**63 - 40, 2**64 - 1])
+def test_an_asf_object_that_ends_beyond_any_file_is_a_damaged_one(tmp_path, length):
+    header = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+    path = tmp_path / "song.wma"
+    path.write_bytes(header + struct.pack("<Q", length) + b"sound" * 20)
+    shorter = tmp_path / "other.wma"
+    shorter.write_bytes(header + struct.pack("<Q", length) + b"noise" * 20)
+    assert payload_digest(path) != payload_digest(shorter)

@@ -1,5 +1,7 @@
 """Bootstrap over groups, paired differences and Holm's correction, against textbooks and by hand."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -95,3 +97,15 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
     assert holm([]) == []
+
+
+def test_a_comparison_without_a_score_has_no_p_value():
+    score = paired("roc_auc", ["a", "b"], lambda clips: math.nan, lambda clips: 0.5)
+    assert all(math.isnan(each) for each in (score.value, score.low, score.high))
+    assert score.p is None
+
+
+def test_draws_without_a_score_do_not_lower_the_p_value():
+    draws = np.tile([1.0, -1.0], 50)
+    mixed = np.concatenate([draws, np.full(900, math.nan)])
+    assert two_sided_p(mixed) == two_sided_p(draws) == 1.0

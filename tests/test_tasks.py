@@ -17,8 +17,10 @@ from patchifier.tasks import (
     evaluate,
     infer,
     loss,
+    main_score,
     mean_score,
     scores,
+    undefined_note,
 )
 
 GENRES = Task("one-of", ("blues", "jazz", "rock"))
@@ -187,6 +189,24 @@ def test_r2_of_the_whole_set_is_not_the_mean_of_batches():
     assert whole == pytest.approx(metrics.r2_score(targets, predictions))
     assert whole > 0.7
     assert batches < 0.3
+
+
+def test_r2_of_a_constant_number_is_not_defined_and_left_out_of_the_mean():
+    task = Task("numbers", ("varied", "constant"))
+    targets = np.array([[0.0, 5], [2, 5]])
+    predictions = np.array([[0.0, 5], [1, 5]])
+    found = scores(task, targets, predictions)
+    assert found["r2"] == found["r2_varied"] == 0.5
+    assert math.isnan(found["r2_constant"])
+    assert math.isnan(main_score(task, targets[:1], predictions[:1]))
+
+
+def test_what_has_no_score_is_named():
+    tags = Task("many-of", ("calm", "loud", "vocal"))
+    note = undefined_note(tags, np.array([[1, 0, 0], [1, 1, 0]]))
+    assert note.startswith("calm, vocal: the same for all 2 tested clips")
+    assert undefined_note(tags, np.array([[1, 0, 0], [0, 1, 1]])) == ""
+    assert undefined_note(Task("one-of", ("a", "b")), np.array([0, 0])) == ""
 
 
 def test_r2_of_a_single_clip_is_not_a_number():

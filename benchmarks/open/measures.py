@@ -260,8 +260,6 @@ def differences(first: str, draws: Mapping[str, np.ndarray]) -> list[dict[str, f
                     "p": statistics.two_sided_p(change[1:]),
                 }
             )
-    for row, corrected in zip(
-        rows, statistics.holm([float(row["p"]) for row in rows]), strict=True
-    ):
+    for row, corrected in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = corrected
     return rows

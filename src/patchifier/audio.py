@@ -168,7 +168,7 @@ def blocks(
     resampler = _Resampler(sample_rate)
     decoded = source(how) if source else mono_blocks(Path(path), start_s, end_s, how)
     for mono, rate in _with_words(decoded, how):
-        _require_samples(mono, path)
+        how.peak = max(how.peak, _peak(mono, path))
         decoded_s += len(mono) / rate
         if decoded_s > most_s:
             raise too_long(path, decoded_s)
@@ -178,6 +178,8 @@ def blocks(
         raise AudioError(f"{path}: holds no audio" + (f" after {start_s} s." if start_s else "."))
     yield from resampler.end()
     how.length_s = resampler.made / sample_rate
+    if how.level_note:
+        how.notes.append(how.level_note)
     words = sandbox.output() or sandbox.one_line(how.said)
     if words and how.notes:  # decoders complain about healthy files too
         how.notes.append(f"its decoder says: {words}")
@@ -194,11 +196,13 @@ def _with_words(blocks: Iterator[tuple[np.ndarray, int]], how: Decoding) -> Iter
         raise AudioError(sandbox.with_words(str(error), words)) from error.__cause__
 
 
-def _require_samples(mono: np.ndarray, path: str | Path) -> None:
+def _peak(mono: np.ndarray, path: str | Path) -> float:
+    """Largest absolute sample; samples that are no recording's are refused."""
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: holds samples that are not numbers (NaN or infinity).")
     if fault := scale_fault(mono):
         raise AudioError(f"{path}: its samples {fault}")
+    return max(float(mono.max()), -float(mono.min()))
 
 
 class _Resampler:

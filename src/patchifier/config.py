@@ -504,6 +504,10 @@ class EmbedConfig:
     trained length."""
     hop_patches: int = 20
     """Patches between the starts of windows, at most the length of a window."""
+    silence_db: float | None = -70.0
+    """A patch is silent if no mel band of it is above this level in dB. Silent patches are left out
+    of an embedding, unless the whole piece is silent. None: all patches count, as in the first
+    edition."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -684,6 +688,7 @@ def _require_costs(config: SpectrogramConfig) -> None:
 # --- JSON in and out ---
 
 ADDED: dict[str, dict[str, Any]] = {
+    "embed": {"silence_db": None},
     "model": {"vector_norm": "none"},
     "pretrain": {"extractor_lr_scale": 1.0, "loss_share": 1.0},
 }
@@ -866,7 +871,7 @@ def recipes() -> dict[str, Path]:
 
 
 def read_changes(path: str | Path) -> dict[str, Any]:
-    """Read a file that states part of a config; the name of a recipe is its file.
+    """Read changes to a config from a JSON file, or from the recipe of that name, such as "base".
 
     Raises
     ------

@@ -5,6 +5,7 @@ gives less without a message. A header that is wrong is replaced, each link of a
 decoded as a file of its own, and where libsndfile stops before the end, PyAV goes on.
 """
 
+import math
 import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ BLOCK_S = 10.0  # long enough for fast decoding, 3.5 MB of stereo float32 at 44.
 EXACT_SEEK = frozenset(
     {"WAV", "WAVEX", "AIFF", "AU", "FLAC", "W64", "RF64"}
 )  # elsewhere a seek may be off by a frame: decode, then slice
+CANCELLED = 0.01  # energy of the mono mix, of that of the channels: 20 dB less
+SILENT = 10 ** (-70 / 20)  # peak of a silent file, of full scale
 NO_LENGTH = 2**62  # libsndfile's number of samples where it does not know
 EXTRA = "pip install 'patchifier[formats]'"
 # FFmpeg's names of sample formats
@@ -57,12 +60,34 @@ class Decoding:
         What was wrong with the file and did not matter.
     said : list of str
         Lines that its decoder printed in the main process.
+    channel_energy, mono_energy : float
+        Sums of squares: mean over the channels, and of their mean.
+    peak : float
+        Largest absolute sample of the mono mix.
     """
 
     decoder: str = ""
     length_s: float = 0.0
     notes: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    channel_energy: float = 0.0
+    mono_energy: float = 0.0
+    peak: float = 0.0
+
+    def mixed(self, channels: np.ndarray, mono: np.ndarray) -> None:
+        """Count the energy of a block of several channels, and of their mean."""
+        self.channel_energy += float(np.vdot(channels, channels)) * mono.size / channels.size
+        self.mono_energy += float(np.vdot(mono, mono))
+
+    @property
+    def level_note(self) -> str:
+        """Say that the file is silent, or that its channels cancel each other out."""
+        if self.mono_energy < CANCELLED * self.channel_energy:
+            loss_db = 10 * math.log10(self.channel_energy / max(self.mono_energy, 1e-30))
+            return f"its channels cancel each other out: their mean is {loss_db:.0f} dB quieter"
+        if self.peak < SILENT:
+            return "it is silent, so its vector says nothing about music"
+        return ""
 
     def used(self, name: str) -> None:
         """Add a decoder."""
@@ -177,15 +202,19 @@ def _stream_blocks(part: _Part) -> Iterator[tuple[np.ndarray, int]]:
         )
 
 
-def _mono(block: np.ndarray) -> np.ndarray:
+def _mono(block: np.ndarray, how: Decoding) -> np.ndarray:
     """Mean of the channels of (S, channels): (S,).
 
     They are added one by one: numpy's mean over a few columns takes seven times as long.
     """
+    if block.shape[1] == 1:
+        return block[:, 0]
     total = block[:, 0].copy()
     for channel in block.T[1:]:
         total += channel
-    return total / np.float32(block.shape[1])
+    total /= np.float32(block.shape[1])
+    how.mixed(block, total)
+    return total
 
 
 def _require_rate(rate: int, path: Path) -> None:
@@ -270,7 +299,7 @@ def _sndfile_blocks(
         kept = block[max(0, first - at) : None if last is None else last - at]
         part.samples += len(block)
         if len(kept):
-            yield _mono(kept), rate
+            yield _mono(kept, part.how), rate
     return ""
 
 
@@ -377,7 +406,7 @@ def _frames_av(
             part.samples += samples.shape[1]
             kept = samples[:, first:last]
             if kept.size:
-                yield np.ascontiguousarray(kept.mean(axis=0, dtype=np.float32)), rate
+                yield _mono(kept.T, part.how), rate
     if bad:
         part.how.notes.append(f"{bad} packets are damaged and left out")
     part.stated_s = _stated_av(container, part.rate)

@@ -1,5 +1,6 @@
 """From a file, a waveform or a log-mel to an embedding: enter where your data is."""
 
+import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from patchifier import estimates, heads, inputs, model_folder, spectrogram, windows
+from patchifier import devices, estimates, heads, inputs, model_folder, spectrogram, windows
 from patchifier.config import (
     DESCRIPTORS_VERSION,
     Config,
@@ -58,7 +59,9 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
         training writes it, the folder of a head, or, downloaded, "hf://owner/name" or
         "hf://owner/name@revision".
     device : str
-        "cpu", "cuda", "cuda:1", "mps", or "auto", which is the best available.
+        "cpu", "cuda", "cuda:1", "mps", or "auto", which is the best available. On "cuda" the model
+        runs by ONNX Runtime where onnxruntime-gpu is installed, which the authors could test with a
+        stand-in only, else by torch. The log-mel is computed on the CPU.
 
     Returns
     -------
@@ -80,17 +83,46 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
         assert path is not None
         head = heads.read(path)
         return load(head.model, device=device).with_head(head)
-    if device == "auto" and importlib.util.find_spec("torch") is None:
-        device = "cpu"
     folder = model_folder.read(path)
-    if device == "cpu" and folder.has_graph:
-        return Embedder(OnnxNetwork(folder), folder.config, folder.task)
+    if device == "auto":
+        return _load_best(folder)
+    return _load_on(folder, device)
+
+
+def _load_best(folder: model_folder.ModelFolder) -> "Embedder":
+    """A model on the best device that is there."""
+    if folder.has_graph and devices.serves("cuda"):
+        with contextlib.suppress(devices.DeviceError):
+            return _load_with_onnx(folder, "cuda")
+    if not _has_torch():
+        return _load_on(folder, "cpu")
+    from patchifier.checkpoint import find_device
+
+    return _load_on(folder, find_device("auto"))
+
+
+def _load_on(folder: model_folder.ModelFolder, device: str) -> "Embedder":
+    """A model on a device, by ONNX Runtime if it can, else by torch."""
+    if folder.has_graph and devices.serves(device):
+        try:
+            return _load_with_onnx(folder, device)
+        except devices.DeviceError:
+            if not _has_torch():
+                raise
     return _load_with_torch(folder, device)
+
+
+def _load_with_onnx(folder: model_folder.ModelFolder, device: str) -> "Embedder":
+    return Embedder(OnnxNetwork(folder, device=device), folder.config, folder.task)
+
+
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
 
 
 def _load_with_torch(folder: model_folder.ModelFolder, device: str) -> "Embedder":
     """A model on another device, or one without a graph."""
-    if importlib.util.find_spec("torch") is None:
+    if not _has_torch():
         why = f"device {device!r}" if folder.has_graph else "a model folder without graph.onnx"
         raise RequestError(
             f"{folder.path}: {why} needs torch: pip install 'patchifier[train]'. "
@@ -128,7 +160,8 @@ class Embedder:
     -----
     Music longer than the trained sequence is cut into windows of trained length, which start every
     ``hop_patches`` patches, the last one anchored to the end; the embedding is the mean of their
-    vectors. Padding is masked, so a vector does not depend on its batch.
+    vectors. Silent patches are left out where the config has ``embed.silence_db``. Padding is
+    masked, so a vector does not depend on its batch.
     """
 
     def __init__(
@@ -434,7 +467,8 @@ class Embedder:
     def _means(self, music: Iterable[CutMusic], read: Read) -> np.ndarray:
         """Mean over the windows of each piece of music of their vectors: (n, E)."""
         means = Means()
-        for batch in windows.batches(music, self.config):
+        sounding = (windows.without_silence(piece, self.config) for piece in music)
+        for batch in windows.batches(sounding, self.config):
             means.add(batch.pieces, read(self.network.encode(batch)))
         if not means.sums:
             raise RequestError(

@@ -26,6 +26,7 @@ def filter_banks(config: SpectrogramConfig) -> list[tuple[int, np.ndarray, np.nd
 # Half the rate: a low-pass of 47 taps that changes what lies below PASSED by less than 0.00004 dB,
 # and keeps 0.0003 % of what would fold there.
 PASSED, TAPS, KAISER_BETA = 0.163, 47, 11.16
+MARGIN = 1 + TAPS // 4  # samples of half the rate beyond a waveform's end that are not zero
 BLOCK = 32  # samples that one product of matrices makes
 
 
@@ -39,6 +40,7 @@ def pitch_step(config: SpectrogramConfig) -> int:
     return 2 if low and config.hop_length % 2 == 0 and config.frame_samples % 4 == 0 else 1
 
 
+@functools.cache
 def low_pass() -> np.ndarray:
     """Low-pass filter (47,) at a quarter of the rate: a Kaiser-windowed sinc, float64."""
     taps = np.sinc((np.arange(TAPS) - TAPS // 2) / 2) * np.kaiser(TAPS, KAISER_BETA)
@@ -47,25 +49,32 @@ def low_pass() -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def half_rate_matrix(dtype: np.dtype) -> np.ndarray:
-    """From 2 BLOCK + TAPS - 2 samples to BLOCK of half the rate."""
-    matrix = np.zeros((2 * BLOCK + TAPS - 2, BLOCK), dtype)
+    """From BLOCK + TAPS // 2 of every other sample to BLOCK of half the rate.
+
+    Every other tap of the low-pass is zero, but for the one in the middle, which is left out.
+    """
+    matrix = np.zeros((BLOCK + TAPS // 2, BLOCK), dtype)
     for place in range(BLOCK):
-        matrix[2 * place : 2 * place + TAPS, place] = low_pass()
+        matrix[place : place + TAPS // 2 + 1, place] = low_pass()[::2]
     return matrix
 
 
-def at_half_rate(waveform: np.ndarray) -> np.ndarray:
+def at_half_rate(waveform: np.ndarray, *, margin: int = 0) -> np.ndarray:
     """Every other sample of a waveform (S,), low-passed: (S / 2,), rounded up.
 
-    Beyond its ends are zeros.
+    Beyond its ends are zeros. `margin` is how many more are given before and behind, where the
+    filter still sees the ends.
     """
-    count = -(-len(waveform) // 2)
-    blocks = -(-count // BLOCK)
-    behind = 2 * BLOCK * blocks + TAPS - 2 - TAPS // 2 - len(waveform)
-    padded = np.pad(waveform, (TAPS // 2, behind))
-    matrix = half_rate_matrix(waveform.dtype)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, len(matrix))[:: 2 * BLOCK]
-    return (windows @ matrix).reshape(-1)[:count]
+    count, dtype = -(-len(waveform) // 2) + 2 * margin, waveform.dtype
+    blocks, start = -(-count // BLOCK), TAPS // 2 + 2 * margin
+    padded = np.zeros(2 * BLOCK * (blocks + 1), dtype)
+    padded[start : start + len(waveform)] = waveform
+    others = padded[::2].reshape(-1, BLOCK)
+    rows = np.empty((blocks, BLOCK + TAPS // 2), dtype)
+    rows[:, :BLOCK], rows[:, BLOCK:] = others[:-1], others[1:, : TAPS // 2]
+    found = (rows @ half_rate_matrix(dtype)).reshape(-1)[:count]
+    found += low_pass()[TAPS // 2].astype(dtype) * padded[TAPS // 2 :: 2][:count]
+    return found
 
 
 def analysis_window(config: SpectrogramConfig) -> np.ndarray:

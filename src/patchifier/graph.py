@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from patchifier.config import RequestError
+from patchifier.devices import DeviceError, device_error, provider_of
 
 WEIGHTS = "model.safetensors"
 LARGEST_FILE = 8_000_000  # bytes; those of the package have 0.3 MB
@@ -108,6 +109,8 @@ class Session:
         The graph.
     weights : mapping of str to ndarray
         Float32 or int64, by their names in the graph.
+    device : str
+        "cpu", or one that :func:`patchifier.devices.serves` knows.
 
     Raises
     ------
@@ -115,15 +118,17 @@ class Session:
         If the graph is not one that this package writes, or names weights that are not there.
     """
 
-    def __init__(self, path: Path, weights: Mapping[str, np.ndarray]) -> None:
-        self.path, self.content = path, _read(path)
+    def __init__(
+        self, path: Path, weights: Mapping[str, np.ndarray], *, device: str = "cpu"
+    ) -> None:
+        self.path, self.content, self.device = path, _read(path), device
         self.weights = {name: weights[name] for name in _checked_names(path, self.content, weights)}
         self._lock = threading.Lock()
         self._session: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the session, which belongs to one process."""
-        kept = ("path", "content", "weights")
+        kept = ("path", "content", "weights", "device")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -146,6 +151,8 @@ class Session:
         """Turn what ONNX Runtime raises into a RequestError of one line."""
         try:
             yield
+        except DeviceError:
+            raise
         except Exception as error:
             if re.search("bad_alloc|allocat", str(error)):
                 raise MemoryError from error
@@ -154,7 +161,13 @@ class Session:
             raise graph_error(self.path, what) from error
 
     def session(self) -> Any:
-        """The session of this process."""
+        """The session of this process.
+
+        Raises
+        ------
+        DeviceError
+            If ONNX Runtime cannot use the device.
+        """
         with self._lock:
             if self._session is None:
                 self._session = self._make()
@@ -171,9 +184,18 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(each) for each in self.weights.values()]
         options.add_external_initializers(list(self.weights), values)
-        return onnxruntime.InferenceSession(
-            self.content, options, providers=["CPUExecutionProvider"], enable_fallback=0
-        )
+        provider = provider_of(self.device)
+        try:
+            session = onnxruntime.InferenceSession(
+                self.content, options, providers=[provider], enable_fallback=0
+            )
+        except Exception as error:
+            if self.device == "cpu":
+                raise
+            raise device_error(self.device, str(error)) from error
+        if provider[0] not in session.get_providers():  # it took the CPU, without an error
+            raise device_error(self.device, "its libraries, or the device, are missing")
+        return session
 
 
 def thread_count() -> int:

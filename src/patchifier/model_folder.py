@@ -206,19 +206,28 @@ class OnnxNetwork:
     ----------
     folder : ModelFolder
         One with a graph.
+    device : str
+        "cpu", or one that :func:`patchifier.devices.serves` knows.
+
+    Raises
+    ------
+    DeviceError
+        If ONNX Runtime cannot use the device.
     """
 
-    def __init__(self, folder: ModelFolder) -> None:
-        self._folder, tensors = folder, folder.tensors()
+    def __init__(self, folder: ModelFolder, *, device: str = "cpu") -> None:
+        self._folder, self.device, tensors = folder, device, folder.tensors()
         self._parameter_count = sum(folder.parameters().values())
         self._model = {
             name.removeprefix("model."): array
             for name, array in tensors.items()
             if name.startswith("model.")
         }
-        self._encode = Session(folder.path / GRAPH, tensors)
+        self._encode = Session(folder.path / GRAPH, tensors, device=device)
+        if device != "cpu":
+            self._encode.session()  # now, not at the first music
         drawing = folder.path / RECONSTRUCT
-        self._reconstruct = Session(drawing, tensors) if drawing.is_file() else None
+        self._reconstruct = Session(drawing, tensors, device=device) if drawing.is_file() else None
 
     @property
     def parameter_count(self) -> int:

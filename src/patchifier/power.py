@@ -1,23 +1,28 @@
-"""Power spectra of frames as two products of matrices: a Fourier transform without an FFT library.
+"""Power spectra of frames as three products of matrices: a Fourier transform without FFT library.
 
-The four-step transform (Bailey 1990) of n = a b samples, on the index 0 <= b i + j < n of a sample
-and the frequency c + a d, takes the product over i of the first matrix, which also holds the window
-and the twiddle factors, and the product over j of the second. Real input has one half of the
-frequencies c, since the rest are conjugates. Products of matrices use all of a processor's
-arithmetic. On an Intel Xeon this takes 1.2 times as long as scipy's FFT, and numpy's twice as long;
-on an AMD EPYC it takes 2.7 times as long, and numpy's 1.6 times (``benchmarks/log_mel.py``).
+A transform of n = p q r samples in three steps (Cooley and Tukey 1965). A sample is at the index
+q r h + r i + j, a frequency at c + p e + p q d, where h and c count to p, i and e to q, j and d to
+r. The products are over h (with the window), i and j; factors that a step leaves for the next one
+are in the next one's matrices. Real input has one half of the frequencies c, since the rest are
+conjugates. Small products of matrices use all of a processor's arithmetic, where numpy's FFT uses
+one number at a time (``benchmarks/log_mel.py``).
 
-Shapes: S samples, n samples in a frame, T frames, c and d indices of a frequency, F = 1 + n // 2.
+Shapes: S samples, n samples in a frame, T frames, C = 1 + p // 2, D values of d that are needed.
 """
+
+import itertools
+import math
+import threading
 
 import numpy as np
 
-COLUMNS = 64  # a: c has 33 values
+LOUD = 1 / 32  # means of a frame below it round to less than the quietest power that counts
+TOGETHER = 16  # rows that become columns at once: more evict each other from a cache
 SMALLEST = 1e-12  # of the spectrum of a constant, relative to its largest value
 
 
 class PowerSpectrum:
-    """Squared real and imaginary parts of the Fourier transform of windowed frames.
+    """Power of the Fourier transform of windowed frames.
 
     Parameters
     ----------
@@ -26,78 +31,157 @@ class PowerSpectrum:
     n_bins : int
         Frequencies that are needed, from 0 on.
     dtype : numpy.dtype
-        Of the frames: float32 or float64.
+        Of the samples: float32 or float64.
 
     Attributes
     ----------
-    bins : numpy.ndarray, shape (D, C), int
-        Frequency at each place of the result; some are at two places. Blocks of two rows hold
-        rising stretches of frequencies.
+    factors : tuple of int
+        p, q, r.
+    rows : int
+        Frequencies in the result, from 0 on: p q D.
 
     Examples
     --------
     >>> power = PowerSpectrum(np.hanning(64), 33, np.dtype("float32"))
-    >>> frames = power.frames(np.zeros(1000, np.float32), hop=16)
-    >>> power(frames).shape == (*power.bins.shape[:1], 2, *power.bins.shape[1:], 59)
+    >>> power(np.zeros(1000, np.float32), hop=16, count=59).shape == (power.rows, 59)
     True
     """
 
     def __init__(self, window: np.ndarray, n_bins: int, dtype: np.dtype) -> None:
-        n = len(window)
-        a = max(size for size in range(1, COLUMNS + 1) if n % size == 0)
-        b = n // a
-        self.n, self.a, self.b = n, a, b
-        i, j, c = np.arange(a), np.arange(b), np.arange(a // 2 + 1)
-        d = _folded_order(b)[: 2 * -(-n_bins // a)]
-        self.bins = c + a * d[:, None]
-        self.bins = np.minimum(self.bins, n - self.bins)  # (D, C)
-        turns = np.outer(c, i) / a + (j[:, None] * c / n)[..., None]  # (b, C, a)
-        first = np.exp(-2j * np.pi * turns) * window.reshape(a, b).T[:, None]
-        self.first = np.concatenate([first.real, first.imag], axis=1).astype(dtype)  # (b, 2 C, a)
-        second = np.exp(-2j * np.pi * np.outer(d, j) / b)
-        real = np.stack([second.real, -second.imag], axis=-1)  # of the real part: (D, b, 2)
-        imaginary = np.stack([second.imag, second.real], axis=-1)
-        rows = np.stack([real, imaginary], axis=1)  # (D, 2, b, 2)
-        self.second = rows.reshape(2 * len(d), 2 * b).astype(dtype)
-        constant = np.fft.fft(window)[(c + a * d[:, None]) % n]  # of a constant of 1: (D, C)
-        parts = np.stack([constant.real, constant.imag], axis=1)  # (D, 2, C)
+        n, self.dtype = len(window), dtype
+        self.n, self.factors = n, factors(n, n_bins)
+        p, q, r = self.factors
+        D = -(-n_bins // (p * q))
+        self.rows = p * q * D
+        h, c, i, e = np.arange(p), np.arange(p // 2 + 1), np.arange(q), np.arange(q)
+        self.mirrored = (p - 1) // 2  # values of c, from 1 on, whose conjugates are needed
+        windows = window.reshape(p, q, r).transpose(1, 2, 0)[:, :, None]  # (q, r, 1, p)
+        first = np.exp(-2j * np.pi * np.outer(c, h) / p) * windows  # (q, r, C, p)
+        self.first = first.real.astype(dtype)
+        self.first_imaginary = first.imag[:, :, 1 : 1 + self.mirrored].astype(dtype)
+        turns = (c[:, None, None] + p * e[:, None]) * i / (p * q)
+        second = np.exp(-2j * np.pi * turns)  # (C, q, q)
+        self.second = np.stack(_parts(second)).astype(dtype)  # (2, C, q, 2 q)
+        steps = p * (e[:, None] + q * np.arange(D))  # (q, D)
+        back = np.arange(self.mirrored, 0, -1)[:, None, None]  # in the order of frequencies
+        self.third = self._third(c[:, None, None] + steps)  # (C, q, 2 D, 2 r)
+        self.third_mirrored = self._third(n - p + back - steps)
+        k = np.arange(self.rows)
+        k = np.where(k % p < len(c), k, n - k)  # a conjugate has the other sign
+        constant = np.fft.fft(window)[k]  # of a constant of 1
+        parts = np.concatenate([constant.real, constant.imag])  # (2 p q D,)
         self.places = np.flatnonzero(np.abs(parts) > SMALLEST * np.abs(parts).max())
-        self.constant = parts.ravel()[self.places, None].astype(dtype)
+        self.constant = parts[self.places, None].astype(dtype)
 
-    def frames(self, samples: np.ndarray, *, hop: int) -> np.ndarray:
-        """View (b, a, T) of the frames that start every `hop` of the samples (S,)."""
-        step = samples.strides[0]
-        count = 1 + (len(samples) - self.n) // hop
-        shape, strides = (self.b, self.a, count), (step, self.b * step, hop * step)
-        return np.lib.stride_tricks.as_strided(samples, shape, strides, writeable=False)
+    def _third(self, k: np.ndarray) -> np.ndarray:
+        """Matrices (..., 2 D, 2 r) of the last step to frequencies (..., D)."""
+        turns = k[..., None] * np.arange(self.factors[2]) / self.n
+        return np.concatenate(_parts(np.exp(-2j * np.pi * turns)), axis=-2).astype(self.dtype)
 
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """Squares (D, 2, C, T) of the real and imaginary parts of frames (b, a, T).
+    def __call__(self, samples: np.ndarray, *, hop: int, count: int, start: int = 0) -> np.ndarray:
+        """Power (rows, T) of `count` frames, one every `hop` of the samples (S,) from `start` on.
 
-        The mean of a frame is left out of the products and added behind them, so that a constant
-        leaves no rounding in other frequencies.
+        Beyond the samples, also where `start` is below 0, are zeros. A loud mean of a frame is left
+        out of the products and added behind them, so that a constant leaves no rounding in other
+        frequencies. The result is a buffer of this thread, which the next call overwrites.
         """
-        samples = np.array(frames, order="C")
-        level = samples.reshape(self.n, -1).mean(axis=0)  # (T,)
-        samples -= level
-        partial = self.first @ samples  # (b, 2 C, T)
-        parts = self.second @ partial.reshape(2 * self.b, -1)  # (2 D, C T)
-        parts = parts.reshape(-1, len(level))  # (2 D C, T)
-        parts[self.places] += self.constant * level
+        frames, level = self._frames(samples, start, hop, count)  # (q, r, p, T), (T,)
+        p, q, r = self.factors
+        C, M, D = p // 2 + 1, self.mirrored, self.rows // (p * q)
+        columns = _buffer(1, (r, C, 2, q, count), self.dtype)
+        real, imaginary = columns.transpose(2, 3, 0, 1, 4)  # (q, r, C, T) each
+        imaginary[:, :, :: max(1, p // 2)] = 0  # of the lowest and the highest c, if that is p / 2
+        np.matmul(self.first, frames, out=real)
+        np.matmul(self.first_imaginary, frames, out=imaginary[:, :, 1 : 1 + M])
+        rows = _buffer(0, (C, q, 2, r, count), self.dtype)
+        for matrix, part in zip(self.second, rows.transpose(2, 3, 0, 1, 4), strict=True):
+            np.matmul(matrix, columns.reshape(r, C, 2 * q, count), out=part)  # (r, C, q, T)
+        rows = rows.reshape(C, q, 2 * r, count)
+        parts = _buffer(1, (2 * D, q, p, count), self.dtype)
+        places = parts.transpose(2, 1, 0, 3)  # (p, q, 2 D, T)
+        np.matmul(self.third, rows, out=places[:C])
+        np.matmul(self.third_mirrored, rows[M:0:-1, ::-1], out=places[C:])
+        parts = parts.reshape(-1, count)
+        if level is not None:
+            parts[self.places] += self.constant * level
         np.multiply(parts, parts, out=parts)
-        return parts.reshape(len(self.bins), 2, -1, len(level))
+        return np.add(parts[: self.rows], parts[self.rows :], out=parts[: self.rows])
 
-    def filters(self, filters: np.ndarray) -> np.ndarray:
-        """Filters (M, F) arranged as the result, (M, D, 2, C): each frequency counts once."""
-        weights = np.zeros((len(filters), self.bins.size))
-        bins, places = np.unique(self.bins, return_index=True)
-        inside = bins < filters.shape[1]
-        weights[:, places[inside]] = filters[:, bins[inside]]
-        shaped = weights.reshape(len(filters), len(self.bins), 1, -1)
-        return np.repeat(shaped, 2, axis=2)
+    def _frames(
+        self, samples: np.ndarray, start: int, hop: int, count: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Frames (q, r, p, T) without their level (T,), and that level if one is loud."""
+        n, (p, q, r) = self.n, self.factors
+        hops = count - 1 + -(-n // hop)
+        rows = _stretch(samples, start, hops * hop).reshape(hops, hop)
+        columns = _buffer(2, (hop, hops), self.dtype)
+        for first in range(0, hops, TOGETHER):
+            columns[:, first : first + TOGETHER] = rows[first : first + TOGETHER].T
+        frames = _buffer(0, (q * r, p, count), self.dtype)
+        edges = sorted({*range(0, n, hop), *range(0, n, q * r), n})
+        for first, last in itertools.pairwise(edges):
+            place, h = first % (q * r), first // (q * r)
+            inside = columns[first % hop :, first // hop :][: last - first, :count]
+            frames[place : place + last - first, h] = inside
+        level = self._level(rows, count)
+        if level is not None:
+            frames -= level
+        return frames.reshape(q, r, p, count), level
+
+    def _level(self, rows: np.ndarray, count: int) -> np.ndarray | None:
+        """Mean (T,) of the whole hops in each frame, 0 if it is not loud; of rows (hops, hop)."""
+        hop = rows.shape[1]
+        means = rows @ np.full(hop, 1 / hop, self.dtype)
+        if means.max() < LOUD and means.min() > -LOUD:
+            return None
+        level = np.convolve(means, np.full(self.n // hop, hop / self.n, self.dtype), "valid")
+        return np.where(np.abs(level) < LOUD, self.dtype.type(0), level)[:count]
 
 
-def _folded_order(b: int) -> np.ndarray:
-    """0, b - 1, 1, b - 2, ...: frequencies c + a d of two neighbours are a stretch of a bins."""
-    pairs = np.stack([np.arange(b), np.arange(b)[::-1]], axis=1).ravel()
-    return pairs[:b]
+def _stretch(samples: np.ndarray, start: int, count: int) -> np.ndarray:
+    """So many samples from `start` on; beyond the ends are zeros."""
+    inside = samples[max(0, start) : max(0, start + count)]
+    if len(inside) == count:
+        return inside
+    before = min(max(0, -start), count)
+    return np.pad(inside, (before, count - before - len(inside)))
+
+
+_buffers = threading.local()  # new memory costs as much as the products
+
+
+def _buffer(number: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Buffer of a number that this thread has, with what is in it, as an array."""
+    size = math.prod(shape) * dtype.itemsize
+    held: np.ndarray | None = getattr(_buffers, f"number_{number}", None)
+    if held is None or held.nbytes < size:
+        held = np.empty(size, np.uint8)
+        setattr(_buffers, f"number_{number}", held)
+    return held[:size].view(dtype).reshape(shape)
+
+
+def _parts(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two real matrices (..., K, 2 N), to real and to imaginary parts, of complex (..., K, N)."""
+    return (
+        np.concatenate([numbers.real, -numbers.imag], axis=-1),
+        np.concatenate([numbers.imag, numbers.real], axis=-1),
+    )
+
+
+def factors(n: int, n_bins: int) -> tuple[int, int, int]:
+    """p, q, r with the fewest multiplications; the copies before the first step cost some more.
+
+    Examples
+    --------
+    >>> factors(2048, 1024)
+    (16, 8, 16)
+    """
+
+    def cost(p: int, q: int) -> float:
+        C, D = p // 2 + 1, -(-n_bins // (p * q))
+        return 0.7 * p + 2 * q * C / p + 2 * D
+
+    divisors = [size for size in range(1, n + 1) if n % size == 0]
+    pairs = [(p, q) for p in divisors for q in divisors if n // p % q == 0]
+    p, q = min(pairs, key=lambda pair: cost(*pair))
+    return p, q, n // p // q

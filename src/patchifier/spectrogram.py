@@ -16,15 +16,20 @@ import numpy as np
 import threadpoolctl
 
 from patchifier.config import RequestError, SpectrogramConfig
-from patchifier.filters import analysis_window, at_half_rate, filter_banks, mel_filters
+from patchifier.filters import (
+    MARGIN,
+    analysis_window,
+    at_half_rate,
+    filter_banks,
+    mel_filters,
+)
 from patchifier.power import PowerSpectrum
 
-CHUNK = 128  # frames transformed at once: 1 MB of float32; fewer cost calls, more leave the cache
-# products of matrices round each frame alike if there are a multiple of so many
+CHUNK = 128  # frames transformed at once; fewer cost calls, more leave the cache
+# products of matrices round each frame alike if there are a multiple of so many; with AVX2 the last
+# bit may differ
 ALIKE = 16
-# bands multiplied at once, lower and upper half: a group needs only its own stretch of frequencies,
-# wider further up
-BAND_GROUPS = (16, 8)
+BAND_GROUP = 8  # bands multiplied at once, over their own stretch of frequencies
 
 
 def log_mel(waveform: np.ndarray, config: SpectrogramConfig | None = None) -> np.ndarray:
@@ -74,8 +79,8 @@ def log_mel(waveform: np.ndarray, config: SpectrogramConfig | None = None) -> np
 def _whole(waveform: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
     """Log-mel (M, T) of one waveform (S,)."""
     waveform = waveform.astype(np.result_type(waveform, np.float32), copy=False)
-    parts = [_decibels(part, config) for part in _centred(waveform, config)]
-    return _relative(np.concatenate(parts, axis=-1), config)
+    count = 1 + len(waveform) // config.hop_length
+    return _relative(_decibels(waveform, config, -(config.frame_samples // 2), count), config)
 
 
 def log_mel_of_blocks(
@@ -116,41 +121,28 @@ def _decibels_of_blocks(
         samples += len(block)
         rest = np.concatenate([rest, block])
         ready = max(0, 1 + (len(rest) - length) // hop)
-        if ready:
-            yield _decibels(rest[: (ready - 1) * hop + length], config)
+        if ready >= ALIKE:  # fewer cost nearly as much, and come with the next
+            yield _decibels(rest[: (ready - 1) * hop + length], config, 0, ready)
             rest, done = rest[ready * hop :], done + ready
     missing = 1 + samples // hop - done
     if samples == 0:
         raise RequestError("the waveform is empty, expected at least 1 sample.")
     if missing:  # none are, if hop > n_fft / 2 and the last frame ends before the waveform does
-        tail = np.concatenate([rest, np.zeros(half, np.float32)])
-        yield _decibels(tail[: (missing - 1) * hop + length], config)
+        yield _decibels(rest, config, 0, missing)
 
 
-def _centred(waveform: np.ndarray, config: SpectrogramConfig) -> list[np.ndarray]:
-    """Overlapping parts of a zero-padded waveform (S,); only the edges are copied."""
-    half, hop, samples = config.frame_samples // 2, config.hop_length, len(waveform)
-    first, last = -(-half // hop), (samples - half) // hop  # frames that need no padding
-    if last - first < CHUNK:
-        return [np.pad(waveform, half)]
-    start = np.pad(waveform[: (first - 1) * hop + half], (half, 0))
-    between = waveform[first * hop - half : last * hop + half]
-    end = np.pad(waveform[(last + 1) * hop - half :], (0, half))
-    return [start, between, end] if len(end) >= config.frame_samples else [start, between]
+def _decibels(
+    waveform: np.ndarray, config: SpectrogramConfig, start: int, count: int
+) -> np.ndarray:
+    """Decibels re full scale of `count` frames of a waveform (S,), the first at `start`: (M, T).
 
-
-def _decibels(padded: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
-    """Decibels re full scale of a waveform (S,) that is padded already: (M, T)."""
-    length, hop = config.frame_samples, config.hop_length
-    count = 1 + (len(padded) - length) // hop
-    rows = []
+    Beyond the waveform's ends are zeros.
+    """
     with _one_thread:  # more are slower: products are small
-        for bank in banks(config, padded.dtype):
-            samples = padded if bank.step == 1 else at_half_rate(padded)
-            middle = (length // bank.step - bank.power.n) // 2
-            frames = bank.power.frames(samples[middle:], hop=hop // bank.step)[..., :count]
-            chunks = [frames[..., first : first + CHUNK] for first in range(0, count, CHUNK)]
-            rows.append(np.concatenate([_bank_power(chunk, bank) for chunk in chunks], axis=-1))
+        rows = [
+            _bank_power(waveform, bank, config, start, count)
+            for bank in banks(config, waveform.dtype)
+        ]
     power = np.concatenate(rows)  # (M, T)
     np.maximum(power, 10 ** (config.min_db / 10), out=power)
     return np.multiply(np.log10(power, out=power), 10, out=power)
@@ -182,18 +174,24 @@ class _OneThread:
 _one_thread = _OneThread()
 
 
-def _bank_power(frames: np.ndarray, bank: "Bank") -> np.ndarray:
-    """Power (M', T') in each band of a bank; the bits do not depend on the frames beside one."""
-    count = frames.shape[-1]
-    missing = -count % ALIKE
-    padded = np.pad(frames, ((0, 0), (0, 0), (0, missing))) if missing else frames
-    squares = bank.power(padded)  # (D, 2, C, T'), T' rounded up
-    flat = squares.reshape(len(squares), -1, squares.shape[-1])  # (D, 2 C, T')
-    rows = [
-        filters @ flat[first:last].reshape(-1, flat.shape[-1])
-        for first, last, filters in bank.groups
-    ]
-    return np.concatenate(rows)[:, :count]
+def _bank_power(
+    samples: np.ndarray, bank: "Bank", config: SpectrogramConfig, start: int, count: int
+) -> np.ndarray:
+    """Power (M', T) in each band of a bank."""
+    start = (start + (config.frame_samples - bank.step * bank.power.n) // 2) // bank.step
+    if bank.step == 2:
+        samples, start = at_half_rate(samples, margin=MARGIN), start + MARGIN
+    hop, whole = config.hop_length // bank.step, count + -count % ALIKE
+    found = np.empty((sum(len(filters) for _, filters in bank.groups), whole), samples.dtype)
+    chunk = ALIKE * -(-whole // (ALIKE * -(-whole // CHUNK)))  # of about equal lengths
+    for first in range(0, whole, chunk):
+        last, row = min(first + chunk, whole), 0
+        power = bank.power(samples, start=start + first * hop, hop=hop, count=last - first)
+        for lowest, filters in bank.groups:
+            used = power[lowest : lowest + filters.shape[1]]
+            np.matmul(filters, used, out=found[row : row + len(filters), first:last])
+            row += len(filters)
+    return found[:, :count]
 
 
 def _relative(decibels: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
@@ -219,14 +217,13 @@ class Bank:
         1, or 2 for a transform of every other sample (:func:`at_half_rate`).
     power : PowerSpectrum
         The transform.
-    groups : list of (int, int, ndarray)
-        For each group of bands, the rows of the transform's result that it needs, and its filters
-        for them: real^2 and imag^2 are added by the product itself, so each weight is there twice.
+    groups : list of (int, ndarray)
+        For each group of bands, the first frequency that it needs, and its filters from there on.
     """
 
     step: int
     power: PowerSpectrum
-    groups: list[tuple[int, int, np.ndarray]]
+    groups: list[tuple[int, np.ndarray]]
 
 
 @functools.lru_cache(maxsize=8)
@@ -234,25 +231,18 @@ def banks(config: SpectrogramConfig, dtype: np.dtype) -> list[Bank]:
     """Banks of mel bands and of pitch bands, for samples of a precision."""
     found = []
     for step, window, filters in filter_banks(config):
-        half = len(filters) // 2
-        cuts = [
-            *range(BAND_GROUPS[0], half, BAND_GROUPS[0]),
-            *range(half, len(filters), BAND_GROUPS[1]),
-        ]
-        highest = int(np.flatnonzero(filters.any(axis=0)).max(initial=0))
-        power = PowerSpectrum(window, 1 + highest, dtype)
-        groups = [_group(part) for part in np.split(power.filters(filters), cuts) if len(part)]
-        found.append(
-            Bank(step, power, [(first, last, each.astype(dtype)) for first, last, each in groups])
-        )
+        cuts = range(0, len(filters), BAND_GROUP)
+        groups = [_group(filters[first : first + BAND_GROUP].astype(dtype)) for first in cuts]
+        highest = max(lowest + part.shape[1] for lowest, part in groups)
+        found.append(Bank(step, PowerSpectrum(window, highest, dtype), groups))
     return found
 
 
-def _group(filters: np.ndarray) -> tuple[int, int, np.ndarray]:
-    """First and last row D that filters (M', D, 2, C) need, and the filters for these rows."""
-    used = np.flatnonzero(filters.any(axis=(0, 2, 3)))
+def _group(filters: np.ndarray) -> tuple[int, np.ndarray]:
+    """First frequency that filters (M', F) need, and the filters from there to the last."""
+    used = np.flatnonzero(filters.any(axis=0))
     first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
-    return first, last, filters[:, first:last].reshape(len(filters), -1)
+    return first, np.ascontiguousarray(filters[:, first:last])
 
 
 # --- patches ---

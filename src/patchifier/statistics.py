@@ -33,7 +33,7 @@ class Score:
     n : int
         Number of clips.
     p : float or None
-        Two-sided p value of a paired difference, not corrected.
+        Two-sided p value of a paired difference, not corrected; None where it is not defined.
     """
 
     metric: str
@@ -90,7 +90,9 @@ def resample(
 def interval(
     draws: np.ndarray, quantiles: tuple[float, float] = (0.025, 0.975)
 ) -> tuple[float, float]:
-    """Percentile interval of draws, by default of 95 %; NaN is left out."""
+    """Percentile interval of draws, by default of 95 %; NaN is left out, and NaN if all are."""
+    if np.isnan(draws).all():
+        return math.nan, math.nan
     low, high = np.nanquantile(draws, quantiles)
     return float(low), float(high)
 
@@ -170,25 +172,31 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def two_sided_p(draws: np.ndarray) -> float:
-    """Two-sided p value of bootstrap draws of a difference.
+def two_sided_p(draws: np.ndarray) -> float | None:
+    """Two-sided p value of bootstrap draws of a difference; None if all are NaN.
 
-    The observed sample counts as one more draw.
+    The observed sample counts as one more draw. Draws without a score (NaN) are left out.
     """
+    draws = draws[~np.isnan(draws)]
+    if not len(draws):
+        return None
     tail = min(np.sum(draws <= 0), np.sum(draws >= 0)) + 1
     return float(min(1.0, 2 * tail / (len(draws) + 1)))
 
 
-def holm(values: Sequence[float]) -> list[float]:
+def holm(values: Sequence[float | None]) -> list[float | None]:
     """Correct the p values of a family of comparisons by Holm's method (1979).
+
+    A comparison without a p value (None) is not of the family.
 
     Examples
     --------
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
+    >>> holm([0.01, 0.04, None, 0.03])
+    [0.03, 0.06, None, 0.06]
     """
-    corrected, largest = [0.0] * len(values), 0.0
-    for rank, index in enumerate(np.argsort(values, kind="stable")):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
+    corrected: list[float | None] = [None] * len(values)
+    largest, known = 0.0, [(value, i) for i, value in enumerate(values) if value is not None]
+    for rank, (value, index) in enumerate(sorted(known)):
+        largest = max(largest, min(1.0, (len(known) - rank) * value))
         corrected[index] = largest
     return corrected

@@ -215,8 +215,9 @@ def scores(task: Task, targets: np.ndarray, predictions: np.ndarray) -> dict[str
     Returns
     -------
     dict
-        The main metric first. A tag that is present in all clips or in none has no ROC-AUC and is
-        left out of the mean.
+        The main metric first. A tag that is present in all clips or in none has no ROC-AUC, and a
+        number that is the same for all clips has no R2: each is left out of the mean
+        (:func:`undefined_note` names them). Without any other the score is NaN.
 
     Examples
     --------
@@ -228,9 +229,9 @@ def scores(task: Task, targets: np.ndarray, predictions: np.ndarray) -> dict[str
     if task.kind == "many-of":
         from sklearn import metrics
 
-        mixed, precision = _mixed(targets), math.nan
-        if mixed.any():
-            precision = metrics.average_precision_score(targets[:, mixed], predictions[:, mixed])
+        varied, precision = _varied(targets), math.nan
+        if varied.any():
+            precision = metrics.average_precision_score(targets[:, varied], predictions[:, varied])
         return main | {"average_precision": float(precision)}
     if task.kind == "numbers":
         each = zip(task.names, _r2(targets, predictions), strict=True)
@@ -245,15 +246,16 @@ def main_score(task: Task, targets: np.ndarray, predictions: np.ndarray) -> floa
         if task.metric == "accuracy":
             return float((chosen == targets).mean())
         return float(key_score_matrix(task.names)[targets, chosen].mean())
+    varied = _varied(targets)
+    if not varied.any():
+        return math.nan
+    targets, predictions = targets[:, varied], predictions[:, varied]
     if task.kind == "numbers":
         return float(np.mean(_r2(targets, predictions)))
     from scipy import stats
 
-    mixed = _mixed(targets)
-    if not mixed.any():
-        return math.nan
-    targets = targets[:, mixed].astype(bool)
-    ranks = stats.rankdata(predictions[:, mixed], axis=0)  # (n, C), ties share their mean rank
+    targets = targets.astype(bool)
+    ranks = stats.rankdata(predictions, axis=0)  # (n, C), ties share their mean rank
     positive = targets.sum(0)
     # Mann and Whitney's U over the number of pairs is the area under the ROC curve.
     areas = ((ranks * targets).sum(0) - positive * (positive + 1) / 2) / (
@@ -284,18 +286,47 @@ def key_score_matrix(names: tuple[str, ...]) -> np.ndarray:
         raise RequestError(f"{error} Expected keys such as 'C major' and 'Eb minor'.") from error
 
 
-def _mixed(targets: np.ndarray) -> np.ndarray:
-    """Tags that are present in some clips, but not in all."""
-    return (targets.max(0) > 0) & (targets.min(0) < 1)
+def undefined_note(task: Task, targets: np.ndarray) -> str:
+    """Name the tags or numbers that have no score on these clips; empty if there are none.
+
+    Parameters
+    ----------
+    task : Task
+        The task.
+    targets : ndarray, shape (n, ...)
+        As :func:`encode_targets` gives them.
+
+    Examples
+    --------
+    >>> undefined_note(Task("numbers", ("bpm",)), np.array([[120.0], [120.0]]))
+    'bpm: the same for all 2 tested clips, so there is no R2. It is left out of the mean.'
+    """
+    if task.kind not in ("many-of", "numbers"):
+        return ""
+    names = [task.names[index] for index in np.flatnonzero(~_varied(targets))]
+    if not names:
+        return ""
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    what = "It is" if len(names) == 1 else "They are"
+    metric = "R2" if task.kind == "numbers" else "ROC-AUC"
+    return (
+        f"{shown}: the same for all {len(targets)} tested clips, so there is no {metric}. "
+        f"{what} left out of the mean."
+    )
+
+
+def _varied(targets: np.ndarray) -> np.ndarray:
+    """Tags or numbers (n, C) that are not the same for all clips: (C,) bool."""
+    return targets.max(0) != targets.min(0)
 
 
 def _r2(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """R2 of each column, 1 - SSE / SST; NaN for a single clip."""
-    if len(targets) < 2:
-        return np.full(targets.shape[1], math.nan)
-    from sklearn import metrics
-
-    return metrics.r2_score(targets, predictions, multioutput="raw_values")
+    """R2 of each column, 1 - SSE / SST; NaN for a constant one, where scikit-learn has 0 or 1."""
+    squared = ((targets - predictions).astype(np.float64) ** 2).sum(0)
+    total = ((targets - targets.mean(0, dtype=np.float64)) ** 2).sum(0)
+    found = np.full(targets.shape[1], math.nan)
+    np.divide(squared, total, out=found, where=_varied(targets))
+    return 1 - found
 
 
 def evaluate(

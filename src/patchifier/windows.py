@@ -155,6 +155,42 @@ def stream_cut(pieces: Iterable[np.ndarray], config: Config) -> Iterator[tuple[n
         yield recent[None], frames % width
 
 
+def without_silence(
+    cut: Iterable[tuple[np.ndarray, int]], config: Config
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Patches of :func:`stream_cut` that are not silent; a window of silence if all are.
+
+    Parameters
+    ----------
+    cut : iterable of (ndarray, shape (1, M, W), int)
+        Patches, each with its new frames.
+    config : Config
+        ``embed.silence_db`` says what silence is; all patches pass where it is None.
+
+    Examples
+    --------
+    >>> silent = np.full((1, 64, 32), -1.0)
+    >>> len(list(without_silence([(silent, 32), (silent + 0.5, 32), (silent, 32)], Config())))
+    1
+    """
+    silence: list[tuple[np.ndarray, int]] | None = []  # None after the first sound
+    for patch, new in cut:
+        if not is_silent(patch, new, config):
+            silence = None
+            yield patch, new
+        elif silence is not None and len(silence) < window_patches(config)[0]:
+            silence.append((patch, new))
+    yield from silence or []
+
+
+def is_silent(patch: np.ndarray, n_new_frames: int, config: Config) -> bool:
+    """Whether no mel band of the new frames of a patch (1, M, W) is above ``embed.silence_db``."""
+    if config.embed.silence_db is None:
+        return False
+    level = patch[0, : config.spectrogram.n_mels, -n_new_frames:].max()
+    return bool(level <= config.embed.silence_db * config.spectrogram.db_scale)
+
+
 def stream_stretches(
     pieces: Iterable[np.ndarray], *, length: int, hop: int
 ) -> Iterator[tuple[int, np.ndarray]]:
@@ -178,15 +214,21 @@ def stream_stretches(
         yield dropped + max(0, held.shape[-1] - length), held[:, -length:]
 
 
-def windows_of(log_mel: np.ndarray, config: Config) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """First patch, patches (N, 1, M, W) and new frames of each patch (N,) of every window."""
-    patches, frames = zip(*stream_cut([log_mel], config), strict=True)
+def windows_of(
+    log_mel: np.ndarray, config: Config, *, silence: bool = True
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """First patch, patches (N, 1, M, W) and new frames of each patch (N,) of every window.
+
+    Silent patches are among them unless `silence` is False.
+    """
+    cut = stream_cut([log_mel], config)
+    patches, frames = zip(*(cut if silence else without_silence(cut, config)), strict=True)
     for first, window in stream_windows(patches, config):
         yield first, np.stack(window), np.array(frames[first : first + len(window)])
 
 
-def cut_windows(log_mel: np.ndarray, config: Config) -> list[np.ndarray]:
-    """Patches (N, 1, M, W) of each window of a log-mel (M, T).
+def cut_windows(log_mel: np.ndarray, config: Config, *, silence: bool = True) -> list[np.ndarray]:
+    """Patches (N, 1, M, W) of each window of a log-mel (M, T), as :func:`windows_of` gives them.
 
     Examples
     --------
@@ -194,7 +236,7 @@ def cut_windows(log_mel: np.ndarray, config: Config) -> list[np.ndarray]:
     >>> [len(window) for window in cut_windows(np.zeros((64, 1249)), Config())]  # 29 s
     [25, 25]
     """
-    return [window for _, window, _ in windows_of(log_mel, config)]
+    return [window for _, window, _ in windows_of(log_mel, config, silence=silence)]
 
 
 # --- batches ---

@@ -12,6 +12,7 @@ import pytest
 from patchifier import datasets
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, Dataset, demo
+from patchifier.library.tags import read_tags
 from patchifier.tasks import Task
 
 # Two rows in the schema of MARBLE's manifests.
@@ -386,3 +387,16 @@ def test_folder_named_demo_comes_before_the_bundled_clips(tmp_path, monkeypatch)
     (tmp_path / "demo" / "mine.wav").touch()
     monkeypatch.chdir(tmp_path)
     assert ids(datasets.load("demo")) == ["mine.wav"]
+
+
+def test_the_bundled_clips_are_written_as_a_library_with_tags_and_again(tmp_path):
+    for _ in range(2):
+        assert demo.write_library(tmp_path / "library") == tmp_path / "library"
+    clips = demo.load().clips
+    files = sorted((tmp_path / "library").rglob("*.ogg"))
+    assert len(files) == len(clips)
+    for clip in clips:
+        tags = read_tags(str(tmp_path / "library" / clip.target / Path(clip.path).name))
+        wanted = {name: clip.info.get(name) for name in ("artist", "title")}
+        assert {name: tags[name] for name in wanted} == wanted
+        assert tags["album"] == clip.target

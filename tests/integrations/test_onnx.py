@@ -134,6 +134,13 @@ def test_sounds_with_little_in_them_agree(session, folder, kind):
     assert difference(session, embed.load(folder), sound[None].astype(np.float32)) < 1e-4
 
 
+def test_silent_patches_are_left_out_row_by_row(session, folder):
+    time_s = np.arange(20 * RATE) / RATE
+    gaps = [time_s < 0, time_s > 3, (time_s > 2) & (time_s < 17), time_s < 19, time_s >= 0]
+    sounds = np.stack([noise(len(time_s)) * ~gap for gap in gaps]).astype(np.float32)
+    assert difference(session, embed.load(folder), sounds) < 1e-4
+
+
 def tone_of_16_bits():
     """Three seconds, (1, S): all bands but a few hold rounding noise, 90 dB below the tone."""
     tone = 0.9 * np.sin(2 * np.pi * 440 * np.arange(3 * RATE) / RATE)

@@ -292,6 +292,16 @@ def test_ray_that_is_missing_is_named_with_what_to_install(
         embed_on_ray(audio_folder, tmp_path / "out", embedder=embedder)
 
 
+def test_ray_that_does_not_start_is_said_in_a_line(audio_folder, tmp_path, embedder, monkeypatch):
+    def never(**options: object) -> None:
+        raise Exception("The current node timed out during startup.\nMore lines.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", never)
+    with pytest.raises(RequestError, match=r"^Ray did not start .The current node .*less busy"):
+        embed_on_ray(audio_folder, tmp_path / "out", embedder=embedder)
+
+
 def test_an_address_that_does_not_answer_is_given_up(audio_folder, tmp_path, embedder, monkeypatch):
     monkeypatch.setattr(integrations.ray, "ANSWER_S", 1.0)
     job = {"sources": audio_folder, "out": tmp_path / "out", "embedder": embedder}

@@ -7,7 +7,7 @@ import torch
 
 from patchifier import augment, spectrogram
 from patchifier.config import AugmentConfig, Config, RequestError, update
-from patchifier.nn.descriptors import DESCRIPTORS, LAGS, LAGS_S
+from patchifier.nn.descriptors import DESCRIPTORS, LAGS, LAGS_S, autocorrelation
 from patchifier.train.objectives import EMA_TARGETS, PIXELS, require_targets
 from tests.builders import close, uniform
 
@@ -285,3 +285,13 @@ def test_who_traces_a_graph_first_still_gets_numbers_afterwards(name):
     traced = torch.export.export(Described(), (patches,)).module()(patches)
     found = DESCRIPTORS[name].values(patches, None, unheard)
     np.testing.assert_allclose(found.numpy(), traced.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [1, 5, 31, 32, 33, 131, 800])
+@pytest.mark.parametrize("longest", [1, 32, 131])
+def test_autocorrelation_by_blocks_is_the_sum_of_products(frames, longest):
+    values = torch.randn(3, 2, frames, dtype=torch.float64, generator=torch.manual_seed(frames))
+    padded = torch.nn.functional.pad(values, (0, longest))
+    wanted = [(values * padded[..., lag : lag + frames]).sum(-1) for lag in range(longest + 1)]
+    found = autocorrelation(values, longest)
+    torch.testing.assert_close(found, torch.stack(wanted, -1), rtol=1e-12, atol=1e-12)

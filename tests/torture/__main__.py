@@ -53,7 +53,10 @@ def row(attack: Attack, count: int, seed: int) -> dict[str, object]:
     }
     if reason := attack.missing():
         return known | {"not_run": reason}
-    result = run(attack, count, seed)
+    try:
+        result = run(attack, count, seed)
+    except RuntimeError as error:  # a command that fails without a fault
+        return known | {"not_run": str(error)}
     numbers = {"inputs": result.inputs, "injected": result.injected, "survived": result.survived}
     seconds = round(time.monotonic() - start, 1)
     return known | numbers | {"lost": result.lost, "seconds": seconds}
@@ -96,10 +99,10 @@ def main(words: list[str]) -> int:
     for attack, count in zip(chosen, counts, strict=True):
         if count:
             rows.append(row(attack, count, options.seed))
+            if not options.short:
+                record(rows)
             print(line(rows[-1]), flush=True)
             print("".join(f"    lost: {text}\n" for text in rows[-1].get("lost", [])), end="")
-    if not options.short:
-        record(rows)
     bad = [row for row in rows if row.get("lost") or "not_run" in row]
     total = sum(row.get("injected", 0) for row in rows)
     print(f"{total:,} faults injected, {sum(len(row.get('lost', [])) for row in rows)} lost.")

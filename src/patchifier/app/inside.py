@@ -58,7 +58,7 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """Masked patches as a model predicts them, beside two predictors that need no training.
+    """Masked patches as a model predicts them, beside predictors that need no training.
 
     Attributes
     ----------
@@ -67,7 +67,8 @@ class Reconstructed:
     log_mel : ndarray, shape (M, N * W)
         The excerpt with predictions in place of the masked patches.
     mse : dict
-        Mean squared error on the masked patches: "model", "visible_mean", "interpolation".
+        Mean squared error on the masked patches: "model", and each of
+        :data:`patchifier.predictors.UNTRAINED`.
     """
 
     masked: tuple[int, ...]
@@ -201,12 +202,8 @@ def reconstruct(model: Embedder, shown: Excerpt, masked: Sequence[int]) -> Recon
     mask[list(masked)] = True
     original, predicted = model.reconstruct(shown.log_mel, mask)  # (N, M, W)
     drawn = np.where(mask[:, None, None], predicted, original)
-    references = predictors.untrained_mse(original, mask)
-    mse = {
-        "model": float(np.square(predicted - original)[mask].mean()),
-        "visible_mean": references["visible_mean"],
-        "interpolation": references["interpolation"],
-    }
+    error = float(np.square(predicted - original)[mask].mean())
+    mse = {"model": error, **predictors.untrained_mse(original, mask)}
     log_mel = drawn.transpose(1, 0, 2).reshape(len(shown.log_mel), N * W)
     return Reconstructed(tuple(sorted(set(masked))), log_mel, mse)
 

@@ -62,11 +62,12 @@ def principal(vectors: np.ndarray, count: int) -> np.ndarray:
 
 
 def _umap(axes: np.ndarray) -> np.ndarray:
-    import umap
-
     count = min(FEWEST, len(axes) - 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a seed means one thread, and no later points
+        # that a seed means one thread, and no later points; in a notebook, that tqdm has no widgets
+        warnings.simplefilter("ignore")
+        import umap
+
         made = umap.UMAP(
             n_neighbors=count,
             min_dist=0.1,

@@ -11,7 +11,7 @@ from patchifier.app.collection import Collection
 from patchifier.app.state import Served
 from patchifier.app.tracks import slices
 from patchifier.config import RequestError
-from patchifier.library.search import Filter, SearchResult, Table, slice_weights
+from patchifier.library.search import Filter, SearchResult, Table, alike, slice_weights
 
 MOST = 500  # results, seeds
 MOST_WEIGHT = 4.0
@@ -164,12 +164,8 @@ def mix(served: Served, asked: MixAsked) -> dict[str, Any]:
 
 def agreement(served: Served, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     """Cosine of each part of two vectors (E,); 0 where one has nothing."""
-    found = {}
-    for name, part in slices(served).items():
-        a, b = first[part], second[part]
-        lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-        found[name] = round(float(a @ b) / lengths, 4) if lengths > 1e-9 else 0.0
-    return found
+    found = alike.agreement(first, second, slices(served))
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 def store_of(collection: Collection) -> Table:

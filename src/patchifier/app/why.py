@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,10 @@ from patchifier.app.similar import agreement
 from patchifier.app.state import Served, Song
 from patchifier.config import RequestError
 from patchifier.embed import Embedder, Embedding
-from patchifier.library.search.metric import Metric
+from patchifier.library.search.alike import Stretches, matching_stretches
 
 WINDOW_S = 10.0
 LONGEST_S = 1200.0  # what lies behind it is not compared
-STRETCHES = 5
 
 
 @dataclass(frozen=True)
@@ -36,32 +35,19 @@ def why(served: Served, asked: WhyAsked) -> dict[str, Any]:
     first, second = served.song(asked.first), served.song(asked.second)
     served.require_embedder()
     with ThreadPoolExecutor(2) as threads:
-        windows = list(threads.map(lambda song: windows_of(served, song), (first, second)))
+        one, other = threads.map(lambda song: windows_of(served, song), (first, second))
+    pairs = matching_stretches(one, other, metric=served.collection.metric)
     return {
         "similarity": round(served.collection.cosine(first.vector, second.vector), 4),
         "slices": agreement(served, first.vector, second.vector),
-        "stretches": stretches(windows[0], windows[1], metric=served.collection.metric),
+        "stretches": [_pair(pair) for pair in pairs],
     }
 
 
-def stretches(first: Embedding, second: Embedding, *, metric: Metric) -> list[dict[str, float]]:
-    """Pairs of stretches by similarity, the highest first, each stretch once."""
-    units = [metric.unit(found.vectors) for found in (first, second)]
-    cosines = units[0] @ units[1].T  # (k, l)
-    pairs = list[dict[str, float]]()
-    while len(pairs) < min(STRETCHES, *cosines.shape):
-        row, column = np.unravel_index(int(cosines.argmax()), cosines.shape)
-        pairs.append(
-            {
-                "first_start_s": round(float(first.start_s[row]), 3),
-                "first_end_s": round(float(first.end_s[row]), 3),
-                "second_start_s": round(float(second.start_s[column]), 3),
-                "second_end_s": round(float(second.end_s[column]), 3),
-                "similarity": round(float(cosines[row, column]), 4),
-            }
-        )
-        cosines[row], cosines[:, column] = -np.inf, -np.inf
-    return pairs
+def _pair(found: Stretches) -> dict[str, float]:
+    """Two stretches as JSON."""
+    times = {name: round(value, 3) for name, value in asdict(found).items() if name != "score"}
+    return times | {"similarity": round(found.score, 4)}
 
 
 def windows_of(served: Served, song: Song) -> Embedding:

@@ -59,11 +59,7 @@ def compare(
         )
     results = compare.compare(
         data,
-        [
-            encoder
-            for spec in specs
-            for encoder in evaluate.encoders.encoders(spec, data=data, seed=seed)
-        ],
+        evaluate.encoders.encoders_of(specs, data=data, seed=seed),
         Path(out),
         protocol=probe,
         robust=robustness,
@@ -88,10 +84,7 @@ def comparison_text(results: dict[str, Any]) -> str:
         note = ", ".join(part for part in notes if part)
         lines.append(f"{score}   {_interval(row)}  {row['n']:>4}  {note}".rstrip())
     for row in results["differences"]:
-        lines.append(
-            f"{row['first']} - {row['second']}: {row['value']:+.3f} "
-            f"[{row['low']:+.3f}, {row['high']:+.3f}], p = {row['p_holm']:.3f} (Holm)"
-        )
+        lines.append(f"{row['first']} - {row['second']}: {_difference(row)}")
     return "\n".join(lines)
 
 
@@ -103,6 +96,13 @@ def results_table(rows: list[dict[str, Any]]) -> str:
         what = f"{row['encoder']:<{width}}{row['method']:<20}{row['metric']:<10}"
         lines.append(f"{what}{row['value']:>7.3f}   {_interval(row)}  {row['n']:>4}")
     return "\n".join(lines)
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if row["p_holm"] is None:
+        return "not defined on the tested clips"
+    interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+    return f"{row['value']:+.3f} {interval}, p = {row['p_holm']:.3f} (Holm)"
 
 
 def _interval(row: dict[str, Any]) -> str:

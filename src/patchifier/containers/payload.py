@@ -159,6 +159,8 @@ def _asf_data(file: BinaryIO, start: int, size: int) -> Ranges:
     """Packets of the data object (ASF specification, section 2)."""
     at = start
     for _ in range(MOST_BLOCKS):
+        if at + 24 > size:  # a length of 64 bits leads to where no file can be read
+            break
         name, length = struct.unpack("<16sQ", read(file, at, 24))
         if name == ASF_DATA:
             return [(at + 24, min(size, at + max(24, length)))]

@@ -41,7 +41,7 @@ class Stream:
 
 
 class View(io.RawIOBase):
-    """A stream as a file object of its own: its corrected header, then its bytes.
+    """A part of an audio file as a file object: its corrected header, then its bytes.
 
     Parameters
     ----------

@@ -76,7 +76,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Clips and their task.
+    """A data set: its clips, each a part of an audio file, and the task of their labels.
 
     Parameters
     ----------

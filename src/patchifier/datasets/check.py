@@ -60,7 +60,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Download:
-    """State of one published file."""
+    """A file that a data set publishes for download, and whether it is there as published."""
 
     name: str
     size_b: int | None

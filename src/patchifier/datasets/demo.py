@@ -9,7 +9,10 @@ of about ten points are visible: the demo shows that the package works, not how 
 """
 
 import csv
+import shutil
 from pathlib import Path
+
+import mutagen
 
 from patchifier.datasets import Clip, Dataset
 from patchifier.tasks import infer
@@ -34,3 +37,35 @@ def load() -> Dataset:
         for row in rows
     ]
     return Dataset("demo", tuple(clips), infer([clip.target for clip in clips]))
+
+
+def write_library(folder: str | Path) -> Path:
+    """Copy the bundled clips into a folder, as a music library.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Gets SOUNDTRACK/FILE.ogg, with the tags artist, title and album (the soundtrack). Files of
+        these names are replaced.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Examples
+    --------
+    >>> library = write_library("library")
+    >>> len(list(library.glob("*/*.ogg")))
+    112
+    """
+    for clip in load().clips:
+        target = Path(folder) / str(clip.target) / Path(clip.path).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(clip.path, target)
+        file = mutagen.File(target)
+        tags = {"artist": clip.info.get("artist"), "title": clip.info.get("title")}
+        known = {name: text for name, text in tags.items() if text}
+        file.update({name: [text] for name, text in (known | {"album": clip.target}).items()})
+        file.save()
+    return Path(folder)

@@ -235,9 +235,24 @@ def grouped_folds(clips: Sequence[Clip], *, count: int) -> list[int]:
 
 
 def inner_folds(splits: Splits, *, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Divide the training clips by group into folds of about the same size.
+    """Divide the training clips into folds for cross-validation; no group is in two folds.
 
-    Returns (clips to fit on, clips to score) of each fold; refused if all are of one group.
+    Parameters
+    ----------
+    splits : Splits
+        Its training clips are divided. Folds have about the same size.
+    count : int
+        Number of folds, at most one for each group.
+
+    Returns
+    -------
+    list of (ndarray, ndarray)
+        For each fold the indices of the clips to fit on, and of the clips to score.
+
+    Raises
+    ------
+    RequestError
+        If all training clips are of one group.
     """
     groups = splits.groups[splits.train]
     names, sizes = np.unique(groups, return_counts=True)

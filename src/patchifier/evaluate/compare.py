@@ -101,7 +101,10 @@ def compare(
 
 
 def splits_of(data: Cache) -> list[Splits]:
-    """Splits of a cache, one for each test fold; an empty split is refused."""
+    """Train, validation and test clips of a cache of log-mels, for each test fold.
+
+    An empty split is refused.
+    """
     found = (Splits.of(data.clips, names) for names in cross_validation(data.clips))
     return [splits.require_clips(f"cache {data.path}") for splits in found]
 

@@ -91,12 +91,15 @@ class Evaluator:
             steps = self.steps(name, len(repeated))
             found = [self.predict(encoder, targets, steps) for encoder in repeated]
             runs = [predictions for predictions, _ in found]
-            more = self.cost(repeated[0]) | {"chosen": [chosen for _, chosen in found]}
+            more = self.cost(repeated[0]) | {"note": repeated[0].note}
+            more |= {"chosen": [chosen for _, chosen in found]}
             rows += self.rows(name, targets, runs, more, steps)
             unperturbed = [predictions[""] for predictions in runs]
             clean[name] = tasks.mean_score(self.task, targets[self.tested], unperturbed)
             self.write_predictions(name, unperturbed)
-        return {"rows": rows, "differences": self.differences(self.task.metric, clean)}
+        note = tasks.undefined_note(self.task, targets[self.tested])
+        differences = self.differences(self.task.metric, clean)
+        return {"rows": rows, "differences": differences, "notes": [note] if note else []}
 
     def steps(self, name: str, repeats: int) -> Steps:
         """Progress of one encoder: features and folds of each repeated run, then the intervals."""
@@ -244,7 +247,7 @@ class Evaluator:
             scores.append(statistics.paired(metric, groups, *pair, progress=shown))
         if others:
             steps.finish()
-        corrected = statistics.holm([score.p or 0.0 for score in scores])
+        corrected = statistics.holm([score.p for score in scores])
         return [
             {"first": first, "second": other} | asdict(score) | {"p_holm": p}
             for other, score, p in zip(others, scores, corrected, strict=True)

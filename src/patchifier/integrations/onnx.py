@@ -32,7 +32,7 @@ from patchifier.checkpoint import checkpoint_of, load, without_other_statistics
 from patchifier.config import Config, RequestError
 from patchifier.embed import Embedder
 from patchifier.extras import need
-from patchifier.filters import BLOCK, TAPS, half_rate_matrix
+from patchifier.filters import BLOCK, TAPS, half_rate_matrix, low_pass
 from patchifier.io import replaced_file
 from patchifier.nn.fast import accelerate
 from patchifier.nn.graphs import exportable
@@ -155,16 +155,17 @@ class Graph(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Embed waveforms (B, S): (B, E)."""
-        patches, index, new = self.windows(self.log_mel(waveform))  # (B, N, M, W), (K, L), (K, L)
-        B, (K, L) = patches.shape[0], index.shape
-        vectors = self.model.extractor(patches.flatten(0, 1).unsqueeze(1)).unflatten(0, (B, -1))
-        vectors = vectors[:, index].flatten(0, 1)  # (B K, L, D)
-        new = new.expand(B, K, L).flatten(0, 1)  # (B K, L)
+        patches, new = self.patches(self.log_mel(waveform))  # (B, N, M, W), (N,)
+        index, new, is_window = self.windows(patches, new)  # (B, K, L), (B, K, L), (B, K)
+        rows = patches.flatten(0, 1)  # (B N, M, W)
+        vectors = self.model.extractor(rows.unsqueeze(1))[index].flatten(0, 1)  # (B K, L, D)
+        new = new.flatten(0, 1)  # (B K, L)
         bottleneck = self.model.bottleneck
         layers = [vectors, *bottleneck.forward_layers(bottleneck.embed(vectors), new > 0)]
-        of_windows = patches[:, index].flatten(0, 1)  # (B K, L, M, W)
+        of_windows = rows[index].flatten(0, 1)  # (B K, L, M, W)
         pooled = window_embeddings(self.model, self.config, layers, new, of_windows)
-        return pooled.unflatten(0, (B, K)).mean(1)
+        pooled = pooled.unflatten(0, is_window.shape) * is_window[..., None]
+        return pooled.sum(1) / is_window.sum(1, keepdim=True)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """:func:`patchifier.spectrogram.log_mel` of waveforms (B, S): (B, M, T)."""
@@ -173,33 +174,64 @@ class Graph(nn.Module):
         least = 10 ** (config.min_db / 10)
         return 10 * config.db_scale * torch.log10(power.clamp(min=least))
 
-    def windows(self, log_mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut log-mels (B, M, T) into patches, and patches into windows.
+    def patches(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut log-mels (B, M, T) into patches (B, N, M, W), with the new frames of each (N,).
 
-        The rule is that of :func:`patchifier.windows.windows_of`: patches touch, windows start a
-        hop apart, the last patch and the last window are anchored to the end. One formula for every
-        length, as a graph has no branches.
+        Patches touch, the last one is anchored to the end; what is shorter than a patch is one,
+        with silence behind it.
+        """
+        W, T = self.config.model.patch_frames, log_mel.shape[-1]
+        number = torch.arange((T + W - 1) // W)
+        new = (torch.sym_max(T, W) - number * W).clamp(0, W)
+        padded = nn.functional.pad(log_mel, (0, W), value=self.config.spectrogram.silence)
+        start = (number * W).clamp(max=torch.sym_max(T - W, 0))  # (N,), frames
+        frames = (start[:, None] + torch.arange(W)).to(log_mel.device)  # (N, W)
+        return padded[..., frames].movedim(1, 2), new.to(log_mel.device)
+
+    def windows(self, patches: Tensor, new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Windows of patches (B, N, M, W) with new frames (N,).
+
+        The rule is that of :func:`patchifier.windows.windows_of` without silence: windows start a
+        hop apart, the last one is anchored to the end. One formula for every length, as a graph has
+        no branches.
 
         Returns
         -------
-        patches : Tensor, shape (B, N, M, W)
-        index : Tensor, shape (K, L)
-            Patches of each window; beyond the last one it is that one again, and masked.
-        new : Tensor, shape (K, L)
-            New frames of each patch, 0 where it is masked.
+        index : Tensor, shape (B, K, L)
+            Patches of each window, counted over the batch.
+        new : Tensor, shape (B, K, L)
+            New frames of each patch, 0 where it is padding.
+        is_window : Tensor, shape (B, K)
+            1, or 0 for what is there only because another row of the batch has more windows.
         """
-        W, L, hop = self.config.model.patch_frames, self.length, self.hop
-        T = log_mel.shape[-1]
-        N = (T + W - 1) // W
+        (B, N), L, hop = patches.shape[:2], self.length, self.hop
+        order, count = self.sounding(patches, new)  # (B, N), (B,)
         K = 1 + torch.sym_max(0, (N - L + hop - 1) // hop)
-        first = (torch.arange(K) * hop).clamp(max=torch.sym_max(N - L, 0))  # (K,), patches
-        number = (first[:, None] + torch.arange(L)).to(log_mel.device)  # (K, L)
-        # what is shorter than a patch is one, with the silence behind it
-        new = (torch.sym_max(T, W) - number * W).clamp(0, W)
-        padded = nn.functional.pad(log_mel, (0, W), value=self.config.spectrogram.silence)
-        start = (torch.arange(N) * W).clamp(max=torch.sym_max(T - W, 0))  # (N,), frames
-        frames = (start[:, None] + torch.arange(W)).to(log_mel.device)  # (N, W)
-        return padded[..., frames].movedim(1, 2), number.clamp(max=N - 1), new
+        start, place = torch.arange(K).to(new) * hop, torch.arange(L).to(new)
+        last = (count[:, None] - L).clamp(min=0)  # (B, 1), where the last window starts
+        number = torch.minimum(start, last)[..., None] + place  # (B, K, L)
+        index = order.gather(1, number.clamp(max=N - 1).flatten(1)).reshape(B, K, L)
+        new = new[index] * (number < count[:, None, None])
+        offset = torch.arange(B * N).to(new).reshape(B, N)[:, :1, None]
+        return index + offset, new, (start - hop < last).to(patches.dtype)
+
+    def sounding(self, patches: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+        """Order (B, N) of patches in which silent ones are last, and how many are not (B,).
+
+        That of :func:`patchifier.windows.without_silence`.
+        """
+        (B, N), silence_db = patches.shape[:2], self.config.embed.silence_db
+        number = torch.arange(N).to(new)
+        if silence_db is None:
+            order = number.expand(B, N)
+            return order, order.amax(1) + 1
+        W, mels = patches.shape[-1], self.config.spectrogram.n_mels
+        is_new = torch.arange(W).to(new) >= W - new[:, None]  # (N, W)
+        is_loud = patches[:, :, :mels].amax(2) > silence_db * self.config.spectrogram.db_scale
+        sounds = (is_loud & is_new).any(2)  # (B, N)
+        kept = sounds | (~sounds.any(1, keepdim=True) & (number < self.length))
+        rank = torch.where(kept, number, number + number.amax(0) + 1)
+        return rank.argsort(1), kept.sum(1)
 
 
 class _Bank(nn.Module):
@@ -208,14 +240,28 @@ class _Bank(nn.Module):
     def __init__(self, bank: Bank) -> None:
         super().__init__()
         power = bank.power
-        self.step, self.n, self.a, self.b = bank.step, power.n, power.a, power.b
-        constant = np.zeros((len(power.second) * power.bins.shape[1], 1), np.float32)
+        self.step, self.n, self.factors, self.mirrored = (
+            bank.step,
+            power.n,
+            power.factors,
+            power.mirrored,
+        )
+        p, q, _ = self.factors
+        constant = np.zeros((2 * power.rows, 1), np.float32)
         constant[power.places] = power.constant
-        tensors = {"first": power.first, "second": power.second, "constant": constant}
-        tensors["half_rate"] = half_rate_matrix(FLOAT32)
+        imaginary = np.zeros_like(power.first)
+        imaginary[:, :, 1 : 1 + power.mirrored] = power.first_imaginary
+        tensors = {
+            "first": np.concatenate([power.first, imaginary], axis=2),  # (q, r, 2 C, p)
+            "second": np.concatenate([*power.second], axis=1),  # (C, 2 q, 2 q)
+            "third": power.third,
+            "third_mirrored": power.third_mirrored,
+            "constant": constant.reshape(-1, q, p, 1).transpose(2, 1, 0, 3),  # (p, q, 2 D, 1)
+            "half_rate": half_rate_matrix(FLOAT32),
+        }
         self.groups = []
-        for number, (first, last, filters) in enumerate(bank.groups):
-            self.groups.append((first, last))
+        for number, (first, filters) in enumerate(bank.groups):
+            self.groups.append((first, first + filters.shape[1]))
             tensors[f"filters_{number}"] = filters
         for name, array in tensors.items():
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)))
@@ -227,19 +273,30 @@ class _Bank(nn.Module):
         padded = nn.functional.pad(waveform, (half, half))
         if self.step == 2:
             padded = self.at_half_rate(padded)
-        frames, level = self.frames(padded, hop // self.step, T)  # (B, n, T), (B, 1, T)
-        columns = (frames - level).unflatten(1, (self.a, self.b)).transpose(1, 2)  # (B, b, a, T)
-        partial = self.get_buffer("first") @ columns  # (B, b, 2 C, T)
-        B, C = waveform.shape[0], partial.shape[2] // 2
-        parts = self.get_buffer("second") @ partial.reshape(B, 2 * self.b, C * T)
-        parts = parts.reshape(B, -1, T)  # (B, 2 D C, T)
-        parts = parts + self.get_buffer("constant") * level
-        squares = parts.square().unflatten(1, (-1, 2 * C))  # (B, D, 2 C, T)
+        power = self.power(*self.frames(padded, hop // self.step, T))  # (B, F, T)
         rows = [
-            self.get_buffer(f"filters_{number}") @ squares[:, first:last].flatten(1, 2)
+            self.get_buffer(f"filters_{number}") @ power[:, first:last]
             for number, (first, last) in enumerate(self.groups)
         ]
         return torch.cat(rows, dim=1)
+
+    def power(self, frames: Tensor, level: Tensor) -> Tensor:
+        """:class:`patchifier.power.PowerSpectrum` of frames (B, n, T) of level (B, 1, T)."""
+        (p, q, r), M = self.factors, self.mirrored
+        C = p // 2 + 1
+        columns = (frames - level).unflatten(1, (p, q, r)).permute(0, 2, 3, 1, 4)
+        columns = (self.get_buffer("first") @ columns).unflatten(3, (2, C))  # (B, q, r, 2, C, T)
+        columns = columns.permute(0, 2, 4, 3, 1, 5).flatten(3, 4)  # (B, r, C, 2 q, T)
+        rows = (self.get_buffer("second") @ columns).unflatten(3, (2, q))  # (B, r, C, 2, q, T)
+        rows = rows.permute(0, 2, 4, 3, 1, 5).flatten(3, 4)  # (B, C, q, 2 r, T)
+        conjugates = rows[:, 1 : 1 + M].flip(1, 2)
+        parts = [
+            self.get_buffer("third") @ rows,
+            self.get_buffer("third_mirrored") @ conjugates,
+        ]  # (B, C or M, q, 2 D, T)
+        both = torch.cat(parts, dim=1) + self.get_buffer("constant") * level[:, :, None, None]
+        squares = both.square().unflatten(3, (2, -1)).sum(3)  # (B, p, q, D, T)
+        return squares.permute(0, 3, 2, 1, 4).flatten(1, 3)
 
     def at_half_rate(self, waveform: Tensor) -> Tensor:
         """:func:`patchifier.filters.at_half_rate` of waveforms (B, S): (B, S / 2), rounded up."""
@@ -247,9 +304,12 @@ class _Bank(nn.Module):
         count = (S + 1) // 2
         blocks = (count + BLOCK - 1) // BLOCK
         behind = 2 * BLOCK * (blocks + 1) - TAPS // 2 - S
-        rows = nn.functional.pad(waveform, (TAPS // 2, behind)).unflatten(-1, (-1, 2 * BLOCK))
-        windows = torch.cat([rows[:, :-1], rows[:, 1:, : TAPS - 2]], dim=-1)
-        return (windows @ self.get_buffer("half_rate")).flatten(1)[:, :count]
+        pairs = nn.functional.pad(waveform, (TAPS // 2, behind)).unflatten(-1, (-1, 2))
+        others, middles = pairs[..., 0].unflatten(-1, (-1, BLOCK)), pairs[..., 1]
+        rows = torch.cat([others[:, :-1], others[:, 1:, : TAPS // 2]], dim=-1)
+        found = (rows @ self.get_buffer("half_rate")).flatten(1)[:, :count]
+        middle = TAPS // 4  # the tap in the middle is of the other samples
+        return found + float(low_pass()[TAPS // 2]) * middles[:, middle : middle + count]
 
     def frames(self, samples: Tensor, hop: int, T: int) -> tuple[Tensor, Tensor]:
         """Frames (B, n, T) that start every `hop` of the samples (B, S), and their means.

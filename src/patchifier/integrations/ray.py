@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -337,7 +337,7 @@ def _ray(address: str | None, workers: int | None) -> Iterator[int]:
                 options |= {"num_cpus": workers or os.cpu_count()}
                 options |= {"_temp_dir": stack.enter_context(_short_folder())}
             stack.callback(ray.shutdown)
-            ray.init(**options)
+            _start(ray.init, options)
         cores = int(ray.cluster_resources().get("CPU", 0))
         if not cores:
             raise RequestError(
@@ -345,6 +345,18 @@ def _ray(address: str | None, workers: int | None) -> Iterator[int]:
                 "worker node, or give --workers."
             )
         yield cores
+
+
+def _start(init: Callable[..., object], options: dict[str, Any]) -> None:
+    """Start Ray or connect to it; where it does not start in its 30 s, say so."""
+    try:
+        init(**options)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise RequestError(
+            f"Ray did not start ({reason}): run the command again when this machine is less busy, "
+            "or without --engine ray."
+        ) from error
 
 
 def _short_folder() -> tempfile.TemporaryDirectory[str]:

@@ -1,7 +1,8 @@
 """Waveforms through a model of torch, with a gradient: for Hugging Face and MARBLE."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,9 @@ from patchifier.nn.masking import pad_windows
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import window_embeddings
 from patchifier.windows import windows_of
+
+# Row of the waveform, first patch, patches (N, 1, M, W) and their new frames (N,)
+Window = tuple[int, int, np.ndarray, np.ndarray]
 
 
 def encode_waveforms(
@@ -55,13 +59,13 @@ def encode_waveforms(
     )
     device = next(model.parameters()).device
     exact = torch.autocast(device.type, enabled=False)
-    found = [
-        (row, first, torch.from_numpy(window).to(device), torch.from_numpy(frames).to(device))
-        for row, log_mel in enumerate(log_mels)
-        for first, window, frames in windows_of(log_mel, config)
-    ]
-    patches, valid = pad_windows([window for _, _, window, _ in found], config.spectrogram.silence)
-    n_new_frames, _ = pad_windows([frames for *_, frames in found], 0)
+    whole, without_silence = _windows(log_mels, config)
+    cut = whole + without_silence
+    patches, valid = pad_windows(
+        [torch.from_numpy(window).to(device) for _, _, window, _ in cut],
+        config.spectrogram.silence,
+    )
+    n_new_frames, _ = pad_windows([torch.from_numpy(frames).to(device) for *_, frames in cut], 0)
     # 2. the model
     layers = model.forward_encoder(patches.to(next(model.parameters()).dtype), valid=valid)
     with exact:
@@ -69,25 +73,49 @@ def encode_waveforms(
         pooled = window_embeddings(model, config, sharp, n_new_frames, patches[:, :, 0])
     # 3. mean over windows: index of each patch of each window in its sequence
     owners, firsts = torch.tensor(
-        [(row, first) for row, first, *_ in found], device=patches.device
+        [(row, first) for row, first, *_ in cut], device=patches.device
     ).unbind(1)
     counts = torch.tensor(
         [
-            max(first + len(window) for owner, first, window, _ in found if owner == row)
+            max(first + len(window) for owner, first, window, _ in whole if owner == row)
             for row in range(len(waveforms))
         ]
     )
     shape = (len(waveforms), int(counts.max()))
     order = torch.arange(shape[1], device=patches.device)
     places = (owners * shape[1] + firsts)[:, None] + order[: valid.shape[1]]  # (windows, N)
+    used = valid[: len(whole)]
     sequences = [
-        _mean_at(layer[:, -valid.shape[1] :][valid], places[valid], shape) for layer in layers
+        _mean_at(layer[: len(whole), -valid.shape[1] :][used], places[: len(whole)][used], shape)
+        for layer in layers
+    ]
+    again = {row for row, *_ in without_silence}
+    chosen = [
+        number for number, (row, *_) in enumerate(cut) if number >= len(whole) or row not in again
     ]
     return (
         sequences,
-        _mean_at(pooled, owners, (len(waveforms), 1))[:, 0],
+        _mean_at(pooled[chosen], owners[chosen], (len(waveforms), 1))[:, 0],
         order < counts.to(patches.device)[:, None],
     )
+
+
+def _windows(log_mels: Iterable[np.ndarray], config: Config) -> tuple[list[Window], list[Window]]:
+    """Windows of log-mels (M, T), and those without silence of log-mels that hold some."""
+    whole: list[Window] = []
+    without_silence: list[Window] = []
+    for row, log_mel in enumerate(log_mels):
+        found = [(row, *window) for window in windows_of(log_mel, config)]
+        sounding = [(row, *window) for window in windows_of(log_mel, config, silence=False)]
+        whole += found
+        if _patches(sounding[-1]) < _patches(found[-1]):
+            without_silence += sounding
+    return whole, without_silence
+
+
+def _patches(last: Window) -> int:
+    """Patches of a sequence, from its last window."""
+    return last[1] + len(last[2])
 
 
 def _require_exact(model: Patchifier) -> None:

@@ -26,6 +26,7 @@ LOUDNESS_PARTS = 4  # of a patch
 LAGS = 64  # of the tempogram, from 0.2 to 3 s: 300 to 20 beats a minute
 LAGS_S = (0.2, 3.0)
 TRIPLES = [(a, b, a + b) for a in range(1, 7) for b in range(a, 7) if a + b <= 9]  # bispectrum
+BLOCK = 32  # frames that an autocorrelation multiplies at once
 SMOOTH_S = 0.5  # of the local mean that is subtracted from an onset strength
 
 
@@ -125,7 +126,7 @@ def patch_onset_strength(patches: Tensor, config: Config) -> Tensor:
 
 
 def band_energy(patches: Tensor, config: Config) -> Tensor:
-    """Mean level of the four quarters of a patch over mel bands, (B, N, 4)."""
+    """Log-mel of each quarter of a patch's frames, averaged over frames and bands: (B, N, 4)."""
     return _mel(patches, config).mean(2).unflatten(-1, (LOUDNESS_PARTS, -1)).mean(-1)
 
 
@@ -178,18 +179,31 @@ def tempogram_of(strength: Tensor, valid_frames: Tensor, config: Config) -> Tens
     lags = lags_frames(config.spectrogram.frame_s, strength.device)  # (L,)
     below = lags.long()
     longest = int(LAGS_S[1] / config.spectrogram.frame_s) + 2
-    frames, shifts = (
-        torch.arange(n, device=strength.device) for n in (centred.shape[-1], longest + 1)
-    )
-    # (B, 2, frames, longest + 1)
-    later = nn.functional.pad(centred, (0, longest))[..., frames[:, None] + shifts]
-    correlation = (centred[..., None, :] @ later)[..., 0, :]  # (B, 2, longest + 1)
+    correlation = autocorrelation(centred, longest)  # (B, 2, longest + 1)
     correlation = correlation / correlation[..., :1].clamp(min=1e-9)
     part = (lags - below).to(correlation.dtype)
     return torch.lerp(correlation[..., below], correlation[..., below + 1], part).flatten(1)
 
 
 # --- steps of several descriptors ---
+
+
+def autocorrelation(values: Tensor, longest: int) -> Tensor:
+    """Products of values (..., F) and those `lag` later, summed, for lags to `longest`: (..., L).
+
+    Blocks of values are multiplied by the stretches that they meet, (BLOCK, stretch), and products
+    of the same lag, a diagonal, are added.
+    """
+    later = 1 + -(-longest // BLOCK)  # blocks that a block meets
+    F, stretch = values.shape[-1], later * BLOCK
+    count = (F + BLOCK - 1) // BLOCK
+    padded = nn.functional.pad(values, (0, (count + later) * BLOCK - F))
+    blocks = padded.unflatten(-1, (-1, BLOCK))  # (..., count + later, BLOCK)
+    met = [blocks.narrow(-2, first, count) for first in range(later)]
+    products = met[0].transpose(-1, -2) @ torch.cat(met, dim=-1)  # (..., BLOCK, stretch)
+    flat = nn.functional.pad(products.flatten(-2), (0, BLOCK))
+    diagonals = flat.unflatten(-1, (BLOCK, stretch + 1))  # a row further, a lag to the left
+    return diagonals[..., : longest + 1].sum(-2)
 
 
 def ones_mask(patches: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class Convolution(nn.Conv2d):
         return super().forward(maps)
 
     def kernels(self) -> list[tuple[int, ...]]:
-        """Shapes of the kernels that torch may compute with."""
+        """Shapes of the weights that torch's convolution may get, for the self-test of bf16."""
         return [tuple(self.weight.shape)]
 
 

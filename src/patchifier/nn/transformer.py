@@ -58,14 +58,21 @@ class TransformerLayer(nn.TransformerEncoderLayer):
 
     def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Self-attention of a sequence (B, L, D)."""
-        weights = self.self_attn
-        projected = functional.linear(x, weights.in_proj_weight, weights.in_proj_bias)
-        query, key, value = (
-            part.unflatten(-1, (weights.num_heads, -1)).transpose(1, 2)  # (B, H, L, D / H)
-            for part in projected.chunk(3, dim=-1)
-        )
+        query, key, value = self.projected(x)
         attended = self.attention(query, key, value, bias)
-        return weights.out_proj(attended.transpose(1, 2).flatten(2))
+        return self.self_attn.out_proj(attended.transpose(1, 2).flatten(2))
+
+    def attention_weights(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Weights (B, H, L, L) with which each place of a sequence (B, L, D) attends to each."""
+        query, key, _ = self.projected(self.norm1(x) if self.norm_first else x)
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        return (scores if bias is None else scores + bias).softmax(-1)
+
+    def projected(self, x: Tensor) -> list[Tensor]:
+        """Queries, keys and values (B, H, L, D / H) of a sequence (B, L, D)."""
+        weights = self.self_attn
+        parts = functional.linear(x, weights.in_proj_weight, weights.in_proj_bias).chunk(3, -1)
+        return [part.unflatten(-1, (weights.num_heads, -1)).transpose(1, 2) for part in parts]
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         """Scaled dot-product attention of heads (B, H, L, D / H), with dropout in training."""

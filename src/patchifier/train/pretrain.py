@@ -263,7 +263,7 @@ def train_stage(
     resume: bool,
     progress: Callable[[str], Progress],
 ) -> None:
-    """Run one stage of pre-training."""
+    """Train stage "one" or "two" and write its log and checkpoints into the run folder."""
     settings = config.pretrain
     training = settings.stage_one if stage == "one" else settings.stage_two
     batches = Batches(

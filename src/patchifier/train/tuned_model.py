@@ -95,7 +95,8 @@ class Inputs:
         if index in self.stored:
             return self.stored[index]
         log_mel = self.data.array(index)
-        windows = [torch.from_numpy(window) for window in cut_windows(log_mel, self.config)]
+        cut = cut_windows(log_mel, self.config, silence=False)
+        windows = [torch.from_numpy(window) for window in cut]
         if self.kind == "patches":
             return windows
         self.stored[index] = self._compute(windows)

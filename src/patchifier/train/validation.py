@@ -122,7 +122,7 @@ def every(batch: Batch, step: int) -> Batch:
 
 
 def reconstruct(model: Patchifier, batch: Batch, patches: Tensor) -> Tensor:
-    """Reconstruct patches (B, N, 1, M, T) with the mask of a batch; the result is on the CPU."""
+    """Reconstruct patches (B, N, 1, M, T) under the mask of a batch: (B, N, M, T), on the CPU."""
     to = next(model.parameters()).device
     return (
         model.reconstruct(patches.to(to), mask=batch.mask.to(to), valid=batch.valid.to(to))

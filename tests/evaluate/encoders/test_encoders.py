@@ -26,6 +26,7 @@ from patchifier.evaluate.encoders import (
     chroma,
     each_clip,
     encoders,
+    encoders_of,
     handcrafted,
     handmade,
     mel_stats,
@@ -421,6 +422,16 @@ def test_random_weights_need_clips(data):
 def test_the_paper_is_the_default_of_random_weights(data):
     (one,) = encoders("random:0", data=data, train=[0])
     assert one.parameters == Patchifier(Config()).parameter_count()
+
+
+def test_random_weights_beside_a_model_have_its_architecture_and_say_so(data, model_folder):
+    specs = ["random:3", str(model_folder), "mel-stats"]
+    untrained, trained, _ = encoders_of(specs, data=data)
+    assert untrained.parameters == trained.parameters
+    assert untrained.note.startswith(f"architecture of {model_folder}, ")
+    alone, _ = encoders_of(["random:3", "mel-stats"], data=data)
+    assert alone.parameters == Patchifier(Config()).parameter_count()
+    assert alone.note.startswith("architecture of the paper, ")
 
 
 # --- what every encoder that goes clip by clip checks ---

@@ -231,8 +231,14 @@ def test_a_run_that_is_not_finite_scores_less_than_any():
 def test_what_has_no_score_is_refused():
     with pytest.raises(RequestError, match="no tag is both present and absent"):
         scorer(TAGS, torch.tensor([[1.0, 0, 0], [1, 0, 0]]))
-    with pytest.raises(RequestError, match="'valence' is the same for all 3"):
-        scorer(MOOD, torch.tensor([[1.0, 2], [2, 2], [3, 2]]))
+    with pytest.raises(RequestError, match=r"arousal, valence.* the same for all 3"):
+        scorer(MOOD, torch.tensor([[1.0, 2], [1, 2], [1, 2]]))
+
+
+def test_a_number_that_is_the_same_for_all_clips_is_left_out_of_the_mean():
+    truth = torch.tensor([[1.0, 2], [2, 2], [3, 2]])
+    outputs = torch.tensor([[[1.0, 7], [2, 7], [5, 7]]])  # SSE 4 of SST 2 for the first number
+    assert scorer(MOOD, truth)(outputs).item() == pytest.approx(1 - 4 / 2)
 
 
 # --- together and alone ---

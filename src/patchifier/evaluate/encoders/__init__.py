@@ -19,6 +19,7 @@ features:DIR         any      files with one vector for each clip, from any othe
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from patchifier import hub, weights
@@ -54,6 +55,7 @@ __all__ = [
     "each_clip",
     "each_waveform",
     "encoders",
+    "encoders_of",
     "handcrafted",
     "mel_stats",
     "mfcc",
@@ -140,6 +142,43 @@ def encoders(
     if is_missing or (colon and not (argument and form)):
         raise RequestError(f"{spec!r} is no encoder, expected {word}{form}.")
     return BUILDERS[word](spec, argument, EncoderOptions(data, train, config, seed, device))
+
+
+def encoders_of(specs: Sequence[str], *, data: Cache, seed: int = 0) -> list[Encoder]:
+    """Make the encoders of several specs, in their order.
+
+    Random weights have the architecture of the first model among them, else the paper's; their
+    `note` says which.
+
+    Parameters
+    ----------
+    specs : sequence of str
+        Each as for :func:`encoders`, which also names the errors.
+    data : Cache
+        The clips that will be encoded.
+    seed : int
+        First of the five seeds of random weights.
+
+    Returns
+    -------
+    list of Encoder
+    """
+    found: dict[str, list[Encoder]] = {}
+    config, source = None, "the paper"
+    for spec in sorted(specs, key=_is_random):  # models first
+        made = encoders(spec, data=data, config=config, seed=seed)
+        if _is_random(spec):
+            argument = spec.partition(":")[2]
+            model = argument if argument and not argument.isdecimal() else source
+            made = [replace(one, note=f"architecture of {model}, {one.note}") for one in made]
+        elif config is None and made[0].embedder is not None:
+            config, source = made[0].embedder.config, spec
+        found[spec] = made
+    return [encoder for spec in specs for encoder in found[spec]]
+
+
+def _is_random(spec: str) -> bool:
+    return spec.partition(":")[0] == "random"
 
 
 def _is_path(spec: str) -> bool:

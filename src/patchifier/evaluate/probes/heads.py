@@ -320,12 +320,13 @@ def _roc_auc(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _r2(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
-    """1 - SSE / SST, averaged over numbers."""
+    """1 - SSE / SST, averaged over numbers; those that are the same for all clips are left out."""
     total = (targets - targets.mean(0)).square().sum(0)
-    if not (total > 0).all():
-        name = task.names[int((total <= 0).nonzero()[0, 0])]
+    varied = total > 0
+    if not varied.any():
         raise RequestError(
-            f"number {name!r} is the same for all {len(targets)} validation clips, so it has no "
-            "R2: give a larger validation side."
+            f"all numbers ({', '.join(task.names)}) are the same for all {len(targets)} validation "
+            "clips, so there is no R2: give a larger validation side."
         )
-    return lambda outputs: (1 - (outputs - targets).square().sum(1) / total).mean(1)
+    squared = lambda outputs: (outputs - targets)[..., varied].square().sum(1)  # noqa: E731
+    return lambda outputs: (1 - squared(outputs) / total[varied]).mean(1)

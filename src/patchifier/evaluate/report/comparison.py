@@ -3,6 +3,7 @@
 The table as Markdown beside it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,8 @@ def _cells(row: Row, differences: dict[str, Row]) -> list[str]:
     if found:
         value = score_text(found.get("value"), metric, signed=True)
         against = f"{value} ({interval_text(found, metric, signed=True)})"
-        p = f"{to_number(found.get('p_holm')):.3f}"
+        corrected = to_number(found.get("p_holm"))
+        p = f"{corrected:.3f}" if math.isfinite(corrected) else "–"
     costs = [_milliseconds(cost) if cost == cost else "–", f"{size:,.0f}" if size == size else "–"]
     return [label(row), score, interval_text(row, metric), against, p, *costs]
 

@@ -11,6 +11,7 @@ precision from the stored vectors, also where an approximate index chose the can
 
 from pathlib import Path
 
+from patchifier.library.search.alike import Stretches, agreement, matching_stretches
 from patchifier.library.search.index import Index, UnreadableIndexError, is_index
 from patchifier.library.search.metric import default_weights, slice_weights
 from patchifier.library.search.rows import Changes, Filter, SearchResult
@@ -26,11 +27,14 @@ __all__ = [
     "Pair",
     "SearchResult",
     "Stored",
+    "Stretches",
     "Table",
     "UnreadableIndexError",
     "VectorStore",
+    "agreement",
     "default_weights",
     "load",
+    "matching_stretches",
     "read",
     "slice_weights",
 ]

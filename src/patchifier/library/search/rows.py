@@ -298,7 +298,7 @@ def found(table: pa.Table, scores: Sequence[float | None]) -> list[SearchResult]
 
 
 def digests(table: pa.Table) -> list[str]:
-    """A digest of every row's content, whatever file it was read from."""
+    """Hash of each row of a table of embeddings: its vector and all other columns."""
     rest = table.drop_columns(["embedding"]).to_pylist()
     vectors = vectors_of(table, table.schema.field("embedding").type.list_size)
     return [
