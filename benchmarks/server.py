@@ -21,7 +21,7 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from timing import in_turn, keep, say
+from timing import keep, say, timed
 
 from patchifier import datasets
 from patchifier.library import embed_library
@@ -65,10 +65,13 @@ def start(table):
     address = re.search(r"http://\S+", process.stderr.readline())[0]
     client = httpx.Client(base_url=address, timeout=120)
     client.get("/api/tracks").raise_for_status()
-    passed_s = time.perf_counter() - began
+    return process, client, (time.perf_counter() - began, used_s(process))
+
+
+def used_s(process):
+    """Seconds of the processor that a process has used."""
     parts = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    used_s = sum(map(int, parts[11:13])) / os.sysconf("SC_CLK_TCK")
-    return process, client, (passed_s, used_s)
+    return sum(map(int, parts[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def requests(client):
@@ -102,7 +105,7 @@ def measure(table, rounds):
         process, client, seconds = start(table)
         starts.append(seconds)
         last = len(starts) == STARTS
-        times = in_turn(requests(client), rounds) if last else {}
+        times = requested(process, client, rounds) if last else {}
         process.terminate()
         process.communicate()
     passed_s, used_s = np.array(starts).T
@@ -110,7 +113,21 @@ def measure(table, rounds):
         "first page of songs": say("first page of songs", passed_s, "s"),
         "the same, seconds of the processor": say("  seconds of the processor", used_s, "s"),
     }
-    return found | {name: say(name, 1e3 * seconds, "ms") for name, seconds in times.items()}
+    for name, (seconds, processor_s) in times.items():
+        found[name] = say(name, 1e3 * seconds, "ms") | {"processor": 1e3 * processor_s}
+        print(f"  milliseconds of the processor{1e3 * processor_s:>33.2f} ms")
+    return found
+
+
+def requested(process, client, rounds):
+    """Seconds of each request (rounds,), and those of the processor for one, by its name."""
+    found = {}
+    for name, ask in requests(client).items():
+        ask()
+        before_s = used_s(process)
+        seconds = np.array([timed(ask)[0] for _ in range(rounds)])
+        found[name] = seconds, (used_s(process) - before_s) / rounds
+    return found
 
 
 def main():

@@ -34,6 +34,18 @@ def library(page: Any, ids: dict[str, str]) -> None:
     page.evaluate("document.activeElement.blur()")
 
 
+def duplicates(page: Any, ids: dict[str, str]) -> None:
+    """Pairs that share a recording."""
+    page.goto(page.url.split("#")[0] + "#/library?duplicates=1")
+    page.get_by_role("heading", name="Duplicates", exact=True).wait_for()
+    check = page.get_by_role("button", name="Check the files")
+    page.wait_for_timeout(1000)
+    if check.count():
+        check.click()
+    page.get_by_text("Confirmed by the sound").wait_for(timeout=120_000)
+    page.wait_for_timeout(300)
+
+
 def similar(page: Any, ids: dict[str, str]) -> None:
     """Neighbours, the second with its reason."""
     page.goto(page.url.split("#")[0] + f"#/similar?like={ids[SEED]}")
@@ -86,6 +98,7 @@ def teach(page: Any, ids: dict[str, str]) -> None:
 
 VIEWS: dict[str, Callable[[Any, dict[str, str]], None]] = {
     "library": library,
+    "duplicates": duplicates,
     "similar": similar,
     "map": points,
     "inside": inside,
@@ -98,17 +111,20 @@ def main(names: list[str]) -> None:
     """Write the pictures of the named views; all by default."""
     from playwright.sync_api import sync_playwright
 
+    names = names or list(VIEWS)
     OUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
         songs = music.make(Path(folder) / "Demo")
         server = Server(songs, "--workers", "1", cache=Path(folder) / "cache")
         try:
             server.wait('"state":"done"')
-            server.ask("api/map", b"{}")
+            if "map" in names:
+                server.ask("api/map", b"{}")
             ids = _ids(server)
             browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-            server.wait('"state":"done"', "api/map")
-            for name in names or list(VIEWS):
+            if "map" in names:
+                server.wait('"state":"done"', "api/map")
+            for name in names:
                 for scheme, size in (("light", WIDE), ("dark", WIDE), ("light", NARROW)):
                     _draw(browser, server, name, ids, scheme=scheme, size=size)
             browser.close()

@@ -89,6 +89,26 @@ def replaced_file(path: Path) -> Iterator[Path]:
                 new.unlink(missing_ok=True)
 
 
+def leftover(path: Path) -> Path | None:
+    """New file that a killed :func:`replaced_file` left beside `path`; its lock is removed.
+
+    Raises
+    ------
+    OSError
+        If another process is writing the new file.
+
+    Examples
+    --------
+    >>> leftover(Path("results.txt")) is None
+    True
+    """
+    new, lock = _beside(path, "new"), _lock_of(path)
+    if os.path.lexists(new) or os.path.lexists(lock):
+        with locked(lock):
+            return new if os.path.lexists(new) else None
+    return None
+
+
 @contextlib.contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder to fill, then put it in place of `folder`; on an error nothing changes."""

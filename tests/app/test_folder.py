@@ -7,6 +7,7 @@ import time
 import pytest
 
 from patchifier.app import Settings
+from patchifier.app import job as app_job
 from patchifier.library import job as library_job
 from patchifier.library import worker
 
@@ -29,6 +30,30 @@ def test_a_folder_is_embedded_and_what_is_no_music_is_named(serve, music, tmp_pa
     status = client.get("/api/status").json()
     assert (status["name"], status["n_tracks"]) == ("mine", 6)
     assert (tmp_path / "t.parquet").exists()
+
+
+def test_the_first_songs_are_listed_while_others_are_embedded(serve, music, tmp_path, monkeypatch):
+    monkeypatch.setattr(app_job, "LOOK_S", 0.05)
+    go_on, decode, count = threading.Event(), worker.embed_clips, 0
+
+    def slow(embedder, cut, clips):
+        nonlocal count
+        count += len(clips)
+        if count > library_job.FIRST_FILES:
+            go_on.wait(30)
+        return decode(embedder, cut, clips)
+
+    monkeypatch.setattr(worker, "embed_clips", slow)
+    client = serve(music, Settings(out=tmp_path / "t.parquet", workers=1))
+    end = time.monotonic() + 30
+    while (status := client.get("/api/status").json())["n_tracks"] == 0:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert (status["n_tracks"], status["job"]["state"]) == (4, "running")
+    assert client.get("/api/tracks").json()["total"] == 4
+    go_on.set()
+    assert ended(client)["state"] == "done"
+    assert client.get("/api/status").json()["n_tracks"] == 6
 
 
 def test_a_table_in_the_cache_is_brought_up_to_date(serve, music, tmp_path):

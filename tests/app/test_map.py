@@ -1,13 +1,14 @@
 """The map: made in the background, kept on disk, coloured; and how vectors are laid out."""
 
 import shutil
+import threading
 import time
 
 import numpy as np
 import pytest
 
-from patchifier.app.layout import lay_out, neighbours
-from patchifier.app.map import POINT
+from patchifier.app.layout import first_layout, lay_out, neighbours
+from patchifier.app.map import POINT, Map
 
 
 def finished(client):
@@ -52,6 +53,40 @@ def test_a_second_server_takes_the_map_from_disk(mapped, serve):
     again = serve(folder / "own.parquet")
     assert again.get("/api/map").json()["state"] == "done"
     assert (points(again) == points(client)).all()
+
+
+def test_first_points_are_there_while_the_map_is_made(serve, own, monkeypatch):
+    go_on, lay_out_whole = threading.Event(), Map._in_process
+
+    def slow(self, vectors):
+        go_on.wait(30)
+        return lay_out_whole(self, vectors)
+
+    monkeypatch.setattr(Map, "_in_process", slow)
+    client = serve(own)
+    client.post("/api/map")
+    end = time.monotonic() + 20
+    while not (state := client.get("/api/map").json())["first"]:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert state["state"] == "running"
+    first = points(client)
+    assert np.ptp(first["x"]) > 0.5
+    assert len(first) == len(client.get("/api/map/colours").json()["values"]) == 6
+    assert not list(own.parent.glob("own.map-*.npy"))
+    go_on.set()
+    assert (finished(client)["state"], client.get("/api/map").json()["first"]) == ("done", False)
+    assert list(own.parent.glob("own.map-*.npy"))
+
+
+def test_first_places_are_the_principal_axes():
+    vectors = np.random.default_rng(0).standard_normal((5000, 12)).astype(np.float32)
+    vectors[:, 3] *= 9
+    vectors[:, 7] *= 5
+    places = first_layout(vectors).places
+    for axis, column in enumerate((3, 7)):
+        assert abs(np.corrcoef(places[:, axis], vectors[:, column])[0, 1]) > 0.99
+    assert first_layout(vectors[:1]).places.shape == (1, 2)
 
 
 def test_a_damaged_map_is_made_again(mapped, serve, tmp_path):

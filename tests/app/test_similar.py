@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from patchifier.app import duplicates as app_duplicates
 from patchifier.library import embed_library
 
 
@@ -85,6 +86,26 @@ def test_a_bad_request_names_what_is_wrong(client, ids, asked, word):
 
 
 @pytest.mark.parametrize(
+    ("address", "asked", "word"),
+    [
+        ("/api/similar", {"like": [0, 1], "unlike": [1]}, "should not"),
+        ("/api/similar", {"like": [], "unlike": [1]}, "like has 0 songs"),
+        ("/api/mix", {"seeds": [0], "unlike": [0]}, "should not"),
+        ("/api/path", {"start": 0, "end": 0}, "twice"),
+        ("/api/path", {"start": 0, "end": 1, "waypoints": [1]}, "twice"),
+    ],
+)
+def test_a_request_that_contradicts_itself_says_so(client, ids, address, asked, word):
+    named = {
+        name: [ids[one] for one in value] if isinstance(value, list) else ids[value]
+        for name, value in asked.items()
+    }
+    answer = client.post(address, json=named)
+    assert answer.status_code == 400
+    assert word in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
     ("body", "kind", "status"),
     [
         (b"{", "application/json", 400),
@@ -150,6 +171,22 @@ def test_pairs_are_checked_in_the_background(serve, own):
         str(copy),
         str(copy.with_name("0 song.flac")),
     }
+
+
+def test_a_check_that_failed_says_why_until_it_is_started_again(serve, own, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    client = serve(own)
+    with monkeypatch.context() as patch:
+        patch.setattr(app_duplicates, "duplicates", fails)
+        client.post("/api/duplicates")
+        client.app.state.served.check._thread.join(10)
+    for _ in range(2):
+        check = client.get("/api/duplicates").json()["check"]
+        assert check["state"] == "failed"
+        assert "No space left" in check["error"]
+    assert client.post("/api/duplicates").json()["state"] in ("running", "done")
 
 
 def test_a_playlist_is_m3u8_with_the_files_in_order(client, ids, music):

@@ -138,6 +138,16 @@ def test_several_files_to_search_with_and_some_that_are_not_meant(home, told, ne
     assert "noise.wav" not in names(told(f"{command} --not {home}/b/noise.wav"))
 
 
+def test_a_search_that_contradicts_itself_is_refused(home, run):
+    table, low, noise = f"{home}/all.parquet", f"{home}/a/low.wav", f"{home}/b/noise.wav"
+    for words, said in (
+        (f"similar {table} --to {low} --to {noise} --not {noise}", "should not"),
+        (f"mix {table} --seeds {low} --not {low}", "should not"),
+        (f"path {table} --from {low} --to {low}", "twice"),
+    ):
+        assert said in run(words, code=2).err
+
+
 def test_a_path_leads_from_one_file_to_another(home, told, monkeypatch):
     monkeypatch.chdir(home)
     command = "path all.parquet --from a/low.wav --to a/high.wav"

@@ -730,6 +730,25 @@ def test_an_interrupted_job_goes_on_bit_for_bit(
     require_same_table(read(name), read(whole))
 
 
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_parts_grow_alike_in_a_job_that_was_interrupted(
+    stop, music, tmp_path, embed, read, threads, monkeypatch
+):
+    (music / "album0" / "empty.wav").touch()
+    monkeypatch.setattr(job, "FIRST_FILES", 1)
+    monkeypatch.setattr(job, "PART_FILES", 2)
+    ends = [1, 2, 4, 6, 7]  # of the parts, in files
+    with pytest.raises(Killed):
+        embed(music, workers=1, progress=lambda done, *_: done == stop and die())
+    parts = list((tmp_path / "x.parquet.parts").glob("0*.parquet"))
+    assert len(parts) == sum(end < stop for end in ends)
+    said = []
+    embed(music, progress=lambda done, *_: said.append(done))
+    assert said[0] == 1 + max([0, *(end for end in ends if end < stop)])
+    embed(music, "whole.parquet")
+    assert (tmp_path / "x.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
 @pytest.mark.parametrize("name", ["x.parquet", "x.npy"])
 @pytest.mark.parametrize("place", ["_put_in_place", "_clear"])
 def test_a_job_killed_while_it_puts_the_table_in_place_goes_on(

@@ -53,6 +53,24 @@ def test_no_seed_and_seeds_that_cancel_out_are_refused(opened, write):
             store.similar(seeds)
 
 
+def test_what_is_meant_and_not_meant_at_once_is_refused(opened, write):
+    store = opened(write(on_circle(0, 50, 90), "abc"))
+    outside = on_circle(20)[0]
+    for seeds, unlike in ((["a", "b"], ["b"]), ([outside], ["a", 2 * outside])):
+        for search_ in (store.similar, store.mix):
+            with pytest.raises(RequestError, match="should sound like"):
+                search_(seeds, unlike=unlike)
+    with pytest.raises(RequestError, match="no file"):
+        store.similar([], unlike=["a"])
+
+
+def test_a_path_to_where_it_begins_is_refused(opened, write):
+    store, outside = opened(write(on_circle(0, 50, 90), "abc")), on_circle(20)[0]
+    for start, end, via in (("a", "a", ()), ("a", "b", ["a"]), (outside, outside, ())):
+        with pytest.raises(RequestError, match="twice"):
+            store.path(start, end, 5, waypoints=via)
+
+
 # --- weights ---
 
 
@@ -73,6 +91,24 @@ def test_a_weighted_score_is_the_cosine_of_weighted_vectors(opened, write, kind)
     found = opened(write(vectors, range(400))).similar("7", 20, weights=weights, exact=True)
     assert paths(found) == [str(row) for row in np.argsort(-expected)[:20]]
     assert [row.score for row in found] == pytest.approx(np.sort(expected)[::-1][:20], abs=1e-6)
+
+
+@pytest.mark.parametrize("heavy", [(0, 10), (30, 40), (66, 70)])
+@pytest.mark.parametrize("weight", [1.5, 32.0, 1e4])
+def test_rows_that_are_left_out_unseen_are_none_of_the_nearest(write, heavy, weight):
+    vectors, weights = random_vectors(3000, 70), np.random.default_rng(1).uniform(0, 1, 70)
+    vectors[:50, heavy[0] : heavy[1]] *= 20  # near by these columns alone
+    weights[slice(*heavy)] = weight
+    store = search.Table.open(write(vectors, range(3000)))
+    for query in ("7", "2000"):
+        expected = weighted(vectors, vectors[int(query)], weights)
+        expected[int(query)] = -np.inf
+        found = store.similar(query, 20, weights=weights)
+        order = [str(row) for row in np.argsort(-expected) if np.isfinite(expected[row])]
+        assert paths(found) == order[:20]
+        for count in (1, 5, 15):  # of the 111 that take part
+            few = store.similar(query, count, weights=weights, where=Filter(path_prefix="29"))
+            assert paths(few) == [path for path in order if path.startswith("29")][:count]
 
 
 def test_other_weights_after_others_give_what_they_give_alone(write):
@@ -173,8 +209,7 @@ def test_no_more_files_of_an_artist_or_an_album_than_the_limit(opened, write):
     store, query = opened(table), on_circle(0)[0]
     assert paths(store.similar(query, 7, max_per_artist=1)) == [*"adefg"]
     assert paths(store.similar(query, 7, max_per_artist=2)) == [*"abdefg"]
-    # an album of another artist is another album
-    assert paths(store.similar(query, 7, max_per_album=1)) == [*"abcdefg"]
+    assert paths(store.similar(query, 7, max_per_album=1)) == [*"abcdf"]
     assert paths(store.similar(query, 2, max_per_artist=1)) == [*"ad"]
 
 
@@ -182,6 +217,17 @@ def test_one_album_is_known_by_its_album_artist(opened, write):
     tags = {"artist": [*"XYZ"], "album": ["one"] * 3, "albumartist": ["V"] * 3}
     store = opened(write(on_circle(1, 2, 3), "abc", **tags))
     assert paths(store.similar(on_circle(0)[0], 3, max_per_album=2)) == [*"ab"]
+
+
+def test_without_album_artist_one_album_lies_in_one_folder(opened, write):
+    files = ["/a/1.mp3", "/a/2.mp3", "/b/1.mp3", "/b/2.mp3"]
+    tags = {"artist": [*"WXYZ"], "album": ["Hits", "HITS", "Hits", None]}
+    store = opened(write(on_circle(1, 2, 3, 4), files, **tags))
+    query = on_circle(0)[0]
+    assert paths(store.similar(query, 4, max_per_album=1)) == [files[0], *files[2:]]
+    walk = store.mix(files[0], 4, max_per_album=1, drift=0.0)
+    assert paths(walk) == [files[0], *files[2:]]
+    assert files[1] not in paths(store.path(files[0], files[3], 4, max_per_album=1))
 
 
 def test_a_limit_is_met_behind_many_files_of_one_artist(opened, write):

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import mutagen
@@ -319,3 +321,41 @@ def test_the_command_shows_writes_and_undoes(table, capsys):
     assert contents(table) == before
     assert cli.main(["tag", str(table), "--undo"]) == 2
     assert cli.main(["tag", str(table), "--undo", "--write"]) == 2
+
+
+KILLED = """
+import os, sys
+from patchifier.library import journal, tagging
+
+journal.write_tags = lambda *_, **__: os._exit(9)  # no clean-up, as of a kill
+tagging.write(sys.argv[1], [tagging.TagChange(sys.argv[2], "bpm", None, "120")])
+"""
+
+
+@pytest.mark.parametrize("flags", [["--estimate", "none"], ["--estimate", "bpm", "--write"]])
+def test_what_a_killed_run_left_beside_a_file_is_removed_and_named(
+    flags, table, capsys, child_environment
+):
+    before, music = contents(table), table.parent / "music"
+    words = [sys.executable, "-c", KILLED, table, music / "a.flac"]
+    assert subprocess.run(words, env=child_environment, check=False).returncode == 9
+    assert {*contents(table)} - {*before} == {".a.flac.new", ".a.flac.new.lock"}
+    assert cli.main(["tag", str(table), "--workers", "1", *flags]) == 0
+    assert f"removed {music / '.a.flac.new'}" in capsys.readouterr().err
+    assert {*contents(table)} == {*before}
+    if "--write" not in flags:
+        assert contents(table) == before
+        assert not tagging.journal_folder(table).exists()
+
+
+def test_a_file_of_such_a_name_that_no_run_left_is_never_touched(table, capsys):
+    own = table.parent / "music" / ".a.flac.new"
+    own.write_bytes(b"mine")
+    before = contents(table)
+    for flags in (["--estimate", "none"], ["--estimate", "bpm", "--write"]):
+        cli.main(["tag", str(table), "--workers", "1", *flags])
+        assert contents(table) == before
+    assert ".a.flac.new lies beside it" in capsys.readouterr().out
+    with pytest.raises(RequestError):
+        tagging.undo(table)
+    assert own.read_bytes() == b"mine"

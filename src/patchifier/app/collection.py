@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from patchifier.app.asked import RefusedError
 from patchifier.config import RequestError
 from patchifier.library.search import Table
 from patchifier.library.search.metric import Metric
-from patchifier.library.stored import EmbeddingTable, read, track_ids, vectors_of
+from patchifier.library.stored import EmbeddingTable, read
 
 TAGS = ("title", "artist", "album", "albumartist", "genre", "year", "track")
 SEARCHED = ("title", "artist", "album", "path", "year")
@@ -108,10 +107,9 @@ class Collection:
         self.first = np.array(sorted(firsts.values()), int)  # row of each track's first section
         self.paths = [paths[row] for row in self.first]
         self.by_path = {path: place for place, path in enumerate(self.paths)}
-        self.ids = self._ids()
+        self.ids = [self.store.track_ids[row] for row in self.first] if self.store else []
         self.number = {one: place for place, one in enumerate(self.ids)}
-        self._columns = self._read_columns()
-        self.least_close: float | None = None  # kept by patchifier.app.similar
+        self._columns: dict[str, list[Any]] = {}  # those that were used
         self._ranks: dict[str, list[float]] = {}
 
     @classmethod
@@ -136,28 +134,15 @@ class Collection:
 
     # --- tracks ---
 
-    def _ids(self) -> list[str]:
-        """Ids of the tracks: 16 hexadecimal digits, which stay when a file is moved."""
-        if self.table is None:
-            return []
-        ids = track_ids(self.table.rows)
-        return [ids[row] for row in self.first]
-
-    def _read_columns(self) -> dict[str, list[Any]]:
-        """Values of each column that the table has, for each track."""
-        if self.table is None:
-            return {}
-        rows = self.table.rows
-        names = ("start_s", "end_s", "length_s", "size", "mb_recording_id", *TAGS)
-        few = rows.select([name for name in names if name in rows.column_names])
-        if len(self.first) < len(few):
-            few = few.take(pa.array(self.first))
-        none = [None] * len(self)
-        return dict.fromkeys(names, none) | few.to_pydict()
-
     def column(self, name: str) -> list[Any]:
         """Values of a tag or another column for each track; None where there is none."""
-        return self._columns.get(name, [])
+        if self.table is None:
+            return []
+        if name not in self._columns:
+            values = self.table.rows[name].to_pylist()
+            whole = len(values) == len(self)
+            self._columns[name] = values if whole else [values[row] for row in self.first]
+        return self._columns[name]
 
     def find(self, one: str) -> int:
         """Place of the track of an id.
@@ -291,16 +276,6 @@ class Collection:
             vector = self.table.rows["embedding"][int(self.first[place])].values.to_numpy()
             return np.asarray(vector / np.linalg.norm(vector))
         return np.asarray(self.directions[place])
-
-    def sample(self, count: int) -> np.ndarray:
-        """Vectors (m, E) of length 1 in the metric, of up to `count` sections over the table."""
-        if self.table is None:
-            return np.zeros((0, 1), np.float32)
-        rows = np.unique(
-            np.linspace(0, len(self.table) - 1, min(count, len(self.table))).astype(int)
-        )
-        vectors = vectors_of(self.table.rows.take(pa.array(rows)), self.table.length)
-        return self.metric.unit(vectors).astype(np.float32)
 
     @functools.cached_property
     def content(self) -> str:

@@ -30,8 +30,16 @@ class Check:
         self.collection = collection
         self.state, self.error, self.done, self.total = "missing", "", 0, 0
         self.found: tuple[Duplicate, ...] = ()
+        self._proposed: tuple[float, list[Duplicate]] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="duplicates", daemon=True)
+
+    def proposed(self, threshold: float) -> list[Duplicate]:
+        """Pairs by their vectors alone; those of the last threshold are kept."""
+        if self._proposed is None or self._proposed[0] != threshold:
+            pairs = store_of(self.collection).near_duplicates(threshold)
+            self._proposed = threshold, [not_checked(pair) for pair in pairs]
+        return self._proposed[1]
 
     def start(self) -> None:
         """Begin, once."""
@@ -90,24 +98,24 @@ def listed(served: Served, asked: DuplicatesAsked) -> dict[str, Any]:
         pairs = ()
     else:
         with served.turn():
-            found = store_of(collection).near_duplicates(asked.threshold)
-        pairs = [not_checked(pair) for pair in found]
+            pairs = check.proposed(asked.threshold)
     return {"pairs": [_pair(collection, pair) for pair in pairs], "check": state}
 
 
 def start(served: Served, asked: CheckAsked) -> dict[str, Any]:
     """Check pairs by the fingerprints of their files, in the background."""
     store_of(served.collection)
-    check = _check(served)
+    check = _check(served, again=True)
     check.start()
     return check.report()
 
 
-def _check(served: Served) -> Check:
-    """The check of what is served now; after a failure, a new one."""
+def _check(served: Served, *, again: bool = False) -> Check:
+    """The check of what is served now; `again`, a new one after a failure."""
     with served.one_at_a_time("check"):
         check = served.check
-        if check is None or check.collection is not served.collection or check.state == "failed":
+        failed = again and check is not None and check.state == "failed"
+        if check is None or check.collection is not served.collection or failed:
             if check:
                 check.stop()
             served.check = Check(served.collection)

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from patchifier.library.build import embed_library
 from patchifier.library.stored import Stored, from_arrow
 from patchifier.library.table import read_facts
 
-LOOK_S = 3.0  # between two looks at the finished parts
+LOOK_S = 1.0  # least time between two looks at the finished parts
+LOOK_SHARE = 0.05  # most of the time that they take: all parts are read for each
 
 
 class _CancelledError(Exception):
@@ -55,7 +56,7 @@ class Job:
         self.done = self.total = 0
         self.skipped: list[tuple[str, str]] = []
         self._paths: list[str] = []
-        self._parts, self._looked_s = 0, 0.0
+        self._parts = 0
         self._cancelled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="embedding", daemon=True)
 
@@ -103,14 +104,15 @@ class Job:
         clips, lost = sources.find(self.folder)
         self.skipped, self.total = list(lost), len(clips)
         self._paths = [clip.path for clip in clips]
-        done = embed_library(
-            self.folder,
-            self.out,
-            embedder=self.embedder,
-            changed=True,
-            workers=self.workers,
-            progress=self._show,
-        )
+        with self._looking():
+            done = embed_library(
+                self.folder,
+                self.out,
+                embedder=self.embedder,
+                changed=True,
+                workers=self.workers,
+                progress=self._show,
+            )
         self.skipped = list(done.skipped)
         self.done = self.total
         self.grown(Collection.open(self.out, name=self.folder.name))
@@ -121,16 +123,33 @@ class Job:
             raise _CancelledError
         self.done, self.total = done, total
         self.current = self._paths[done] if done < len(self._paths) else ""
-        if time.monotonic() - self._looked_s > LOOK_S:
-            self._look()
+
+    @contextlib.contextmanager
+    def _looking(self) -> Iterator[None]:
+        """Look at the finished parts again and again in a thread, as long as this is open."""
+        ended = threading.Event()
+
+        def look() -> None:
+            wait_s = LOOK_S
+            while not ended.wait(wait_s):
+                began_s = time.monotonic()
+                with contextlib.suppress(*BAD_ITEM):  # a part that is being merged
+                    self._look()
+                wait_s = max(LOOK_S, (time.monotonic() - began_s) / LOOK_SHARE)
+
+        thread = threading.Thread(target=look, name="finished parts", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def _look(self) -> None:
         """Show what is done so far, if there is more than at the last look."""
-        self._looked_s = time.monotonic()
         parts = sorted(self.out.with_name(f"{self.out.name}.parts").glob("[0-9]*.parquet"))
         if len(parts) == self._parts:
             return
-        self._parts = len(parts)
         # rows of a table that is brought up to date stay visible
         files = [self.out, *parts] if self.out.exists() else parts
         tables = [table for file in files for table in Stored(file).parts()]
@@ -139,3 +158,4 @@ class Job:
         if tables:
             table = from_arrow(pa.concat_tables(tables), read_facts(files[0]))
             self.grown(Collection(table, name=self.folder.name, source=self.out))
+        self._parts = len(parts)

@@ -9,6 +9,7 @@ import numpy as np
 FEWEST = 15  # points for UMAP; fewer are laid out along their principal axes
 AXES = 50  # principal axes that UMAP and k-means work on
 MOST_GROUPS = 20
+FIRST_AMONG = 2000  # vectors that the axes of a first layout are found from
 SEED = 0
 BLOCK = 512  # points compared with all others at once
 
@@ -43,22 +44,42 @@ def lay_out(vectors: np.ndarray) -> Layout:
     """
     axes = principal(vectors, min(AXES, *vectors.shape))
     few = len(vectors) < FEWEST or importlib.util.find_spec("umap") is None
-    places = axes[:, :2] if few else _umap(axes)
+    return Layout(_framed(axes[:, :2] if few else _umap(axes)), groups(axes))
+
+
+def first_layout(vectors: np.ndarray) -> Layout:
+    """Lay vectors out along their two longest principal axes, in one group: at once.
+
+    Examples
+    --------
+    >>> first_layout(np.eye(4, 8, dtype=np.float32)).places.shape
+    (4, 2)
+    """
+    places = principal(vectors, min(2, *vectors.shape), among=FIRST_AMONG)
+    return Layout(_framed(places), np.zeros(len(vectors), np.uint16))
+
+
+def _framed(places: np.ndarray) -> np.ndarray:
+    """Places (n, 2) float32 in [-1, 1]."""
     if places.shape[1] < 2:
         places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
     places = places - (places.max(0) + places.min(0)) / 2
-    places = places / max(float(np.abs(places).max()), 1e-9)
-    return Layout(places.astype(np.float32), groups(axes))
+    return (places / max(float(np.abs(places).max()), 1e-9)).astype(np.float32)
 
 
-def principal(vectors: np.ndarray, count: int) -> np.ndarray:
-    """Coordinates (n, count) float32 of vectors along their longest principal axes."""
-    centred = vectors - vectors.mean(0)
+def principal(vectors: np.ndarray, count: int, *, among: int | None = None) -> np.ndarray:
+    """Coordinates (n, count) float32 of vectors along their longest principal axes.
+
+    These are found from all vectors, or from `among` of them.
+    """
+    some = vectors[:: max(1, len(vectors) // (among or len(vectors)))]
+    mean = some.mean(0)
+    centred = some - mean
     _, axes = np.linalg.eigh(centred.T.astype(np.float64) @ centred)
     axes = axes[:, ::-1][:, :count].astype(np.float32)
     # an axis has no direction: its largest number is positive
     signs = np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
-    return np.asarray(centred @ (axes * signs))
+    return np.asarray((vectors - mean) @ (axes * signs))
 
 
 def _umap(axes: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from patchifier import jobs
 from patchifier.app.asked import RefusedError
 from patchifier.app.collection import Collection
 from patchifier.app.folders import cache_folder
-from patchifier.app.layout import Layout, lay_out
+from patchifier.app.layout import Layout, first_layout, lay_out
 from patchifier.app.state import Served
 from patchifier.app.teach_routes import labels_of
 from patchifier.config import RequestError
@@ -38,14 +38,15 @@ class Map:
     def __init__(self, collection: Collection) -> None:
         self.collection = collection
         self.points: np.ndarray | None = None
+        self.first = False  # the points are those that are shown until UMAP is done
         self.error, self.method, self.started_s = "", "", 0.0
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
     @property
     def state(self) -> str:
-        """One of "missing", "running" and "done"."""
-        if self.points is not None:
+        """One of "missing", "running" and "done"; there may be first points while it runs."""
+        if self.points is not None and not self.first:
             return "done"
         return "running" if self._thread and self._thread.is_alive() else "missing"
 
@@ -84,6 +85,7 @@ class Map:
         running = self.state == "running"
         return {
             "state": self.state,
+            "first": self.first,
             "progress": None,
             "seconds": round(time.monotonic() - self.started_s, 1) if running else 0.0,
             "error": self.error or None,
@@ -94,17 +96,17 @@ class Map:
             return
         try:
             directions = self.collection.metric.unit(self.collection.directions)
-            found = self._in_process(directions.astype(np.float32))
+            directions = directions.astype(np.float32)
+            self.points, self.first = _points(first_layout(directions)), True
+            found = self._in_process(directions)
         except (RequestError, OSError, MemoryError, BrokenProcessPool) as error:
             self.error = f"the map could not be made ({error or type(error).__name__})."
             return
         if found is None:
             return
-        points = np.zeros(len(found.places), POINT)
-        points["x"], points["y"] = found.places.T
-        points["cluster"] = found.clusters
+        points = _points(found)
         self._write(points)
-        self.points = points
+        self.points, self.first = points, False
 
     def _in_process(self, vectors: np.ndarray) -> Layout | None:
         """Lay out in a new process: numba compiles for long, and holds much memory."""
@@ -124,6 +126,13 @@ class Map:
                 with replaced_file(file) as new, new.open("wb") as stream:
                     np.save(stream, points)
                 return
+
+
+def _points(layout: Layout) -> np.ndarray:
+    points = np.zeros(len(layout.places), POINT)
+    points["x"], points["y"] = layout.places.T
+    points["cluster"] = layout.clusters
+    return points
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Endpoints: what sounds like songs, paths, mixes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,10 @@ from patchifier.app.state import Served
 from patchifier.app.tracks import slices
 from patchifier.config import RequestError
 from patchifier.library.search import Filter, SearchResult, Table, alike, slice_weights
+from patchifier.library.search.closeness import not_close
 
 MOST = 500  # results, seeds
 MOST_WEIGHT = 4.0
-LEAST_CLOSE = 0.2  # all of 250 tracks of two libraries have one that is nearer
-SAMPLE, COMPARED = 200, 5_000  # songs whose nearest is looked for, and among how many
-SHARE_FAR = 10  # percent of them that have no near song
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,10 @@ class Filters:
         return Filter(**given)
 
 
-@dataclass(frozen=True)
-class SimilarAsked:
-    """Songs that the results are like, and unlike; weights of the parts of the vector, 0 to 4."""
+@dataclass(frozen=True, kw_only=True)
+class SearchAsked:
+    """What all searches take; weights are those of the parts of the vector, 0 to 4."""
 
-    like: list[str]
-    unlike: list[str] = field(default_factory=list)
     count: int = 20
     weights: dict[str, float] = field(default_factory=dict)
     filters: Filters = field(default_factory=Filters)
@@ -52,53 +48,61 @@ class SimilarAsked:
     max_per_album: int = 0
 
     def __post_init__(self) -> None:
-        _require_counts(self.count, self.max_per_artist, self.max_per_album)
+        require_range("count", self.count, 1, MOST)
+        require_range("max_per_artist", self.max_per_artist, 0, 2**31)
+        require_range("max_per_album", self.max_per_album, 0, 2**31)
+
+    def options(self, served: Served) -> dict[str, Any]:
+        """As arguments of a search."""
+        return {
+            "where": self.filters.where(),
+            "weights": _weights(served, self.weights),
+            "max_per_artist": self.max_per_artist,
+            "max_per_album": self.max_per_album,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarAsked(SearchAsked):
+    """Songs that the results are like, and unlike."""
+
+    like: list[str]
+    unlike: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         _require_songs("like", self.like, least=1)
         _require_songs("unlike", self.unlike)
 
 
-@dataclass(frozen=True)
-class PathAsked:
+@dataclass(frozen=True, kw_only=True)
+class PathAsked(SearchAsked):
     """The first and the last song of a path, and songs on the way."""
 
     start: str
     end: str
-    count: int = 10
     waypoints: list[str] = field(default_factory=list)
-    weights: dict[str, float] = field(default_factory=dict)
-    filters: Filters = field(default_factory=Filters)
-    max_per_artist: int = 0
-    max_per_album: int = 0
+    count: int = 10
 
     def __post_init__(self) -> None:
-        _require_counts(self.count, self.max_per_artist, self.max_per_album)
+        super().__post_init__()
         _require_songs("waypoints", self.waypoints)
 
 
-@dataclass(frozen=True)
-class MixAsked:
+@dataclass(frozen=True, kw_only=True)
+class MixAsked(SearchAsked):
     """Songs that a mix begins from; drift is 0 (stays near them) to 1 (walks on)."""
 
     seeds: list[str]
     unlike: list[str] = field(default_factory=list)
     count: int = 25
     drift: float = 0.5
-    weights: dict[str, float] = field(default_factory=dict)
-    filters: Filters = field(default_factory=Filters)
-    max_per_artist: int = 0
-    max_per_album: int = 0
 
     def __post_init__(self) -> None:
-        _require_counts(self.count, self.max_per_artist, self.max_per_album)
+        super().__post_init__()
         _require_songs("seeds", self.seeds, least=1)
         _require_songs("unlike", self.unlike)
         require_range("drift", self.drift, 0, 1)
-
-
-def _require_counts(count: int, max_per_artist: int, max_per_album: int) -> None:
-    require_range("count", count, 1, MOST)
-    require_range("max_per_artist", max_per_artist, 0, 2**31)
-    require_range("max_per_album", max_per_album, 0, 2**31)
 
 
 def _require_songs(name: str, songs: list[str], *, least: int = 0) -> None:
@@ -111,22 +115,21 @@ def _require_songs(name: str, songs: list[str], *, least: int = 0) -> None:
 def similar(served: Served, asked: SimilarAsked) -> dict[str, Any]:
     """Songs most like some, and unlike others, the most similar first."""
     likes = [served.song(one) for one in asked.like]
-    found = store_of(served.collection).similar(
-        [song.query for song in likes],
+    store, queries = store_of(served.collection), [song.query for song in likes]
+    found = store.similar(
+        queries,
         asked.count,
         unlike=[served.song(one).query for one in asked.unlike],
-        where=asked.filters.where(),
-        weights=_weights(served, asked.weights),
-        max_per_artist=asked.max_per_artist,
-        max_per_album=asked.max_per_album,
+        **asked.options(served),
     )
     mean = np.mean([song.vector for song in likes], axis=0)
+    parts = agreement(served, mean, [_direction(served.collection, row) for row in found])
     results = [
-        one | {"slices": agreement(served, mean, _direction(served.collection, row))}
-        for one, row in zip(_results(served.collection, found), found)
+        one | {"slices": part}
+        for one, part in zip(_results(served.collection, found), parts, strict=True)
     ]
-    close, note = _closeness(served, found)
-    return {"results": results, "close": close, "note": note}
+    note = not_close(store, queries, found)
+    return {"results": results, "close": not note, "note": note}
 
 
 def path(served: Served, asked: PathAsked) -> dict[str, Any]:
@@ -139,10 +142,7 @@ def path(served: Served, asked: PathAsked) -> dict[str, Any]:
         end,
         asked.count,
         waypoints=waypoints,
-        where=asked.filters.where(),
-        weights=_weights(served, asked.weights),
-        max_per_artist=asked.max_per_artist,
-        max_per_album=asked.max_per_album,
+        **asked.options(served),
     )
     return {"results": _results(served.collection, found)}
 
@@ -153,19 +153,19 @@ def mix(served: Served, asked: MixAsked) -> dict[str, Any]:
         [served.song(one).query for one in asked.seeds],
         asked.count,
         unlike=[served.song(one).query for one in asked.unlike],
-        where=asked.filters.where(),
-        weights=_weights(served, asked.weights),
         drift=asked.drift,
-        max_per_artist=asked.max_per_artist,
-        max_per_album=asked.max_per_album,
+        **asked.options(served),
     )
     return {"results": _results(served.collection, found)}
 
 
-def agreement(served: Served, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Cosine of each part of two vectors (E,); 0 where one has nothing."""
-    found = alike.agreement(first, second, slices(served))
-    return {name: round(value, 4) for name, value in found.items()}
+def agreement(
+    served: Served, vector: np.ndarray, others: Sequence[np.ndarray]
+) -> list[dict[str, float]]:
+    """Cosines of each part of a vector (E,) with that of others; 0 where one has nothing."""
+    parts = slices(served)
+    found = [alike.agreement(vector, other, parts) for other in others]
+    return [{name: round(value, 4) for name, value in one.items()} for one in found]
 
 
 def store_of(collection: Collection) -> Table:
@@ -207,29 +207,3 @@ def _results(collection: Collection, found: Iterable[SearchResult]) -> list[dict
 
 def _direction(collection: Collection, row: SearchResult) -> np.ndarray:
     return collection.direction(collection.by_path[row.path])
-
-
-def _closeness(served: Served, found: Iterable[SearchResult]) -> tuple[bool, str]:
-    """Whether the nearest song is close, measured by the songs of this library; and what to say."""
-    best = next(iter(found), None)
-    if best is None or best.score is None:
-        return False, "No other song of this library passes these filters."
-    least = least_close(served.collection)
-    if best.score >= least:
-        return True, ""
-    return False, (
-        f"Nothing in this library is close: the nearest song has a similarity of {best.score:.2f}, "
-        f"and {100 - SHARE_FAR} % of the songs here have one of {least:.2f} or more."
-    )
-
-
-def least_close(collection: Collection) -> float:
-    """Cosine that most songs reach with their nearest, from a sample; at least LEAST_CLOSE."""
-    if collection.least_close is None:
-        others = collection.sample(COMPARED)
-        rows = np.unique(np.linspace(0, len(others) - 1, min(SAMPLE, len(others))).astype(int))
-        cosines = others[rows] @ others.T  # (m, n)
-        cosines[np.arange(len(rows)), rows] = -1.0
-        near = float(np.percentile(cosines.max(1), SHARE_FAR))
-        collection.least_close = max(LEAST_CLOSE, near)
-    return collection.least_close

@@ -28,6 +28,7 @@ from patchifier.app.security import Access
 from patchifier.app.similar import MOST, store_of
 from patchifier.app.state import Served
 from patchifier.config import RequestError
+from patchifier.library.search.ranking import album_of
 
 VERSION = "1.16.1"  # of the Subsonic API
 NAMESPACE = "http://subsonic.org/restapi"
@@ -155,9 +156,11 @@ def child(served: Served, place: int) -> dict[str, Any]:
     """A song as the protocol's Child; what is not known is left out."""
     collection = served.collection
     tag = {name: collection.column(name)[place] for name in ("album", "artist", "track", "year")}
+    owner = {"albumartist": collection.column("albumartist")[place]}
     path, seconds = collection.paths[place], collection.duration_s(place)
     suffix = PurePosixPath(path).suffix.lower()
-    album = tag["album"] and _id_of(tag["artist"] or "", tag["album"])
+    known = album_of(path, tag | owner)
+    album = known and _id_of(*known)
     values = {
         "id": collection.ids[place],
         "parent": album or _id_of(str(PurePosixPath(path).parent)),

@@ -39,7 +39,7 @@ def why(served: Served, asked: WhyAsked) -> dict[str, Any]:
     pairs = matching_stretches(one, other, metric=served.collection.metric)
     return {
         "similarity": round(served.collection.cosine(first.vector, second.vector), 4),
-        "slices": agreement(served, first.vector, second.vector),
+        "slices": agreement(served, first.vector, [second.vector])[0],
         "stretches": [_pair(pair) for pair in pairs],
     }
 

@@ -8,7 +8,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -193,26 +193,42 @@ def parser(command: Command) -> Parser:
 
     A positional parameter is an argument, a keyword-only one a flag; of `from_`, a word of Python,
     the flag is ``--from``. A flag of type list takes several words, one of type tuple is repeated.
+    A parameter that is a dataclass stands for a flag for each of its fields.
     The parameter `changes`, annotated with sections of the config, stands for ``--config`` and all
     fields of these sections.
     """
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    doc = docstring_parser.parse(command.__doc__ or "", docstring_parser.DocstringStyle.NUMPYDOC)
-    text = {
-        name: entry.description or "" for entry in doc.params for name in entry.arg_name.split(", ")
-    }
+    description, text = _documented(command)
     name = command.__name__
-    built = Parser(prog=f"patchifier {name}", description=doc.description, allow_abbrev=False)
+    built = Parser(prog=f"patchifier {name}", description=description, allow_abbrev=False)
     parameters = dict(inspect.signature(command).parameters)
     changes = parameters.pop("changes", None)
     for parameter in parameters.values():
-        _add_argument(built, parameter, text.get(parameter.name, ""))
+        if _is_group(parameter):
+            _, about = _documented(parameter.annotation)
+            for one in inspect.signature(parameter.annotation).parameters.values():
+                _add_argument(built, one.replace(kind=one.KEYWORD_ONLY), about[one.name])
+        else:
+            _add_argument(built, parameter, text.get(parameter.name, ""))
     built.add_argument("--json", action="store_true", help="Print results as JSON, nothing else.")
     if changes:
         built.add_argument("--config", type=str, default="", help=text.get("changes", ""))
         for section in typing.get_args(changes.annotation)[1:]:
             built.add_class_arguments(section, SECTIONS[section])
     return built
+
+
+def _is_group(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter stands for several flags."""
+    return isinstance(parameter.annotation, type) and is_dataclass(parameter.annotation)
+
+
+def _documented(thing: Any) -> tuple[str | None, dict[str, str]]:
+    """Description of a function or a class, and text about each of its parameters."""
+    doc = docstring_parser.parse(thing.__doc__ or "", docstring_parser.DocstringStyle.NUMPYDOC)
+    return doc.description, {
+        name: entry.description or "" for entry in doc.params for name in entry.arg_name.split(", ")
+    }
 
 
 def _expected_kind(found: re.Match[str]) -> str:
@@ -274,5 +290,8 @@ def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], bool]
         names = [name for name in SECTIONS.values() if isinstance(given.get(name), dict)]
         sections = {name: given.pop(name) for name in names}
         given["changes"] = Overrides(given.pop("config", ""), sections)
+    for group in filter(_is_group, parameters.values()):
+        own = [field.name for field in fields(group.annotation) if field.name in given]
+        given[group.name] = group.annotation(**{name: given.pop(name) for name in own})
     names_of = {_flag(parameter): name for name, parameter in parameters.items()}
     return {names_of[flag]: value for flag, value in given.items()}, as_json

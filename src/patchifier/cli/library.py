@@ -235,6 +235,8 @@ def tag(
     """
     from patchifier.library import tagging
 
+    if removed := tagging.clean(table):
+        print(f"removed {removed}, which a killed run left", file=sys.stderr)
     if undo:
         if write or overwrite or labels:
             raise RequestError("--undo restores what was written: give it alone.")

@@ -41,6 +41,7 @@ def app(
     no_browser : bool
         Do not open the browser.
     """
+    _use_one_thread()
     from patchifier.app.security import Access
     from patchifier.app.server import Settings, run
 
@@ -94,6 +95,7 @@ def serve(
     heads : str
         Folder of saved heads, a folder each, which predict labels.
     """
+    _use_one_thread()
     from patchifier.app.security import Access
     from patchifier.app.server import Settings, run
 
@@ -129,6 +131,15 @@ def navidrome(folder: str) -> Outcome:
     out = write_plugin(folder)
     text = f"{out}\nEnable it on Navidrome's page of plugins, and give it the server's address."
     return Outcome({"plugin": str(out)}, text)
+
+
+def _use_one_thread() -> None:
+    """Compute with one thread for each request, unless the user says otherwise.
+
+    A search takes milliseconds: on a busy machine threads wait for each other longer than that.
+    numpy reads this when it is imported.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _port(port: int) -> int:

@@ -1,6 +1,6 @@
 """A table or an index that a command searches, and what the commands of search have in common."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,83 @@ if TYPE_CHECKING:
     import numpy as np
 
     from patchifier.library.search import Filter, Index, SearchResult, Table
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Which files take part; what is empty is no condition.
+
+    Parameters
+    ----------
+    artist, title, album, genre, albumartist : str
+        Only files with this tag, ignoring case.
+    year_from, year_to : int
+        Only files of these years.
+    below : str
+        Only files whose path begins with this.
+    """
+
+    artist: str = ""
+    title: str = ""
+    album: str = ""
+    genre: str = ""
+    albumartist: str = ""
+    year_from: int = 0
+    year_to: int = 0
+    below: str = ""
+
+    def where(self) -> "Filter":
+        """As a filter of the search; `below` may be a folder."""
+        from patchifier.library.search import Filter
+
+        given: dict[str, Any] = {name: value for name, value in vars(self).items() if value}
+        below = given.pop("below", None)
+        if below and Path(below).is_dir():
+            below = f"{Path(below).resolve()}/"
+        return Filter(path_prefix=below, **given)
+
+    def __str__(self) -> str:
+        return ", ".join(f"--{name} {value}" for name, value in vars(self).items() if value)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How files are compared, and how many of an artist or an album are listed.
+
+    Parameters
+    ----------
+    weights : list of str
+        NAME=FACTOR for slices of the vectors, such as 'harmony=2', on top of the defaults.
+    max_per_artist, max_per_album : int
+        Most files of one artist, of one album; 0 is no limit.
+    exact : bool
+        Compare with every row, also where an approximate index exists.
+    """
+
+    weights: list[str] | None = None
+    max_per_artist: int = 0
+    max_per_album: int = 0
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where results are written, besides to the terminal.
+
+    Parameters
+    ----------
+    m3u : str
+        NAME.m3u8: write them as a playlist. Its paths are relative to where it lies: for MPD, below
+        the folder of the music.
+    out : str
+        NAME.csv or NAME.jsonl: write them as a table.
+    """
+
+    m3u: str = ""
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        require_outputs(self.m3u, self.out)
 
 
 @dataclass(frozen=True)
@@ -71,6 +148,13 @@ class OpenedTable:
             )
         return embedder
 
+    def options(self, ranking: Ranking, conditions: Conditions) -> dict[str, Any]:
+        """Arguments that all searches take."""
+        return vars(ranking) | {
+            "weights": self.weights(ranking.weights or []),
+            "where": conditions.where(),
+        }
+
     def weights(self, given: Sequence[str]) -> "np.ndarray | None":
         """Read 'NAME=FACTOR' for slices of the vectors."""
         from patchifier.library.search import slice_weights
@@ -93,10 +177,9 @@ class OpenedTable:
     def outcome(
         self,
         found: "Sequence[SearchResult]",
-        conditions: Mapping[str, str | int],
+        conditions: Conditions,
+        outputs: Outputs,
         *,
-        m3u: str,
-        out: str,
         n_given: int = 0,
     ) -> Outcome:
         """Print files, and write them where that was asked for.
@@ -105,19 +188,18 @@ class OpenedTable:
         """
         from patchifier.library import export, playlist
 
-        if m3u:
-            playlist.write_m3u8(playlist.entries(self.store, found), m3u)
-        if out:
-            export.write_results(found, out)
+        if outputs.m3u:
+            playlist.write_m3u8(playlist.entries(self.store, found), outputs.m3u)
+        if outputs.out:
+            export.write_results(found, outputs.out)
         scores = [1.0 if row.score is None else row.score for row in found]
         text = "\n".join(
             f"{score:.4f}  {one_line(row.path)}  {row.start_s:.1f}-{row.end_s:.1f} s"
             for score, row in zip(scores, found, strict=True)
         )
-        given = ", ".join(f"--{name} {value}" for name, value in conditions.items() if value)
         nothing = f"no other file is in {self.table}."
-        if given:
-            nothing = f"no other file in {self.table} passes {given}."
+        if str(conditions):
+            nothing = f"no other file in {self.table} passes {conditions}."
         if len(found) <= n_given:
             text = f"{text}\n{nothing}".strip()
         return Outcome([asdict(row) for row in found], text)
@@ -143,14 +225,3 @@ def require_count(count: int) -> int:
     if count < 1:
         raise RequestError(f"--count is {count}, expected at least 1.")
     return count
-
-
-def filter_of(conditions: Mapping[str, str | int]) -> "Filter":
-    """Conditions from the flags about tags, years and folders; empty ones are none."""
-    from patchifier.library.search import Filter
-
-    given: dict[str, Any] = {name: value for name, value in conditions.items() if value}
-    below = given.pop("below", None)
-    if below and Path(below).is_dir():
-        below = f"{Path(below).resolve()}/"
-    return Filter(path_prefix=below, **given)

@@ -2,11 +2,19 @@
 
 import contextlib
 import math
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from patchifier.cli.command import Outcome
-from patchifier.cli.opened import OpenedTable, filter_of, require_count, require_outputs
+from patchifier.cli.opened import (
+    Conditions,
+    OpenedTable,
+    Outputs,
+    Ranking,
+    require_count,
+    require_outputs,
+)
 from patchifier.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -23,21 +31,10 @@ def similar(
     not_: tuple[str, ...] = (),
     model: str = "",
     count: int = 10,
-    weights: list[str] | None = None,
-    max_per_artist: int = 0,
-    max_per_album: int = 0,
+    ranking: Ranking,
     discount_hubs: bool = False,
-    exact: bool = False,
-    artist: str = "",
-    title: str = "",
-    album: str = "",
-    genre: str = "",
-    albumartist: str = "",
-    year_from: int = 0,
-    year_to: int = 0,
-    below: str = "",
-    m3u: str = "",
-    out: str = "",
+    conditions: Conditions,
+    outputs: Outputs,
 ) -> Outcome:
     """List the files most similar to a file, or to several.
 
@@ -54,43 +51,25 @@ def similar(
         default.
     count : int
         Number of files to list.
-    weights : list of str
-        NAME=FACTOR for slices of the vectors, such as 'harmony=2', on top of the defaults.
-    max_per_artist, max_per_album : int
-        Most files of one artist, of one album; 0 is no limit.
     discount_hubs : bool
         Rank files lower that are near to everything.
-    exact : bool
-        Compare with every row, also where an approximate index exists.
-    artist, title, album, genre, albumartist : str
-        Only files with this tag, ignoring case.
-    year_from, year_to : int
-        Only files of these years.
-    below : str
-        Only files whose path begins with this.
-    m3u : str
-        NAME.m3u8: write them as a playlist. Its paths are relative to where it lies: for MPD, below
-        the folder of the music.
-    out : str
-        NAME.csv or NAME.jsonl: write them as a table.
+    ranking, conditions, outputs
+        Flags of their fields.
     """
-    require_outputs(m3u, out)
+    from patchifier.library.search.closeness import not_close
+
     here = OpenedTable.of(table, model)
-    conditions: dict[str, str | int] = {"artist": artist, "title": title, "album": album}
-    conditions |= {"genre": genre, "albumartist": albumartist, "year_from": year_from}
-    conditions |= {"year_to": year_to, "below": below}
+    queries = here.queries(to, "--to")
     found = here.store.similar(
-        here.queries(to, "--to"),
+        queries,
         require_count(count),
         unlike=here.queries(not_, "--not"),
-        where=filter_of(conditions),
-        weights=here.weights(weights or []),
-        max_per_artist=max_per_artist,
-        max_per_album=max_per_album,
         discount_hubs=discount_hubs,
-        exact=exact,
+        **here.options(ranking, conditions),
     )
-    return here.outcome(found, conditions, m3u=m3u, out=out)
+    if found and (note := not_close(here.store, queries, found)):
+        print(note, file=sys.stderr)
+    return here.outcome(found, conditions, outputs)
 
 
 def path(
@@ -101,20 +80,9 @@ def path(
     via: tuple[str, ...] = (),
     model: str = "",
     count: int = 10,
-    weights: list[str] | None = None,
-    max_per_artist: int = 0,
-    max_per_album: int = 0,
-    exact: bool = False,
-    artist: str = "",
-    title: str = "",
-    album: str = "",
-    genre: str = "",
-    albumartist: str = "",
-    year_from: int = 0,
-    year_to: int = 0,
-    below: str = "",
-    m3u: str = "",
-    out: str = "",
+    ranking: Ranking,
+    conditions: Conditions,
+    outputs: Outputs,
 ) -> Outcome:
     """List files that lead from one to another in small steps.
 
@@ -130,41 +98,18 @@ def path(
         As for 'similar'.
     count : int
         Number of files, the first and the last included.
-    weights : list of str
-        As for 'similar'.
-    max_per_artist, max_per_album : int
-        Most files of one artist, of one album; 0 is no limit.
-    exact : bool
-        Compare with every row, also where an approximate index exists.
-    artist, title, album, genre, albumartist : str
-        Only files with this tag, ignoring case.
-    year_from, year_to : int
-        Only files of these years.
-    below : str
-        Only files whose path begins with this.
-    m3u : str
-        NAME.m3u8: write them as a playlist. Its paths are relative to where it lies: for MPD, below
-        the folder of the music.
-    out : str
-        NAME.csv or NAME.jsonl: write them as a table.
+    ranking, conditions, outputs
+        Flags of their fields.
     """
-    require_outputs(m3u, out)
     here = OpenedTable.of(table, model)
-    conditions: dict[str, str | int] = {"artist": artist, "title": title, "album": album}
-    conditions |= {"genre": genre, "albumartist": albumartist, "year_from": year_from}
-    conditions |= {"year_to": year_to, "below": below}
     found = here.store.path(
         here.query(from_, "--from"),
         here.query(to, "--to"),
         require_count(count),
         waypoints=here.queries(via, "--via"),
-        where=filter_of(conditions),
-        weights=here.weights(weights or []),
-        max_per_artist=max_per_artist,
-        max_per_album=max_per_album,
-        exact=exact,
+        **here.options(ranking, conditions),
     )
-    return here.outcome(found, conditions, m3u=m3u, out=out, n_given=2 + len(via))
+    return here.outcome(found, conditions, outputs, n_given=2 + len(via))
 
 
 def mix(
@@ -175,22 +120,11 @@ def mix(
     model: str = "",
     count: int = 25,
     drift: float = 0.5,
-    weights: list[str] | None = None,
     artist_gap: int = 0,
-    max_per_artist: int = 0,
-    max_per_album: int = 0,
+    ranking: Ranking,
     discount_hubs: bool = False,
-    exact: bool = False,
-    artist: str = "",
-    title: str = "",
-    album: str = "",
-    genre: str = "",
-    albumartist: str = "",
-    year_from: int = 0,
-    year_to: int = 0,
-    below: str = "",
-    m3u: str = "",
-    out: str = "",
+    conditions: Conditions,
+    outputs: Outputs,
 ) -> Outcome:
     """Make a playlist that begins with some files and goes on from neighbour to neighbour.
 
@@ -208,47 +142,24 @@ def mix(
         Number of files, the seeds included.
     drift : float
         From 0, every file near the seeds, to 1, every file near the one before.
-    weights : list of str
-        As for 'similar'.
     artist_gap : int
         How many files lie at least between two of the same artist.
-    max_per_artist, max_per_album : int
-        Most files of one artist, of one album; 0 is no limit.
     discount_hubs : bool
         Rank files lower that are near to everything.
-    exact : bool
-        Compare with every row, also where an approximate index exists.
-    artist, title, album, genre, albumartist : str
-        Only files with this tag, ignoring case.
-    year_from, year_to : int
-        Only files of these years.
-    below : str
-        Only files whose path begins with this.
-    m3u : str
-        NAME.m3u8: write them as a playlist. Its paths are relative to where it lies: for MPD, below
-        the folder of the music.
-    out : str
-        NAME.csv or NAME.jsonl: write them as a table.
+    ranking, conditions, outputs
+        Flags of their fields.
     """
-    require_outputs(m3u, out)
     here = OpenedTable.of(table, model)
-    conditions: dict[str, str | int] = {"artist": artist, "title": title, "album": album}
-    conditions |= {"genre": genre, "albumartist": albumartist, "year_from": year_from}
-    conditions |= {"year_to": year_to, "below": below}
     found = here.store.mix(
         here.queries(seeds, "--seeds"),
         require_count(count),
         unlike=here.queries(not_, "--not"),
-        where=filter_of(conditions),
-        weights=here.weights(weights or []),
         drift=drift,
         artist_gap=artist_gap,
-        max_per_artist=max_per_artist,
-        max_per_album=max_per_album,
         discount_hubs=discount_hubs,
-        exact=exact,
+        **here.options(ranking, conditions),
     )
-    return here.outcome(found, conditions, m3u=m3u, out=out, n_given=len(seeds))
+    return here.outcome(found, conditions, outputs, n_given=len(seeds))
 
 
 def duplicates(
@@ -257,14 +168,7 @@ def duplicates(
     threshold: float = 0.0,
     unchecked: bool = False,
     workers: int = 0,
-    artist: str = "",
-    title: str = "",
-    album: str = "",
-    genre: str = "",
-    albumartist: str = "",
-    year_from: int = 0,
-    year_to: int = 0,
-    below: str = "",
+    conditions: Conditions,
     out: str = "",
 ) -> Outcome:
     """List files with the same recording, and nearly the same music.
@@ -281,12 +185,8 @@ def duplicates(
         List all pairs of vectors that reach the threshold, without the files.
     workers : int
         Processes; 0 is one for each core.
-    artist, title, album, genre, albumartist : str
-        Only files with this tag, ignoring case.
-    year_from, year_to : int
-        Only files of these years.
-    below : str
-        Only files whose path begins with this.
+    conditions
+        Flags of its fields.
     out : str
         NAME.csv or NAME.jsonl: write the pairs as a table.
     """
@@ -295,9 +195,7 @@ def duplicates(
 
     require_outputs("", out)
     store = search.load(table)
-    conditions: dict[str, str | int] = {"artist": artist, "title": title, "album": album}
-    conditions |= {"genre": genre, "albumartist": albumartist, "year_from": year_from}
-    where = filter_of(conditions | {"year_to": year_to, "below": below})
+    where = conditions.where()
     least = threshold or (UNCHECKED_COSINE if unchecked else duplicates.CANDIDATE)
     if unchecked:
         pairs = store.near_duplicates(least, where=where)

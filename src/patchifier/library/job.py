@@ -40,6 +40,7 @@ from patchifier.library.worker import (
 )
 
 PART_FILES, PART_BYTES = 64, 2**28  # limits of a part, which bound the work that a kill can cost
+FIRST_FILES = 4  # of the first part: a page that shows finished parts has songs early
 REUSED_FILES = 512  # of a part of rows that are used again, which cost a kill little
 TASK_FILES, TASK_BYTES = 8, 2**22  # limits of a batch: about half a second of mp3
 MOST_CLIPS = 64  # of a part or a batch: excerpts of one file count as one file
@@ -326,7 +327,7 @@ class TableJob:
             done=len(self.clips) - len(todo),
             skipped=sum(isinstance(rows, str) for rows in self.known.values()),
         )
-        parts = list(_grouped(todo, PART_FILES, PART_BYTES))
+        parts = list(_growing(todo, len(self.clips) - len(todo)))
         batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
         embedded = jobs.run(embed_batch, batches, workers=workers, shared=(embedder, cut))
         with contextlib.closing(embedded):
@@ -407,6 +408,18 @@ class TableJob:
         for part in self._parts():
             part.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _growing(clips: Sequence[Clip], done: int) -> Iterator[list[Clip]]:
+    """Parts of a job of which `done` clips are done: each is as large as all before, up to a limit.
+
+    So a job that goes on has the parts of one that was not killed.
+    """
+    while clips and done < PART_FILES:
+        part = next(_grouped(clips, min(PART_FILES, max(FIRST_FILES, done)), PART_BYTES))
+        yield part
+        clips, done = clips[len(part) :], done + len(part)
+    yield from _grouped(clips, PART_FILES, PART_BYTES)
 
 
 def _grouped(clips: Sequence[Clip], files: int, bytes_b: int) -> Iterator[list[Clip]]:

@@ -8,6 +8,7 @@ A folder beside a table, with two files for each file that was changed::
 A piece is a run of bytes of the old file: either the same bytes in the new one, found at the same
 place or as far away as the file grew, or bytes of ``00000.bytes``. An entry is whole before its
 file is replaced, so a kill at any instant leaves a file that is as it was, or can be restored.
+``writing.json`` names the file that is being replaced: what a kill leaves beside it is removed.
 """
 
 import contextlib
@@ -23,11 +24,13 @@ from typing import BinaryIO
 
 import numpy as np
 
+from patchifier.audio import SUFFIXES
 from patchifier.config import RequestError
 from patchifier.containers import payload_digest
-from patchifier.io import parse_json, read_text, replaced_file, sync, write_json
+from patchifier.io import leftover, parse_json, read_text, replaced_file, sync, write_json
 from patchifier.library.tags import write_tags
 
+WRITING = "writing.json"  # names the file that is being replaced
 BLOCK = 256  # bytes that are compared at once: a page of Ogg that is counted anew differs in 8
 PIECE = 2**20  # bytes that are read at once; a multiple of BLOCK
 Run = tuple[
@@ -92,7 +95,7 @@ class Journal:
         state = path.stat()
         if not state.st_mode & stat.S_IWUSR:
             raise RequestError(f"{path}: is read-only: change its rights, or leave it out.")
-        with replaced_file(path) as new:
+        with self._replaced(path) as new:
             shutil.copy2(path, new)
             _own(new, state)
             write_tags(new, values, like=path)
@@ -101,6 +104,49 @@ class Journal:
                     f"{path}: its audio would change with its tags: nothing is written."
                 )
             self._add(path, new, state)
+
+    @contextlib.contextmanager
+    def _replaced(self, path: Path) -> Iterator[Path]:
+        """As :func:`patchifier.io.replaced_file`; the file is named in here meanwhile."""
+        self.clean()
+        if other := leftover(path):
+            raise RequestError(
+                f"{path}: {other.name} lies beside it and is none of this command's: move it away."
+            )
+        note = self.folder / WRITING
+        write_json(note, str(path))
+        try:
+            with replaced_file(path) as new:
+                yield new
+        finally:
+            note.unlink()
+            with contextlib.suppress(OSError):  # it has entries
+                self.folder.rmdir()
+
+    def clean(self) -> str:
+        """Remove what a killed process left beside the file that it was about to replace.
+
+        Returns
+        -------
+        str
+            What was removed; empty if there was nothing.
+
+        Raises
+        ------
+        OSError
+            If it cannot be removed, or another process is writing it.
+        """
+        note = self.folder / WRITING
+        if not note.exists():
+            return ""
+        removed = ""
+        with contextlib.suppress(ValueError):  # damaged: it names nothing
+            path = Path(str(parse_json(read_text(note))))
+            if path.suffix.lower() in SUFFIXES and (new := leftover(path)):
+                new.unlink()
+                removed = str(new)
+        note.unlink()
+        return removed
 
     def _add(self, path: Path, new: Path, state: os.stat_result) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +198,8 @@ class Journal:
                 return entry.path, ""  # a kill came before the new file was in place
             if found != entry.written_sha256:
                 return entry.path, f"{path}: was changed since its tags were written: it is left."
-            _rebuild(path, entry, place.with_suffix(".bytes"))
+            with self._replaced(path) as old:
+                _rebuild(path, old, entry, place.with_suffix(".bytes"))
         except OSError as error:
             return entry.path, f"{path}: cannot be restored ({error.strerror or error})."
         except RequestError as error:
@@ -179,22 +226,21 @@ def _read(place: Path) -> Entry:
         ) from error
 
 
-def _rebuild(path: Path, entry: Entry, kept: Path) -> None:
-    """Put the old file in place of the new one."""
-    with replaced_file(path) as old:
-        with path.open("rb") as new, kept.open("rb") as bytes_, old.open("wb") as out:
-            at = 0
-            for shift, count in entry.runs:
-                if shift is not None:
-                    new.seek(at + shift)
-                _copy(bytes_ if shift is None else new, out, count)
-                at += count
-        # the digest of the audio: an entry that a stranger made cannot put other audio in place
-        if _sha256(old) != entry.sha256 or payload_digest(old) != payload_digest(path):
-            raise RequestError(f"{path}: its entry in {kept.parent} is damaged: it is left.")
-        shutil.copystat(path, old)
-        _own(old, path.stat())
-        os.utime(old, ns=(entry.mtime_ns, entry.mtime_ns))
+def _rebuild(path: Path, old: Path, entry: Entry, kept: Path) -> None:
+    """Write what a file was to `old`."""
+    with path.open("rb") as new, kept.open("rb") as bytes_, old.open("wb") as out:
+        at = 0
+        for shift, count in entry.runs:
+            if shift is not None:
+                new.seek(at + shift)
+            _copy(bytes_ if shift is None else new, out, count)
+            at += count
+    # the digest of the audio: an entry that a stranger made cannot put other audio in place
+    if _sha256(old) != entry.sha256 or payload_digest(old) != payload_digest(path):
+        raise RequestError(f"{path}: its entry in {kept.parent} is damaged: it is left.")
+    shutil.copystat(path, old)
+    _own(old, path.stat())
+    os.utime(old, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
 def _own(new: Path, state: os.stat_result) -> None:

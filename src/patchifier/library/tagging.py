@@ -197,6 +197,30 @@ def undo(path: str | Path) -> tuple[int, tuple[tuple[str, str], ...]]:
     return len({file for file, _ in done} - left), skipped
 
 
+def clean(path: str | Path) -> str:
+    """Remove what a killed :func:`write` or :func:`undo` left beside a file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The table that tags were written for.
+
+    Returns
+    -------
+    str
+        The hidden file that was removed; empty if there was none, or another job is at work.
+    """
+    folder = journal_folder(path)
+    try:
+        with jobs.folder_lock(folder, "tag"):
+            removed = Journal(folder).clean() if folder.is_dir() else ""
+            if folder.is_dir():
+                _remove_if_done(folder)
+        return removed
+    except (RequestError, OSError):  # it is tried again by the next one
+        return ""
+
+
 def journal_folder(path: str | Path) -> Path:
     """Folder of the journal of a table: NAME.tags beside NAME.parquet."""
     return Path(path).with_suffix(".tags")

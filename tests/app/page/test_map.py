@@ -53,6 +53,29 @@ def test_a_lasso_lists_the_songs_within(page, library, renderer):
     page.locator(".card").first.locator("li").nth(count - 1).wait_for()
 
 
+def test_a_first_map_is_replaced_by_the_whole_one(go, library):
+    library.wait('"state":"done"', "api/map")
+    page = go(library)
+    running = True
+
+    def answer(route):
+        state = "running" if running else "done"
+        route.fulfill(
+            json={"state": state, "first": running, "progress": None, "seconds": 1, "error": None}
+        )
+
+    page.route("**/api/map", answer)
+    page.goto(library.address + "#/map")
+    page.get_by_text("A first view").wait_for()
+    ready(page)
+    running = False
+    page.get_by_text("A first view").wait_for(state="hidden")
+    ready(page)
+    page.locator(".map-stage canvas").focus()
+    page.keyboard.press("ArrowRight")
+    page.locator(".map-side .song").first.wait_for()
+
+
 def test_colours_have_a_legend(page):
     ready(page)
     page.get_by_label("Colour by").select_option("album")

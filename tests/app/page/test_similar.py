@@ -150,6 +150,13 @@ def test_a_file_is_dropped_anywhere(go, library, songs):
     assert names(page)
 
 
+def test_what_contradicts_itself_is_said_in_place(go, library, ids):
+    page = go(library, f"#/similar?like={ids[SEED]}&unlike={ids[SEED]}", allow=(400,))
+    page.get_by_role("alert").filter(has_text="should not").wait_for()
+    page.get_by_role("button", name=f"Remove {SEED}").first.click()
+    page.get_by_role("heading", name="A song to be like").wait_for()
+
+
 def test_filters_and_caps_hold(go, library, ids):
     page = go(library, f"#/similar?like={ids[SEED]}")
     names(page)

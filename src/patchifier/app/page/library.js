@@ -2,6 +2,7 @@
 
 import { get, post, remember } from "./api.js";
 import { bar, button, clock, debounce, el, errorMessage, fill, iconButton, plural, speak, without } from "./dom.js";
+import { showDuplicates } from "./duplicates.js";
 import { player } from "./player.js";
 import { mark, playButton, songName } from "./songs.js";
 import { note, on, select, state, tell } from "./state.js";
@@ -47,6 +48,11 @@ class Rows {
 }
 
 export async function show(place, { query, signal }) {
+  if (query.has("duplicates")) return showDuplicates(place, { signal });
+  return showSongs(place, { query, signal });
+}
+
+async function showSongs(place, { query, signal }) {
   const rows = new Rows({ query, signal });
   const count = el("p.soft.small", { role: "status" });
   const field = el("input", { type: "search", value: rows.search, placeholder: "Search title, artist, album, path or year", "aria-label": "Search", autocomplete: "off", spellcheck: "false" });
@@ -55,7 +61,7 @@ export async function show(place, { query, signal }) {
   const grid = el("div.rows", { role: "grid", "aria-label": "Songs", tabIndex: -1 }, el("div.rows-head", { role: "rowgroup" }, head), body);
   const trouble = el("div");
   const job = el("div.job");
-  fill(place, el("h1.visually-hidden", {}, "Library"), job, el("div.library-top", {}, el("div.search", {}, field, el("kbd", { "aria-hidden": "true" }, "/")), count), trouble, grid);
+  fill(place, el("h1.visually-hidden", {}, "Library"), job, el("div.library-top", {}, el("div.search", {}, field, el("kbd", { "aria-hidden": "true" }, "/")), count, el("a.button", { href: "#/library?duplicates=1" }, "Duplicates")), trouble, grid);
 
   let focus = 0;
   const height = () => parseInt(getComputedStyle(grid).getPropertyValue("--row"), 10);

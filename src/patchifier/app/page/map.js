@@ -23,6 +23,7 @@ export async function show(place, { query, signal }) {
   fill(place, loading("Asking for the map"));
   const status = await api.get("api/map", {}, { signal });
   if (status.state === "done") return draw(place, { query, signal });
+  if (status.first && status.state === "running") return drawFirst(place, { query, signal });
   return wait(place, { query, signal, status });
 }
 
@@ -37,6 +38,7 @@ function wait(place, { query, signal, status }) {
         const next = await api.get("api/map", {}, { signal });
         if (signal.aborted) return;
         if (next.state === "done") await draw(place, { query, signal });
+        else if (next.first && next.state === "running") await drawFirst(place, { query, signal });
         else wait(place, { query, signal, status: next });
       } catch (error) {
         if (!signal.aborted) fill(place, errorMessage(error, () => show(place, { query, signal })));
@@ -56,9 +58,27 @@ function wait(place, { query, signal, status }) {
   fill(place, el("div.empty", {}, el("h2", {}, "A map of the library"), el("p", {}, text), button("Draw the map", begin, { kind: "primary" })));
 }
 
+/** Show the first points, and the map in their place when it is made. */
+async function drawFirst(place, { query, signal }) {
+  const first = new AbortController();
+  signal.addEventListener("abort", () => first.abort());
+  const view = await draw(place, { query, signal: first.signal });
+  if (view) hint(view, "A first view, by the two directions in which the songs differ most. The map is being made.");
+  const timer = setInterval(async () => {
+    const next = await api.get("api/map", {}, { signal }).catch(() => null);
+    if (signal.aborted || !next || next.state === "running") return;
+    clearInterval(timer);
+    first.abort();
+    if (next.state === "done") await draw(place, { query, signal });
+    else wait(place, { query, signal, status: next });
+  }, 1000);
+  signal.addEventListener("abort", () => clearInterval(timer));
+}
+
 // --- the map ---
 
 async function draw(place, { query, signal }) {
+  delete place.dataset.ready;
   const [raw, ids] = await Promise.all([api.buffer("api/map/points"), api.get("api/map/ids")]);
   const points = parse(raw);
   if (!ids.length) return fill(place, el("div.empty", {}, el("h2", {}, "No songs yet"), el("p", {}, "The map needs songs. Start `patchifier app FOLDER` with a folder that holds music.")));
@@ -90,7 +110,7 @@ async function draw(place, { query, signal }) {
   if (state.drawn.length) await drawPath(view, state.drawn);
   else follow(view);
   place.dataset.ready = "true";
-  return undefined;
+  return view;
 }
 
 /** uint32 n, then n times float32 x, float32 y, uint16 cluster; x and y are scaled to [-0.95, 0.95]. */

@@ -219,7 +219,7 @@ async function find(view) {
   view.run += 1;
   const { run } = view;
   results = [];
-  if (!like.length) return fill(view.list, start());
+  if (!like.length) return fill(view.list, start(mode === "near" && unlike.length > 0));
   if (mode === "path" && like.length < 2) return fill(view.list, el("div.empty", {}, el("h2", {}, "One more song"), el("p", {}, "A path needs a first and a last song. Add the song where it should end.")));
   if (!view.list.childElementCount) fill(view.list, loading("Comparing"));
   try {
@@ -234,7 +234,8 @@ async function find(view) {
   return undefined;
 }
 
-function start() {
+function start(unlikeAlone) {
+  if (unlikeAlone) return el("div.empty", {}, el("h2", {}, "A song to be like"), el("p", {}, "What the songs should be less like is not enough: add a song that they should be more like."));
   return el("div.empty", {}, el("h2", {}, "Start from a song"), el("p", {}, "Add a song of your library by its name, or drop an audio file anywhere on this page. The file stays on this computer."));
 }
 

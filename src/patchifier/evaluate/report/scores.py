@@ -117,7 +117,7 @@ def _differences(results: Row, dataset: str = "") -> list[Context]:
     lines = []
     for item in results.get("differences", []):
         metric = item.get("metric", next(iter(metrics)) if len(metrics) == 1 else "")
-        unit = " points" if metric == "accuracy" else ""
+        unit = {"accuracy": " points", "r2": " R²"}.get(str(metric), "")
         lines.append(
             {
                 "dataset": dataset,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -48,8 +48,7 @@ class Target:
 class Caps:
     """Most files of one artist and of one album in a list; 0 is no limit.
 
-    Letters' case makes no difference. An album is known by its name and artist. What has no such
-    tag is not limited.
+    Letters' case makes no difference. What has no such tag is not limited.
     """
 
     max_per_artist: int = 0
@@ -71,15 +70,34 @@ class Caps:
 
 
 def keys(row: SearchResult) -> list[tuple[str, ...]]:
-    """What a file counts for: its artist, and its album with the artist of that."""
-    tags = {name: str(value).casefold() for name, value in row.tags.items() if value is not None}
-    keys: list[tuple[str, ...]] = []
-    if "artist" in tags:
-        keys.append(("artist", tags["artist"]))
-    if "album" in tags:
-        artist = tags.get("albumartist", tags.get("artist", ""))
-        keys.append(("album", tags["album"], artist))
-    return keys
+    """What a file counts for: its artist, and its album."""
+    artist, album = row.tags.get("artist"), album_of(row.path, row.tags)
+    counted: list[tuple[str, ...]] = []
+    if artist is not None:
+        counted.append(("artist", str(artist).casefold()))
+    if album is not None:
+        counted.append(("album", *album))
+    return counted
+
+
+def album_of(path: str, tags: Mapping[str, object]) -> tuple[str, str] | None:
+    """Name of a file's album, and what tells it from others of that name; None without album.
+
+    That is the album artist. Without one it is the folder: the files of a compilation have many
+    artists.
+
+    Examples
+    --------
+    >>> album_of("/music/a/1.mp3", {"album": "Hits", "artist": "X"})
+    ('hits', '/music/a')
+    >>> album_of("/music/a/1.mp3", {"album": "Hits", "artist": "X", "albumartist": "Various"})
+    ('hits', 'various')
+    """
+    if tags.get("album") is None:
+        return None
+    owner = tags.get("albumartist")
+    folder = path.replace("\\", "/").rpartition("/")[0]
+    return str(tags["album"]).casefold(), folder if owner is None else str(owner).casefold()
 
 
 class Ranked(NamedTuple):

@@ -34,6 +34,7 @@ from patchifier.library.stored import require_same_model, vectors_of
 
 EVERYTHING = Filter()
 DISCOUNT_HUBS = False
+NEARNESS_OF, NEARNESS_AMONG, NEARNESS_PERCENT = 200, 5_000, 10  # of the usual nearness of rows
 Query = str | Path | np.ndarray
 Seeds = Query | Sequence[Query]
 
@@ -196,6 +197,15 @@ class VectorStore(abc.ABC):
         return best_files(parts, target, count, caps=caps, adjust=adjust)
 
     @functools.cached_property
+    def usual_nearness(self) -> float:
+        """Cosine that nine of ten rows reach with another one, from a sample; -1 without others."""
+        units = self.metric().unit(self._sample(NEARNESS_AMONG)).astype(np.float32)
+        rows = np.unique(np.linspace(0, len(units) - 1, NEARNESS_OF).astype(int))[: len(units)]
+        cosines = units[rows] @ units.T  # (m, n)
+        cosines[np.arange(len(rows)), rows] = -1.0
+        return float(np.percentile(cosines.max(axis=1), NEARNESS_PERCENT))
+
+    @functools.cached_property
     def _hub_sample(self) -> np.ndarray:
         return self._sample(HUB_SAMPLE)
 
@@ -208,19 +218,26 @@ class VectorStore(abc.ABC):
         identity: str | None = None,
     ) -> tuple[Target, tuple[str, ...]]:
         """Return what to look for, and the paths of files in here that it was made of."""
-        seeds, others = _listed(query), _listed(unlike)
+        seeds, others = listed(query), listed(unlike)
         metric = self.metric(weights)
         if not seeds:
             raise RequestError("no file was given to search with: expected at least one.")
         likes, dislikes = (
-            [self._query_vector(one, identity) for one in some] for some in (seeds, others)
+            [self.vector_of(one, identity=identity) for one in some] for some in (seeds, others)
         )
+        for one, vector in zip(others, dislikes, strict=True):
+            if any(np.array_equal(vector, like) for like in likes):
+                name = "a vector" if isinstance(one, np.ndarray) else str(one)
+                raise RequestError(
+                    f"{name} is among what the files should sound like and among what they should "
+                    "not: give it as one of the two."
+                )
         shown = direction_of(likes, (), metric)
         ranked = direction_of(likes, dislikes, metric)
         return Target(metric, ranked, shown), paths_of([*seeds, *others])
 
-    def _query_vector(self, query: str | Path | np.ndarray, identity: str | None) -> np.ndarray:
-        """Unit vector (E,) of a query."""
+    def vector_of(self, query: Query, *, identity: str | None = None) -> np.ndarray:
+        """Vector (E,) of length 1 of a file in here, or of a vector; refused as by `similar`."""
         if isinstance(query, str | Path):
             return self._vector_of_file(str(query))
         if (
@@ -248,14 +265,18 @@ class VectorStore(abc.ABC):
             )
         return unit(query)
 
+    def _vectors_of_path(self, path: str) -> np.ndarray:
+        """Vectors (k, E) of the rows of a file; none if it is not in here."""
+        return vectors_of(self._select(Filter(path=path)), self.size)
+
     def _vector_of_file(self, path: str) -> np.ndarray:
-        rows = self._select(Filter(path=path))
-        if not len(rows):
+        vectors = self._vectors_of_path(path)
+        if not len(vectors):
             raise RequestError(
                 f"{path} is not in {self.name}: write the path as it is stored, or embed the file "
                 "and search with its vector."
             )
-        mean = unit(vectors_of(rows, self.size)).mean(0)
+        mean = unit(vectors).mean(0)
         if np.linalg.norm(mean) < SLACK:
             raise RequestError(
                 f"the vectors of {path} cancel out: their mean is zero. Search with the vector of "
@@ -489,9 +510,7 @@ class VectorStore(abc.ABC):
         """
         stops = [start, *waypoints, end]
         require_count(count, "count")
-        named = paths_of(stops)
-        if len(set(named)) < len(named):
-            raise RequestError("a file was given twice for a path: expected different ones.")
+        _require_different(stops)
         if count < len(stops):
             raise RequestError(
                 f"count is {count} for a path through {len(stops)} files, expected at least "
@@ -517,7 +536,7 @@ class VectorStore(abc.ABC):
     def _place(self, stop: Query, metric: Metric) -> Place:
         """Return the place of a path that a file or a vector prescribes."""
         if isinstance(stop, np.ndarray):
-            return Place(direction_of([self._query_vector(stop, None)], (), metric))
+            return Place(direction_of([self.vector_of(stop)], (), metric))
         file = self._file(str(stop), metric)
         return Place(file.direction, file)
 
@@ -559,13 +578,25 @@ def _best_pairs(
     return tuple(sorted(found, key=lambda pair: (-pair.score, pair.first.path, pair.second.path)))
 
 
-def _listed(given: Seeds) -> list[Query]:
+def listed(given: Seeds) -> list[Query]:
+    """What was given to search with, as a list."""
     return [given] if isinstance(given, str | Path | np.ndarray) else list(given)
 
 
 def paths_of(given: Seeds) -> tuple[str, ...]:
     """Paths among what was given to search with."""
-    return tuple(str(one) for one in _listed(given) if not isinstance(one, np.ndarray))
+    return tuple(str(one) for one in listed(given) if not isinstance(one, np.ndarray))
+
+
+def _require_different(stops: Sequence[Query]) -> None:
+    """Refuse a path that is to come to a file twice."""
+    keys = [one.tobytes() if isinstance(one, np.ndarray) else str(one) for one in stops]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        name = twice if isinstance(twice, str) else "a vector"
+        raise RequestError(
+            f"{name} was given twice for a path, which comes to no file twice: give different "
+            "files."
+        )
 
 
 def require_count(value: int, name: str) -> None:

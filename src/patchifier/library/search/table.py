@@ -1,19 +1,25 @@
 """A Parquet file of embeddings, searched exactly in memory."""
 
 import bisect
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from patchifier.library.search.metric import Metric
+from patchifier.library.search.metric import SLACK, Metric
 from patchifier.library.search.ranking import Candidates, Target
 from patchifier.library.search.rows import Filter
 from patchifier.library.search.store import VectorStore
-from patchifier.library.stored import EmbeddingTable, read, slices_of, vectors_of
+from patchifier.library.stored import EmbeddingTable, lengths_of, read, slices_of, vectors_of
 
 MOST_EDGES = 64  # of columns between which sums of squares are kept, a number for each row
+FEW_COLUMNS = 4  # a quarter of the columns are few: reading them alone saves most of the time
+MORE = 10  # times as many rows are compared to learn which cosine the best ones reach
+MOST_PICKED = 1 / 8  # of the rows; more are compared faster by reading all of them in order
+BLOCK = 1024  # rows picked at once
 LEAST = 1e-12  # square of a length that is not zero
 
 
@@ -31,11 +37,14 @@ class Table(VectorStore):
     def __init__(self, rows: EmbeddingTable, *, name: str = "the table") -> None:
         self.name, self.identity, self.size = name, rows.identity, rows.length
         self.slices = slices_of(rows.metadata, rows.length)
-        ids = pa.array(rows.track_ids, pa.string())
+        self.track_ids = rows.track_ids  # of each row
         self._table = rows.rows.set_column(
-            rows.rows.column_names.index("track_id"), "track_id", ids
+            rows.rows.column_names.index("track_id"),
+            "track_id",
+            pa.array(self.track_ids, pa.string()),
         )
-        self._facts = self._table.drop_columns(["embedding"])
+        # together: a row is found faster in one chunk than in many
+        self._facts = self._table.drop_columns(["embedding"]).combine_chunks()
         # (n of it, E), not copied
         self._parts = [
             vectors_of(pa.Table.from_batches([batch]), rows.length)
@@ -43,7 +52,8 @@ class Table(VectorStore):
             if len(batch)
         ]
         self._starts = np.cumsum([0, *map(len, self._parts)])  # of each part, and the end
-        self._lengths = self._over_parts(lambda part: np.linalg.norm(part, axis=1))  # (n,)
+        self._lengths = self._over_parts(lengths_of)  # (n,)
+        self._copied: tuple[slice, list[np.ndarray]] = slice(0, 0), []
         # columns between which squares are summed, and the sums (n,) between each two edges
         self._edges, self._squares = [0, self.size], [self._lengths**2]
 
@@ -59,35 +69,99 @@ class Table(VectorStore):
         """A number of each row (n,), computed part by part."""
         return np.concatenate([np.zeros(0, np.float32), *map(count, self._parts)])
 
+    @functools.cached_property
+    def _rows_of(self) -> dict[str, list[int]]:
+        """Rows of each path."""
+        rows: dict[str, list[int]] = {}
+        for row, path in enumerate(self._facts["path"].to_pylist()):
+            rows.setdefault(path, []).append(row)
+        return rows
+
+    def _mask(self, where: Filter) -> np.ndarray:
+        """Rows where the conditions hold: (n,) bool. Whole paths are looked up, not compared."""
+        mask = dataclasses.replace(where, path=None, without_paths=()).mask(self._facts)
+        for path in where.without_paths:
+            mask[self._rows_of.get(path, [])] = False
+        if where.path is not None:
+            own = np.zeros(len(self), bool)
+            own[self._rows_of.get(where.path, [])] = True
+            mask &= own
+        return mask
+
     def _select(self, where: Filter, *, vectors: bool = True) -> pa.Table:
         table = self._table if vectors else self._facts
-        return table.filter(pa.array(where.mask(self._facts)))
+        return table.filter(pa.array(self._mask(where)))
+
+    def _vectors_of_path(self, path: str) -> np.ndarray:
+        return self._vectors(np.array(self._rows_of.get(path, []), int))
 
     def _candidates(
         self, targets: Sequence[Target], first: int, *, where: Filter, exact: bool
     ) -> list[Iterator[Candidates]]:
         metric = targets[0].metric
-        queries = np.stack([metric.query(target.direction) for target in targets])
-        queries = queries.astype(np.float32)  # (k, E)
+        directions = np.stack([target.direction for target in targets])
+        queries = metric.query(directions).astype(np.float32)  # (k, E)
+        heavy, lengths = _heavy(metric.weights), self._lengths_in(metric)
         # each row is read once for all targets
-        parts = [queries @ part.T for part in self._parts]
-        scores = np.concatenate([np.zeros((len(targets), 0), np.float32), *parts], axis=1)
-        scores /= self._lengths_in(metric)
-        scores[:, ~where.mask(self._facts)] = -np.inf
-        return [self._nearest(of_rows, first) for of_rows in scores]
+        parts = [queries[:, heavy] @ part.T for part in self._columns(heavy)]
+        near = np.concatenate([np.zeros((len(targets), 0), np.float32), *parts], axis=1)  # (k, n)
+        near /= lengths
+        near[:, ~self._mask(where)] = -np.inf
+        beyond = self._beyond(metric, directions, heavy)  # (k, n), or nothing
+        return [
+            self._nearest(near[row], None if beyond is None else beyond[row], cosines, first)
+            for row, cosines in enumerate(self._cosines(query, lengths) for query in queries)
+        ]
 
-    def _nearest(self, scores: np.ndarray, limit: int) -> Iterator[Candidates]:
-        """Rows with the highest of some scores (n,), four times as many each time."""
+    def _columns(self, columns: slice) -> list[np.ndarray]:
+        """Some columns of all rows; a copy, kept for the next search, where they are not all."""
+        if columns == slice(None):
+            return self._parts
+        if self._copied[0] != columns:
+            copies = [np.ascontiguousarray(part[:, columns]) for part in self._parts]
+            self._copied = columns, copies
+        return self._copied[1]
+
+    def _beyond(self, metric: Metric, directions: np.ndarray, heavy: slice) -> np.ndarray | None:
+        """The most that columns outside of some can add to a cosine (k, n), by Cauchy-Schwarz."""
+        if metric.weights is None or heavy == slice(None):
+            return None
+        rest = metric.weights.copy()
+        rest[heavy] = 0.0
+        queries = np.linalg.norm(directions * (rest > 0), axis=1)
+        rows = self._lengths_in(Metric(rest)) / self._lengths_in(metric)
+        return queries.astype(np.float32)[:, None] * rows
+
+    def _cosines(
+        self, query: np.ndarray, lengths: np.ndarray
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Function that gives cosines of a query with some rows."""
+
+        def cosines(rows: np.ndarray) -> np.ndarray:
+            if len(rows) > MOST_PICKED * len(self):
+                return self._over_parts(lambda part: part @ query)[rows] / lengths[rows]
+            blocks = np.split(rows, range(BLOCK, len(rows), BLOCK))
+            products = [self._vectors(block) @ query for block in blocks]
+            return np.asarray(np.concatenate(products) / lengths[rows])
+
+        return cosines
+
+    def _nearest(
+        self,
+        near: np.ndarray,
+        beyond: np.ndarray | None,
+        cosines: Callable[[np.ndarray], np.ndarray],
+        limit: int,
+    ) -> Iterator[Candidates]:
+        """Rows with the highest cosines, four times as many each time.
+
+        `near` (n,) is what some columns contribute, `beyond` the most that the others do.
+        """
+        taking = np.flatnonzero(np.isfinite(near))
         while True:
-            complete = limit >= len(scores)
-            nearest = slice(None) if complete else np.argpartition(-scores, limit - 1)[:limit]
-            chosen = np.arange(len(scores))[nearest]
-            chosen = chosen[np.isfinite(scores[chosen])]
-            yield Candidates(
-                self._facts.take(pa.array(chosen)),
-                self._vectors(chosen),
-                complete or len(chosen) < limit,
-            )
+            complete = limit >= len(taking)
+            chosen = taking if complete else _highest(near, beyond, cosines, limit)
+            yield Candidates(self._facts.take(pa.array(chosen)), self._vectors(chosen), complete)
             limit *= 4
 
     def _vectors(self, rows: np.ndarray) -> np.ndarray:
@@ -131,3 +205,30 @@ class Table(VectorStore):
         return self._over_parts(
             lambda part: np.einsum("ij,ij->i", part[:, start:end], part[:, start:end])
         )
+
+
+def _heavy(weights: np.ndarray | None) -> slice:
+    """Columns that make most of a cosine, those of the largest weight, if they are few; or all."""
+    if weights is None:
+        return slice(None)
+    columns = np.flatnonzero(weights == weights.max())
+    together = slice(int(columns[0]), int(columns[-1]) + 1)
+    few = len(columns) * FEW_COLUMNS <= len(weights)
+    return together if few and together.stop - together.start == len(columns) else slice(None)
+
+
+def _highest(
+    near: np.ndarray,
+    beyond: np.ndarray | None,
+    cosines: Callable[[np.ndarray], np.ndarray],
+    count: int,
+) -> np.ndarray:
+    """The `count` rows with the highest cosines, of more rows: those that can be are compared."""
+    some = min(len(near), (1 if beyond is None else MORE) * count)
+    best = np.argpartition(-near, some - 1)[:some]
+    if beyond is None:
+        return best
+    best = best[np.isfinite(near[best])]  # those that take part
+    least = float(np.sort(cosines(best))[-count]) - SLACK
+    rows = np.flatnonzero(near + beyond >= least)
+    return rows[np.argpartition(-cosines(rows), count - 1)[:count]]

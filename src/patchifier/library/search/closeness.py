@@ -1,0 +1,89 @@
+"""Whether what a search found is close to what was meant, and whether that sounds like music."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from patchifier.library.search.metric import direction_of
+from patchifier.library.search.rows import SearchResult
+from patchifier.library.search.store import Query, VectorStore, listed
+
+# error rates of these numbers: docs/search.md, "When nothing is close"
+LEAST_CLOSE = 0.2  # cosine: all of 250 tracks of two libraries have one that is nearer
+NEAR = 0.6  # cosine: no noise was so near to music
+NO_BEAT = 3.0  # length of the slice `texture`, in lengths of `pulse`
+COMPARED = 5  # results of which one has to be close
+
+
+def not_close(
+    store: VectorStore, query: Query | Sequence[Query], found: Sequence[SearchResult]
+) -> str:
+    """Say why none of some results is close to what was looked for, by the default weights.
+
+    Parameters
+    ----------
+    store : VectorStore
+        A table, or an index.
+    query : str, Path, ndarray (E,), or a sequence of these
+        What was looked for, as in :meth:`VectorStore.similar`.
+    found : sequence of SearchResult
+        The results.
+
+    Returns
+    -------
+    str
+        A sentence; empty if one of the first five is close. Close is what is as near as nine of ten
+        files of the store have another one, and at least a cosine of 0.2. What has no beat and an
+        unusual loudness and brightness, as noise and speech, needs a cosine of 0.6.
+
+    Examples
+    --------
+    >>> from patchifier.library import search
+    >>> store = search.load("music.parquet")
+    >>> not_close(store, "nowhere.ogg", [])
+    'No other file passes these filters.'
+    """
+    if not found:
+        return "No other file passes these filters."
+    likes = [store.vector_of(one) for one in listed(query)]
+    metric = store.metric()
+    direction = direction_of(likes, (), metric)
+    others = np.stack([store.vector_of(row.path) for row in found[:COMPARED]])
+    best = float((metric.unit(others) @ direction).max())
+    least = max(LEAST_CLOSE, store.usual_nearness)
+    if best < least:
+        return (
+            f"Nothing in this library is close: the nearest has a similarity of {best:.2f}, and "
+            f"nine of ten files here have another one with {least:.2f} or more."
+        )
+    if best < NEAR and all(is_beatless(one, store.slices) for one in likes):
+        return (
+            "This hardly sounds like music: it has no beat, and an unusual loudness and "
+            "brightness, as noise and speech have. What is nearest may not be alike."
+        )
+    return ""
+
+
+def is_beatless(vector: np.ndarray, slices: Mapping[str, int] | None) -> bool:
+    """Whether a vector (E,) is like those of noise and speech, and unlike those of music.
+
+    Parameters
+    ----------
+    vector : ndarray (E,)
+    slices : mapping of str to int, or None
+        Sizes of its slices, in their order. Without the slices `texture` and `pulse` nothing can be
+        said, and the answer is no.
+
+    Examples
+    --------
+    >>> is_beatless(np.array([1.0, 0.1, 2.0]), {"layers": 1, "pulse": 1, "texture": 1})
+    True
+    """
+    if not slices or not {"texture", "pulse"} <= slices.keys():
+        return False
+    ends = dict(zip(slices, np.cumsum([*slices.values()]).tolist(), strict=True))
+    lengths = {
+        name: float(np.linalg.norm(vector[ends[name] - slices[name] : ends[name]]))
+        for name in ("texture", "pulse")
+    }
+    return lengths["texture"] > NO_BEAT * lengths["pulse"]
