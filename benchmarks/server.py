@@ -78,9 +78,9 @@ def requests(client):
     """Requests by name."""
     ids = [track["id"] for track in client.get("/api/tracks").json()["tracks"]]
 
-    def similar(**asked):
+    def similar(**params):
         def ask():
-            client.post("/api/similar", json={"like": ids[:1]} | asked).raise_for_status()
+            client.post("/api/similar", json={"like": ids[:1]} | params).raise_for_status()
 
         return ask
 

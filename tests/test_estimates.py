@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import other_sounds
 import pytest
 
 import patchifier
@@ -65,6 +66,32 @@ def test_chords_over_time(model):
     assert [chord.name for chord in found] == list(CHORDS)
     assert np.allclose([chord.start_s for chord in found], 2.4 * np.arange(8), atol=0.15)
     assert all(one.end_s == other.start_s for one, other in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize(
+    ("chord", "triad"),
+    [((0, 4, 7, 11), "C major"), ((0, 4, 7, 10), "C major"), ((-12, 0, 3, 7, 10), "C minor")],
+)
+def test_a_chord_with_a_seventh_has_the_name_of_its_triad(model, chord, triad):
+    pieces = model.pieces(song([chord] * 3), RATE)
+    found = estimates.chords(estimates.features(pieces, model.config.spectrogram))
+    assert [one.name for one in found] == [triad]
+
+
+@pytest.mark.parametrize("kind", other_sounds.KINDS)
+def test_noise_and_speech_rarely_have_a_tempo_a_key_or_chords(model, kind):
+    answers, chord_s, all_s = {"tempo": 0, "key": 0}, 0.0, 0.0
+    for seed in range(500, 508):
+        sound = other_sounds.KINDS[kind](np.random.default_rng(seed), RATE)
+        found = estimates.features(model.pieces(sound, RATE), model.config.spectrogram)
+        answers["tempo"] += estimates.tempo(found).bpm is not None
+        answers["key"] += estimates.key(found).name is not None
+        chord_s += sum(one.end_s - one.start_s for one in estimates.chords(found) if one.name)
+        all_s += len(found.onsets) * found.frame_s
+    pitched = kind == "voice"  # it has vowels of a pitch
+    assert answers["tempo"] <= 2
+    assert answers["key"] <= 4 * pitched
+    assert chord_s / all_s < (0.2 if pitched else 0.06)
 
 
 @pytest.mark.parametrize("kind", ["noise", "silence", "glide", "short"])

@@ -1,5 +1,6 @@
-"""A head: saved, read, damaged, and as a model that predicts."""
+"""A head: saved, read, damaged, in doubt, and as a model that predicts."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ from safetensors.numpy import save_file
 import patchifier
 from patchifier import heads
 from patchifier.config import RequestError
-from patchifier.heads import Head
+from patchifier.heads import Head, Known
 
 RATE = 22_050
 
@@ -63,6 +64,96 @@ def test_a_head_predicts_as_a_model(head, model, tmp_path):
     assert loaded.task.names == head.names
 
 
+@pytest.fixture
+def doubting(head):
+    """Near the vector of noise it answers, far from it it does not."""
+    ones = np.ones(head.size, np.float32)
+    known = Known(0 * ones, ones, ones / head.size, 2.0, -1.0, 0.4)
+    return dataclasses.replace(head, known=known)
+
+
+def test_a_head_that_doubts_is_saved_whole_and_one_that_does_not_is_of_the_first_format(
+    head, doubting, tmp_path
+):
+    formats = {}
+    for name, one in {
+        "plain": head,
+        "doubting": doubting,
+        "many": dataclasses.replace(doubting, kind="many-of"),
+    }.items():
+        folder = one.save(tmp_path / name)
+        found = heads.read(folder)
+        formats[name] = json.loads((folder / "head.json").read_text())["format"]
+        assert found.kind == one.kind
+        assert (found.known is None) == (one.known is None)
+        if one.known:
+            assert (found.known.furthest, found.known.beyond, found.known.least) == (2.0, -1.0, 0.4)
+            np.testing.assert_array_equal(found.known.mean, one.known.mean)
+            np.testing.assert_array_equal(found.known.scale, one.known.scale)
+            np.testing.assert_array_equal(found.known.music, one.known.music)
+    assert formats == {"plain": 1, "doubting": 2, "many": 2}
+
+
+def test_labels_of_many_have_probabilities_of_their_own(head):
+    many = dataclasses.replace(head, kind="many-of")
+    vectors = np.random.default_rng(4).standard_normal((5, head.size)).astype(np.float32)
+    logits = heads.unit(vectors) @ head.weight.T.astype(float) + head.bias
+    expected = 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose(many.probabilities(vectors), expected, rtol=1e-5)
+
+
+def test_a_head_answers_near_its_training_and_for_probable_labels(head):
+    mean = np.zeros(head.size, np.float32)
+    mean[0] = 1.0
+    scale = np.full(head.size, head.size**0.5, np.float32)
+    near, far = 7 * mean, -mean
+    for least, answers in ((0.0, True), (0.99, False)):
+        one = dataclasses.replace(head, known=Known(mean, scale, mean, 0.5, -1.0, least))
+        assert one.sure(np.stack([near, far])).tolist() == [answers, False]
+        assert one.sure(near).shape == ()
+    many = dataclasses.replace(
+        head, kind="many-of", known=Known(mean, scale, mean, 0.5, -1.0, 0.99)
+    )
+    assert many.sure(near)
+    strict = dataclasses.replace(head, known=Known(mean, scale, -mean, 0.5, 0.0))
+    assert not strict.sure(near)  # on the side of noise
+    assert head.sure(np.stack([near, far])).all()
+
+
+def test_windows_of_a_head_that_doubts_say_where_it_answers(doubting, tmp_path):
+    sound = 0.1 * np.random.default_rng(1).standard_normal(10 * RATE).astype(np.float32)
+    loaded = patchifier.load(doubting.save(tmp_path / "head"))
+    found = loaded.predict_windows(sound, RATE, window_s=5.0)
+    vectors = loaded.embed_windows(sound, RATE, window_s=5.0).vectors
+    np.testing.assert_array_equal(found.sure, doubting.sure(vectors))
+
+
+KNOWN_DAMAGE = {
+    "no number": lambda known: known | {"furthest": "far"},
+    "no limit": lambda known: {"least": 0.4},
+    "infinity": lambda known: known | {"furthest": float("inf")},
+    "true": lambda known: known | {"least": True},
+    "a list": lambda known: [known],
+}
+
+
+@pytest.mark.parametrize("kind", KNOWN_DAMAGE)
+def test_damage_of_what_a_head_knows_is_refused(doubting, tmp_path, kind):
+    path = doubting.save(tmp_path / "head") / "head.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"known": KNOWN_DAMAGE[kind](values["known"])}))
+    with pytest.raises(RequestError):
+        heads.read(path.parent)
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "numbers"}, {"kind": None}, {"known": None}])
+def test_a_head_of_another_kind_or_with_surplus_tensors_is_refused(doubting, tmp_path, wrong):
+    path = doubting.save(tmp_path / "head") / "head.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    with pytest.raises(RequestError):
+        heads.read(path.parent)
+
+
 def test_a_head_of_another_model_is_refused(head, tmp_path):
     other = Head(head.names, head.weight, head.bias, "0123", head.model)
     with pytest.raises(RequestError, match="another model"):
@@ -78,7 +169,7 @@ def test_a_folder_with_other_things_is_not_replaced(head, tmp_path):
 
 DAMAGE = {
     "torn": lambda values: None,
-    "newer": lambda values: values | {"format": 2},
+    "newer": lambda values: values | {"format": 3},
     "other names": lambda values: values | {"names": ["a", "b"]},
     "a number as a name": lambda values: values | {"names": ["a", "b", 3]},
     "infinity as a format": lambda values: values | {"format": float("inf")},

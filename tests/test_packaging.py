@@ -51,15 +51,17 @@ def build(root, *flags, **options):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Wheel and sdist of this tree with one more model, and the files of all of its models."""
+    """Wheel and sdist of this tree with one more model, and the files of all of its models and heads."""
     root = tree(tmp_path_factory.mktemp("tree"))
     folder = root / "src" / "patchifier" / "weights" / MODEL
     folder.mkdir()
     for name in FILES:
         (folder / name).write_text("x")
+    weights = root / "src" / "patchifier" / "weights"
     inside = [
-        f"weights/{path.parent.name}/{path.name}"
-        for path in (root / "src" / "patchifier" / "weights").glob("*/*")
+        f"weights/{path.relative_to(weights).as_posix()}"
+        for path in weights.glob("*/**/*")
+        if path.is_file() and "__pycache__" not in path.parts
     ]
     return build(root), inside
 
@@ -67,6 +69,7 @@ def built(tmp_path_factory):
 def test_wheel_and_sdist_hold_every_file_of_every_model(built):
     folder, inside = built
     assert {f"weights/{MODEL}/{name}" for name in FILES} <= set(inside)
+    assert "weights/heads/drums/head.safetensors" in inside
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as content:
         names = content.namelist()

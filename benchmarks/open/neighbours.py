@@ -1,14 +1,16 @@
 """Whole recordings as a music library: how many of a track's five nearest are of its soundtrack, and of its artist.
 
-    python benchmarks/open/neighbours.py ROOT [--bliss PYTHON] [--side train|valid|both]
+    python benchmarks/open/neighbours.py ROOT [--bliss PYTHON] [--musicnn FOLDER] [--side train|valid|both]
 
 Tracks of the training and the validation side that build.py has unpacked, whole; --side counts the queries of one alone. Never those of the test side, nor reserved packages. Variants of
 a song are not among its own neighbours. Cosine of vectors, by the default weights of a search and plain; MFCC statistics and bliss-audio's 23 numbers are standardised over the tracks first;
-bliss-audio by Euclidean distance, as players do. PYTHON is an interpreter with bliss-audio==0.2.0. Intervals of 95 % by bootstrap over songs.
+bliss-audio by Euclidean distance, as players do. PYTHON is an interpreter with bliss-audio==0.2.0. musicnn's layers, means of 20 windows of 3 s evenly over a track, are standardised and compared by cosine too: FOLDER is where
+'pip install --no-deps --target FOLDER musicnn==0.1.0' put its weights, which outsiders/from_musicnn.py reads. It was trained with labels. Intervals of 95 % by bootstrap over songs.
 Labels are confounded with mastering and codec (README.md): the columns compare encoders, and say little about music alone.
 """
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -34,6 +36,12 @@ from patchifier.statistics import estimate, paired
 
 NEAREST, FEWEST = 5, 3  # FEWEST other songs with the same label
 MFCC_S = 120.0
+WINDOWS = 20  # of 3 s, evenly over a track, for musicnn
+MUSICNN = {  # row: checkpoint, and its layers
+    "musicnn MSD, penultimate": ("MSD_musicnn", ("penultimate",)),
+    "musicnn MSD, pools": ("MSD_musicnn", ("mean_pool", "max_pool")),
+}
+LAYERS = {"penultimate": slice(0, 200), "mean_pool": slice(200, 953), "max_pool": slice(953, 1706)}
 BLISS = """
 import json, sys, bliss_audio
 for path in sys.stdin.read().splitlines():
@@ -67,14 +75,7 @@ def by_patchifier(model, root, tracks, work):
 def by_mfcc(root, tracks, work):
     file = work / "mfcc.npy"
     if not file.exists():
-        batches = [[str(root / track.path)] for track in tracks]
-        found = jobs.run(_mfcc, batches, workers=os.cpu_count() or 1, name=str)
-        shown, vectors = progress("mfcc"), []
-        for vector in found:
-            assert not isinstance(vector, str), vector
-            vectors.append(vector)
-            shown(len(vectors), len(tracks), "")
-        np.save(file, np.array(vectors, np.float32))
+        np.save(file, np.array(of_each(_mfcc, None, root, tracks, "mfcc"), np.float32))
     return standardised(np.load(file))
 
 
@@ -96,6 +97,42 @@ def by_bliss(python, root, tracks, work):
         )
         file.write_text(json.dumps([json.loads(line) for line in made.stdout.splitlines()]))
     return np.array(json.loads(file.read_text()), np.float32)
+
+
+def by_musicnn(folder, name, root, tracks, work):
+    model, layers = MUSICNN[name]
+    file = work / f"{model}.npy"
+    if not file.exists():
+        vectors = of_each(_musicnn, (folder, model), root, tracks, model)
+        np.save(file, np.array(vectors, np.float32))
+    vectors = np.load(file)
+    return standardised(np.concatenate([vectors[:, LAYERS[each]] for each in layers], axis=1))
+
+
+def _musicnn(shared, paths):
+    folder, model = shared
+    places = [str(Path(__file__).parents[1] / "outsiders"), folder]
+    sys.path += [place for place in places if place not in sys.path]
+    import from_musicnn
+
+    network = from_musicnn.network_of(model)
+    return [jobs.attempt(path, _musicnn_of_file, from_musicnn, network, path) for path in paths]
+
+
+def _musicnn_of_file(module, network, path):
+    waveform = audio.load(path, sample_rate=module.SAMPLE_RATE)
+    return module.vector_of(network, tuple(LAYERS), waveform, WINDOWS)
+
+
+def of_each(work, shared, root, tracks, title):
+    """What `work` finds for each track, in processes."""
+    batches, found = [[str(root / track.path)] for track in tracks], []
+    shown = progress(title)
+    for one in jobs.run(work, batches, workers=os.cpu_count() or 1, shared=shared, name=str):
+        assert not isinstance(one, str), one
+        found.append(one)
+        shown(len(found), len(tracks), "")
+    return found
 
 
 def standardised(vectors):
@@ -129,6 +166,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
     parser.add_argument("--bliss", default="")
+    parser.add_argument("--musicnn", default="")
     parser.add_argument("--side", choices=("train", "valid", "both"), default="both")
     flags = parser.parse_args()
     tracks = tracks_of(flags.root)
@@ -140,6 +178,9 @@ def main():
         weights = default_weights({part: each.stop - each.start for part, each in slices.items()})
         return cosines(vectors if plain or weights is None else vectors * np.sqrt(weights))
 
+    def musicnn(name):
+        return cosines(by_musicnn(flags.musicnn, name, flags.root, tracks, work))
+
     ways = {
         "patchifier-base": lambda: weighted("patchifier-base"),
         "base, plain cosine": lambda: weighted("patchifier-base", plain=True),
@@ -150,6 +191,8 @@ def main():
         ways["bliss-audio"] = lambda: nearness(
             standardised(by_bliss(flags.bliss, flags.root, tracks, work))
         )
+    for name in MUSICNN if flags.musicnn else ():
+        ways[name] = functools.partial(musicnn, name)
     groups = [track.group for track in tracks]
     labels = {"soundtrack": [track.package for track in tracks]}
     labels["artist"] = [track.artist for track in tracks]
@@ -186,7 +229,7 @@ def table(kind, found, groups):
     for name, values in found.items():
         own = values[counted]
         score = estimate(kind, kept, lambda indices, own=own: float(own[indices].mean()))
-        line = f"{kind}@{NEAREST:<3}{name:<20}{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+        line = f"{kind}@{NEAREST:<3}{name:<26}{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
         rows[name] = {"value": score.value, "low": score.low, "high": score.high, "n": score.n}
         if values is not first:
             base = first[counted]

@@ -154,7 +154,7 @@ def draw_mixtures() -> list[tuple[Sound, dict[str, Any]]]:
             lines = [
                 note
                 for channel, family in enumerate(playing)
-                for note in _line(channel, family, tonic, generator)
+                for note in draw_line(channel, family, tonic, generator)
             ]
             sound = _sound(path, side, programs, lines, MIXTURE_S, generator)
             drawn.append(
@@ -166,7 +166,7 @@ def draw_mixtures() -> list[tuple[Sound, dict[str, Any]]]:
     return drawn
 
 
-def _line(channel: int, family: str, tonic: int, generator: np.random.Generator) -> list[Note]:
+def draw_line(channel: int, family: str, tonic: int, generator: np.random.Generator) -> list[Note]:
     """Notes of a major scale, one after another, near a drawn register."""
     scale = np.array([0, 2, 4, 5, 7, 9, 11])
     centre = (

@@ -60,7 +60,7 @@ class Sound:
     soundfont : str
         Below ROOT/deb: :data:`SEEN` or :data:`UNSEEN`.
     programs : dict of int
-        Channel -> General MIDI program; drums need none.
+        Channel -> General MIDI program; of drums the kit, by default the first.
     notes : sequence of Note
     seconds, tuning_cents, level_db : float
         Length, deviation from 440 Hz, and root mean square.
@@ -124,6 +124,9 @@ class Player:
         self._generate(SYNTH_RATE // 10)  # the end of the clip before fades
         self.synth.program_select(DRUMS, self.number, 128, 0, True)
         for channel, program in sound.programs.items():
+            if channel == DRUMS:
+                self.synth.program_select(DRUMS, self.number, 128, program, True)
+                continue
             self.synth.program_select(channel, self.number, 0, program)
             self.synth.set_tuning(channel, sound.tuning_cents / 100)
 

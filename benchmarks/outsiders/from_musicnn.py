@@ -8,6 +8,7 @@ with numpy, and the network is written in torch from the paper. So neither Tenso
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import features
@@ -23,6 +24,7 @@ from patchifier.evaluate.encoders import Encoder, each_waveform
 
 SAMPLE_RATE, HOP, N_FFT, BANDS = 16_000, 256, 512, 96
 FRAMES = 187  # 3 s
+BATCH = 16  # windows at once: 150 MB
 NORM_EPSILON = 1e-3  # TensorFlow's default
 TEMPORAL = {2: 128, 3: 64, 4: 32}  # number of each temporal convolution: frames that it sees
 LAYERS = {"penultimate": 200, "mean_pool": 753, "max_pool": 753, "tags": 50}
@@ -99,23 +101,33 @@ def log_mels(waveform: np.ndarray) -> Tensor:
     )
 
 
-def encoder(model: str = "MTT_musicnn", layers: str = "penultimate") -> Encoder:
-    """Mean over windows of 3 s of one or several layers, joined by +."""
+def network_of(model: str) -> MusiCNN:
+    """The network of one of the checkpoints in the package."""
     package = importlib.util.find_spec("musicnn")  # found, not run
     if package is None or not package.submodule_search_locations:
         raise RequestError("musicnn is not installed: pip install --no-deps musicnn==0.1.0.")
-    tensors = read_tensors(Path(package.submodule_search_locations[0]) / model)
-    network, wanted = MusiCNN(tensors), layers.split("+")
+    return MusiCNN(read_tensors(Path(package.submodule_search_locations[0]) / model))
 
-    def vector(waveform: np.ndarray) -> np.ndarray:
-        found = network.layers(log_mels(waveform))
-        return torch.cat([found[name].mean(0) for name in wanted]).numpy()
 
+def vector_of(
+    network: MusiCNN, layers: Sequence[str], waveform: np.ndarray, most: int = 0
+) -> np.ndarray:
+    """Mean over windows of 3 s of the layers, one behind the other; over `most` of them, evenly, if there are more."""
+    windows = log_mels(waveform)
+    if 0 < most < len(windows):
+        windows = windows[torch.linspace(0, len(windows) - 1, most).round().long()]
+    parts = [network.layers(batch) for batch in windows.split(BATCH)]
+    return torch.cat([torch.cat([part[name] for part in parts]).mean(0) for name in layers]).numpy()
+
+
+def encoder(model: str = "MTT_musicnn", layers: str = "penultimate") -> Encoder:
+    """Mean over windows of one or several layers, joined by +."""
+    network, wanted = network_of(model), layers.split("+")
     name = f"{model}-{layers}"
     return Encoder(
         name,
-        each_waveform(name, SAMPLE_RATE, vector),
-        sum(values.size for values in tensors.values()),
+        each_waveform(name, SAMPLE_RATE, lambda waveform: vector_of(network, wanted, waveform)),
+        sum(values.numel() for values in network.tensors.values()),
     )
 
 

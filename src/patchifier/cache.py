@@ -505,6 +505,11 @@ class Cache:
                     f"which clip {clip.id} needs: {AGAIN}"
                 )
 
+    @property
+    def hours(self) -> float:
+        """Hours of music in all clips."""
+        return float(self.frames.sum()) * self.spectrogram.frame_s / 3600
+
     def require(self, config: SpectrogramConfig) -> "Cache":
         """Give this cache as log-mels of these settings.
 

@@ -10,7 +10,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from patchifier import devices, estimates, heads, inputs, model_folder, spectrogram, windows
+from patchifier import (
+    devices,
+    estimates,
+    heads,
+    inputs,
+    model_folder,
+    spectrogram,
+    weights,
+    windows,
+)
 from patchifier.config import (
     DESCRIPTORS_VERSION,
     Config,
@@ -56,8 +65,8 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     path : str or Path
         By default "patchifier-base", which comes with the package. Else another bundled model, such
         as "patchifier-paper" (a folder of that name is "./patchifier-paper"), a model folder, as
-        training writes it, the folder of a head, or, downloaded, "hf://owner/name" or
-        "hf://owner/name@revision".
+        training writes it, a head of the package, such as "drums", the folder of a head, or,
+        downloaded, "hf://owner/name" or "hf://owner/name@revision".
     device : str
         "cpu", "cuda", "cuda:1", "mps", or "auto", which is the best available. On "cuda" the model
         runs by ONNX Runtime where onnxruntime-gpu is installed, which the authors could test with a
@@ -79,9 +88,10 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     >>> model.embed("music/one.ogg").shape == (model.size,)
     True
     """
-    if heads.is_head(path):
-        assert path is not None
-        head = heads.read(path)
+    place = weights.find_head(path) or path
+    if heads.is_head(place):
+        assert place is not None
+        head = heads.read(place)
         return load(head.model, device=device).with_head(head)
     folder = model_folder.read(path)
     if device == "auto":
@@ -135,11 +145,15 @@ def _load_with_torch(folder: model_folder.ModelFolder, device: str) -> "Embedder
 
 @dataclass(frozen=True)
 class Embedding:
-    """Vectors (k, E) float32 over time, from `start_s` to `end_s` (k,) each, in seconds."""
+    """Vectors (k, E) float32 over time, from `start_s` to `end_s` (k,) each, in seconds.
+
+    Of predictions of a head that can doubt, `sure` (k,) says where it answers.
+    """
 
     vectors: np.ndarray
     start_s: np.ndarray
     end_s: np.ndarray
+    sure: np.ndarray | None = None
 
 
 class Embedder:
@@ -214,7 +228,7 @@ class Embedder:
                 f"the head was trained on vectors of another model than {head.model}, or of other "
                 "settings: train it again on vectors of this one."
             )
-        return Embedder(self.network, self.config, Task("one-of", head.names), head=head)
+        return Embedder(self.network, self.config, Task(head.kind, head.names), head=head)
 
     def embed(self, x: Music | Sequence[Music], sample_rate: int | None = None) -> np.ndarray:
         """Embed music.
@@ -260,7 +274,8 @@ class Embedder:
         Returns
         -------
         numpy.ndarray, shape (C,), or (n, C) for a list; float32
-            Mean over windows, as in the test of the model.
+            Mean over windows, as in the test of the model. Whether a head of the package answers:
+            ``model.head.sure(model.embed(x))``, or :meth:`predict_windows`.
         """
         self.require_task()
         if self.head:
@@ -286,7 +301,8 @@ class Embedder:
         if self.head:
             found = self._stretches(pieces, window_s, hop_s, _vectors)
             probabilities = self.head.probabilities(found.vectors)
-            return Embedding(probabilities, found.start_s, found.end_s)
+            sure = self.head.sure(found.vectors) if self.head.known else None
+            return Embedding(probabilities, found.start_s, found.end_s, sure)
         return self._stretches(pieces, window_s, hop_s, _predictions)
 
     def require_task(self) -> Task:
@@ -295,7 +311,8 @@ class Embedder:
             return self.task
         raise RequestError(
             "this model has no head, expected one from 'patchifier finetune', such as "
-            "RUN/full/model, or a head that the page of 'patchifier app' saved."
+            f"RUN/full/model, a head of the package ({', '.join(weights.heads()) or 'none here'}), "
+            "or a head that the page of 'patchifier app' saved."
         )
 
     def embed_windows(

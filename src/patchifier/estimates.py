@@ -9,7 +9,7 @@ Shapes: M rows of a log-mel, T frames, Q = T / 4 steps of a chroma, K lags.
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,11 @@ KEY_PROFILES = np.array(
         [0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052],
     ]
 )
-CHORD_TONES = ((0, 4, 7), (0, 3, 7))  # semitones above the root
+CHORD_TONES = (  # of both modes: semitones above the root; sevenths count as their triad
+    ((0, 4, 7), (0, 4, 7, 11), (0, 4, 7, 10)),
+    ((0, 3, 7), (0, 3, 7, 10)),
+)
+SEVENTH = 0.7  # weight of a seventh beside the triad
 
 BPM, N_TEMPI = (40.0, 240.0), 1200  # candidates
 PREFERRED_BPM, OCTAVES = 120.0, 0.8  # log-normal prior: its centre and its deviation
@@ -36,8 +40,9 @@ MULTIPLES = (1.0, 0.6, 0.4, 0.3)  # weights of one to four beats
 SMOOTH_S = 0.5  # of the local mean that is subtracted from an onset strength
 LEAST_S = 3.0  # of music that has a tempo, a key or a chord
 
-SURE_TEMPO, SURE_KEY = 0.12, 0.35  # least strength of an answer
-STAY, NO_CHORD = 0.94, 0.45  # probability that a chord lasts a step; correlation of "no chord"
+SURE_TEMPO, SURE_KEY = 0.18, 0.6  # least strength of an answer
+LEAST_CONTRAST = 0.4  # of pitch classes: deviation by mean; below 0.3 in noise
+STAY, NO_CHORD = 0.97, 0.45  # probability that a chord lasts a step; correlation of "no chord"
 SHARPNESS = 6.0  # of chord probabilities
 
 
@@ -45,7 +50,7 @@ SHARPNESS = 6.0  # of chord probabilities
 class Tempo:
     """A tempo in beats per minute, or None, and its strength from 0 to 1.
 
-    The strength is the autocorrelation of onsets at the beat: 1 for a click track, below 0.1 in
+    The strength is the autocorrelation of onsets at the beat: 1 for a click track, below 0.15 in
     noise. A listener may tap half or twice the tempo.
     """
 
@@ -200,7 +205,7 @@ def _autocorrelation(onsets: np.ndarray, frame_s: float) -> np.ndarray:
 
 
 def key(found: Features) -> Key:
-    """Estimate the key of music by the profile that its mean chroma correlates with best.
+    """Estimate the key of music by the profile that its chroma correlates with best.
 
     Examples
     --------
@@ -210,16 +215,18 @@ def key(found: Features) -> Key:
     """
     if len(found.chroma) * STEP_FRAMES * found.frame_s < LEAST_S or not found.chroma.any():
         return Key(None, 0.0)
-    level = found.chroma.sum(1, keepdims=True)
-    mean = found.chroma.sum(0) / level.sum()
+    mean = np.square(found.chroma).mean(0)
     strengths = _correlations(mean[None], _rotated(KEY_PROFILES))[0]  # (24,)
     best = int(strengths.argmax())
-    strength = float(strengths[best])
-    return Key(_name(best) if strength >= SURE_KEY else None, strength)
+    strength, contrast = float(strengths[best]), float(mean.std() / mean.mean())
+    sure = strength >= SURE_KEY and contrast >= LEAST_CONTRAST
+    return Key(_name(best) if sure else None, strength)
 
 
 def chords(found: Features) -> tuple[Chord, ...]:
-    """Estimate chords over time: major and minor triads, by a hidden Markov model of templates.
+    """Estimate chords over time: major and minor, by a hidden Markov model of templates.
+
+    A chord with a seventh has the name of its triad.
 
     Examples
     --------
@@ -230,10 +237,10 @@ def chords(found: Features) -> tuple[Chord, ...]:
     """
     if not len(found.chroma):
         return ()
-    templates = np.zeros((2, 12))
-    for mode, tones in enumerate(CHORD_TONES):
-        templates[mode, list(tones)] = 1.0
-    fit = _correlations(found.chroma, _rotated(templates))  # (Q, 24)
+    energy = np.square(found.chroma)
+    modes = [_correlations(energy, _rotated(_templates(tones))) for tones in CHORD_TONES]
+    best = [fit.reshape(len(energy), 12, -1).max(2) for fit in modes]  # (Q, 12) of both modes
+    fit = np.stack(best, axis=2).reshape(len(energy), 24)
     fit = np.concatenate([fit, np.full((len(fit), 1), NO_CHORD)], axis=1)
     states = _viterbi(SHARPNESS * fit)
     step_s = STEP_FRAMES * found.frame_s
@@ -244,8 +251,17 @@ def chords(found: Features) -> tuple[Chord, ...]:
     )
 
 
+def _templates(chords: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Pitch classes (K, 12) of chords on the root A."""
+    found = np.zeros((len(chords), 12))
+    for row, (first, third, fifth, *seventh) in zip(found, chords):
+        row[[first, third, fifth]] = 1.0
+        row[seventh] = SEVENTH
+    return found
+
+
 def _rotated(profiles: np.ndarray) -> np.ndarray:
-    """Profiles (2, 12) of both modes from each of twelve roots: (24, 12)."""
+    """Profiles (K, 12) from each of twelve roots: (12 K, 12)."""
     return np.concatenate([np.roll(profiles, root, axis=1) for root in range(12)])
 
 

@@ -1,13 +1,16 @@
 """Heads: linear classifiers on the vectors of a model, kept in a folder of their own.
 
 A head is two small files: ``head.json`` (names, the model, its identity) and ``head.safetensors``
-(weight and bias). :func:`patchifier.load` opens such a folder as a model that predicts.
+(weight and bias). :func:`patchifier.load` opens such a folder as a model that predicts. A head may
+also know where the vectors of its training lie, and doubts other sound.
 """
 
+import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import safetensors
@@ -16,14 +19,52 @@ from safetensors.numpy import save_file
 from patchifier.config import RequestError
 from patchifier.io import parse_json, read_text, replaced_folder, require_file, write_json
 
-FORMAT = 1
+FORMAT = 2  # 1: a label of several, without `known`
 MOST_NAMES, MOST_LETTERS, MOST_SIZE = 1_000, 200, 2**16
 JSON, WEIGHTS = "head.json", "head.safetensors"
+KNOWN, LIMITS = ("mean", "scale", "music"), ("furthest", "beyond", "least")
+Kind = Literal["one-of", "many-of"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Where the vectors of a head's training lie.
+
+    Attributes
+    ----------
+    mean, scale : ndarray, shape (E,), float32
+        Mean and reciprocal deviation of training vectors of length 1.
+    music : ndarray, shape (E,), float32
+        Direction in which music lies beyond noise and speech-like sound.
+    furthest : float
+        Largest distance at which the head answers: root mean square over E.
+    beyond : float
+        Least product of a vector of length 1 with `music` at which the head answers.
+    least : float
+        Least probability of a label at which a "one-of" head answers.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    music: np.ndarray
+    furthest: float
+    beyond: float
+    least: float = 0.0
+
+    def near(self, vectors: np.ndarray) -> np.ndarray:
+        """Whether vectors (..., E) are like those of the training, and unlike noise."""
+        beyond = unit(vectors) @ self.music.astype(np.float64) >= self.beyond
+        return beyond & (self.distance(vectors) <= self.furthest)
+
+    def distance(self, vectors: np.ndarray) -> np.ndarray:
+        """Distance (...) of vectors (..., E) from the mean: 1 is usual in training."""
+        standardised = (unit(vectors) - self.mean) * self.scale.astype(np.float64)
+        return np.sqrt(np.square(standardised).mean(-1))
 
 
 @dataclass(frozen=True)
 class Head:
-    """A multinomial logistic regression on vectors of one model, scaled to length 1.
+    """A logistic regression on vectors of one model, scaled to length 1.
 
     Attributes
     ----------
@@ -37,6 +78,10 @@ class Head:
         Name of a bundled model, or a model folder.
     facts : mapping
         How it was trained, and how well it predicts.
+    kind : "one-of" or "many-of"
+        Whether music has one of the labels, or any number of them.
+    known : Known or None
+        None for a head that always answers.
 
     Examples
     --------
@@ -52,17 +97,46 @@ class Head:
     identity: str
     model: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    kind: Kind = "one-of"
+    known: Known | None = None
 
     @property
     def size(self) -> int:
         """Length E of a vector."""
         return self.weight.shape[1]
 
+    @property
+    def weights_hash(self) -> str:
+        """Hash of weight and bias."""
+        return hashlib.sha256(self.weight.tobytes() + self.bias.tobytes()).hexdigest()
+
     def probabilities(self, vectors: np.ndarray) -> np.ndarray:
         """Probabilities (..., C) of the labels of vectors (..., E) of any length, float32."""
         logits = unit(vectors) @ self.weight.T.astype(np.float64) + self.bias
+        if self.kind == "many-of":
+            return (1 / (1 + np.exp(-np.clip(logits, -50, 50)))).astype(np.float32)
         powers = np.exp(logits - logits.max(-1, keepdims=True))
         return (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
+
+    def sure(self, vectors: np.ndarray) -> np.ndarray:
+        """Whether the head answers (...) for vectors (..., E); in doubt its labels mean nothing.
+
+        It doubts sound unlike that of its training, and improbable labels.
+
+        Examples
+        --------
+        >>> known = Known(np.array([1.0, 0.0]), np.ones(2), np.ones(2), furthest=0.5, beyond=0.0)
+        >>> weights = np.eye(2), np.zeros(2)
+        >>> head = Head(("low", "high"), *weights, "x", "patchifier-base", known=known)
+        >>> head.sure(np.array([[2.0, 0.1], [-2.0, 0.1]])).tolist()
+        [True, False]
+        """
+        if self.known is None:
+            return np.ones(vectors.shape[:-1], bool)
+        near = self.known.near(vectors)
+        if self.kind == "many-of":
+            return near
+        return near & (self.probabilities(vectors).max(-1) >= self.known.least)
 
     def save(self, folder: str | Path) -> Path:
         """Write the head into a folder, in place of another head there.
@@ -75,14 +149,19 @@ class Head:
         folder = Path(folder)
         if folder.exists() and not is_head(folder):
             raise RequestError(f"{folder} exists and is not a head: choose another name.")
-        values = {"format": FORMAT, "names": list(self.names), "identity": self.identity}
+        plain = self.kind == "one-of" and self.known is None  # earlier versions read it
+        values = {"format": 1 if plain else FORMAT, "names": list(self.names)}
+        values |= {"identity": self.identity, "model": self.model, "facts": dict(self.facts)}
+        tensors = {"weight": self.weight, "bias": self.bias}
+        if not plain:
+            values["kind"] = self.kind
+        if self.known:
+            tensors |= {name: getattr(self.known, name) for name in KNOWN}
+            values["known"] = {name: getattr(self.known, name) for name in LIMITS}
         with replaced_folder(folder) as new:
-            tensors = {
-                "weight": self.weight.astype(np.float32),
-                "bias": self.bias.astype(np.float32),
-            }
-            save_file(tensors, new / WEIGHTS)
-            write_json(new / JSON, values | {"model": self.model, "facts": dict(self.facts)})
+            exact = {name: np.ascontiguousarray(each, np.float32) for name, each in tensors.items()}
+            save_file(exact, new / WEIGHTS)
+            write_json(new / JSON, values)
         return folder
 
 
@@ -91,6 +170,14 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     exact = vectors.astype(np.float64)
     lengths = np.linalg.norm(exact, axis=-1, keepdims=True)
     return exact / np.where(lengths > 0, lengths, 1.0)
+
+
+def unstandardised(
+    weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (C, E) and bias (C,) for vectors that are not standardised, of a fit on such ones."""
+    weight = weight * scale
+    return weight.astype(np.float32), (bias - weight @ mean).astype(np.float32)
 
 
 def is_head(path: str | Path | None) -> bool:
@@ -123,7 +210,8 @@ def read(folder: str | Path) -> Head:
             raise ValueError("identity and model are not both strings")
         if is_head(values["model"]):
             raise ValueError("its model is a head")
-        weight, bias = _tensors(folder / WEIGHTS, len(names))
+        kind, known = _kind_and_limits(values)
+        tensors = _tensors(folder / WEIGHTS, len(names), known=known is not None)
         facts = dict(values.get("facts") or {})
     except RequestError:
         raise
@@ -133,7 +221,26 @@ def read(folder: str | Path) -> Head:
         ) from error
     if values["model"].startswith("hf://"):
         raise RequestError(f"{folder} names the model {values['model']}: download it first.")
-    return Head(names, weight, bias, values["identity"], values["model"], facts)
+    where = None
+    if known:
+        where = Known(tensors["mean"], tensors["scale"], tensors["music"], *known)
+    settings = values["identity"], values["model"], facts, kind, where
+    return Head(names, tensors["weight"], tensors["bias"], *settings)
+
+
+def _kind_and_limits(
+    values: Mapping[str, Any],
+) -> tuple[Kind, tuple[float, float, float] | None]:
+    """Kind of a head, and the limits of what it knows."""
+    kind, known = values.get("kind", "one-of"), values.get("known")
+    if kind not in get_args(Kind):
+        raise ValueError(f"its kind is {kind!r}")
+    if known is None:
+        return kind, None
+    limits = furthest, beyond, least = [known[name] for name in LIMITS]
+    if not all(type(each) in (int, float) and math.isfinite(each) for each in limits):
+        raise ValueError(f"its limits are {limits!r}")
+    return kind, (float(furthest), float(beyond), float(least))
 
 
 def require_names(names: Any) -> tuple[str, ...]:
@@ -158,19 +265,22 @@ def require_names(names: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _tensors(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (count, E) and bias (count,)."""
+def _tensors(path: Path, count: int, *, known: bool) -> dict[str, np.ndarray]:
+    """Weight (count, E), bias (count,), and if there are any, those of what it knows (E,)."""
     require_file(path)
     with safetensors.safe_open(path, framework="numpy") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        if set(shapes) != {"weight", "bias"} or shapes["bias"] != (count,):
+        names = {"weight", "bias", *(KNOWN if known else ())}
+        if set(shapes) != names or shapes["bias"] != (count,):
             raise ValueError(f"its tensors are {shapes}")
         rows, *size = shapes["weight"]
         if rows != count or len(size) != 1 or not 1 <= size[0] <= MOST_SIZE:
             raise ValueError(f"its weight has shape {shapes['weight']}")
-        weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
-    if weight.dtype != np.float32 or bias.dtype != np.float32:
+        if known and any(shapes[name] != tuple(size) for name in KNOWN):
+            raise ValueError(f"its tensors are {shapes}")
+        found = {name: file.get_tensor(name) for name in names}
+    if any(each.dtype != np.float32 for each in found.values()):
         raise ValueError("its numbers are not float32")
-    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+    if not all(np.isfinite(each).all() for each in found.values()):
         raise ValueError("it holds NaN or infinity")
-    return weight, bias
+    return found

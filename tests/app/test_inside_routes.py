@@ -47,15 +47,15 @@ def test_masked_patches_are_reconstructed_and_the_others_are_as_they_were(client
 
 
 def test_a_ratio_and_a_seed_give_the_same_mask_again(client, ids):
-    asked = {"ratio": 0.5, "seed": 3}
+    params = {"ratio": 0.5, "seed": 3}
     first, second = (
-        client.post(f"/api/inside/{ids[0]}/reconstruct", json=asked).json() for _ in range(2)
+        client.post(f"/api/inside/{ids[0]}/reconstruct", json=params).json() for _ in range(2)
     )
     assert first == second
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "params",
     [
         {},
         {"masked": [0], "ratio": 0.5},
@@ -65,8 +65,8 @@ def test_a_ratio_and_a_seed_give_the_same_mask_again(client, ids):
         {"masked": ["a"]},
     ],
 )
-def test_a_mask_that_is_none_is_refused(client, ids, asked):
-    answer = client.post(f"/api/inside/{ids[0]}/reconstruct", json=asked)
+def test_a_mask_that_is_none_is_refused(client, ids, params):
+    answer = client.post(f"/api/inside/{ids[0]}/reconstruct", json=params)
     assert answer.status_code == 400
     assert answer.json()["error"]
 
@@ -77,9 +77,9 @@ def test_a_window_beyond_the_end_is_refused(client, ids):
     assert client.get(f"/api/inside/{ids[0]}", params={"start_s": -1}).status_code == 400
 
 
-@pytest.mark.parametrize("asked", [{}, {"kind": "reconstructed", "masked": "1,3"}])
-def test_a_window_can_be_heard(client, ids, asked):
-    answer = client.get(f"/api/inside/{ids[0]}/sound", params=asked)
+@pytest.mark.parametrize("params", [{}, {"kind": "reconstructed", "masked": "1,3"}])
+def test_a_window_can_be_heard(client, ids, params):
+    answer = client.get(f"/api/inside/{ids[0]}/sound", params=params)
     sound, rate = soundfile.read(io.BytesIO(answer.content))
     assert answer.headers["content-type"] == "audio/wav"
     assert len(sound) / rate == pytest.approx(3.0, abs=0.2)
@@ -87,8 +87,8 @@ def test_a_window_can_be_heard(client, ids, asked):
 
 
 def test_what_is_to_be_heard_is_checked(client, ids):
-    for asked in ({"kind": "loud"}, {"masked": "a"}, {"kind": "reconstructed"}):
-        assert client.get(f"/api/inside/{ids[0]}/sound", params=asked).status_code == 400
+    for params in ({"kind": "loud"}, {"masked": "a"}, {"kind": "reconstructed"}):
+        assert client.get(f"/api/inside/{ids[0]}/sound", params=params).status_code == 400
 
 
 def test_structure_is_a_symmetric_matrix_with_sections(client, ids):

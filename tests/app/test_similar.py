@@ -9,8 +9,8 @@ from patchifier.app import duplicates as app_duplicates
 from patchifier.library import embed_library
 
 
-def post(client, address, **asked):
-    answer = client.post(address, json=asked)
+def post(client, address, **params):
+    answer = client.post(address, json=params)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -62,7 +62,7 @@ def test_what_is_not_close_is_said_with_its_similarity(client, ids):
 
 
 @pytest.mark.parametrize(
-    ("asked", "word"),
+    ("params", "word"),
     [
         ({"like": []}, "like"),
         ({"like": "x"}, "like"),
@@ -78,15 +78,15 @@ def test_what_is_not_close_is_said_with_its_similarity(client, ids):
         ({"like": ["{id}"], "weights": {"harmony": None}}, "weights.harmony"),
     ],
 )
-def test_a_bad_request_names_what_is_wrong(client, ids, asked, word):
-    asked = {name: [ids[0]] if value == ["{id}"] else value for name, value in asked.items()}
-    answer = client.post("/api/similar", json=asked)
+def test_a_bad_request_names_what_is_wrong(client, ids, params, word):
+    params = {name: [ids[0]] if value == ["{id}"] else value for name, value in params.items()}
+    answer = client.post("/api/similar", json=params)
     assert answer.status_code == 400
     assert word in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
-    ("address", "asked", "word"),
+    ("address", "params", "word"),
     [
         ("/api/similar", {"like": [0, 1], "unlike": [1]}, "should not"),
         ("/api/similar", {"like": [], "unlike": [1]}, "like has 0 songs"),
@@ -95,10 +95,10 @@ def test_a_bad_request_names_what_is_wrong(client, ids, asked, word):
         ("/api/path", {"start": 0, "end": 1, "waypoints": [1]}, "twice"),
     ],
 )
-def test_a_request_that_contradicts_itself_says_so(client, ids, address, asked, word):
+def test_a_request_that_contradicts_itself_says_so(client, ids, address, params, word):
     named = {
         name: [ids[one] for one in value] if isinstance(value, list) else ids[value]
-        for name, value in asked.items()
+        for name, value in params.items()
     }
     answer = client.post(address, json=named)
     assert answer.status_code == 400

@@ -19,16 +19,16 @@ def test_the_whole_file_is_sent_with_its_type(client, ids, music):
 
 
 @pytest.mark.parametrize(
-    ("asked", "part"),
+    ("params", "part"),
     [
         ("bytes=10-19", slice(10, 20)),
         ("bytes=-5", slice(-5, None)),
         ("bytes=100-", slice(100, None)),
     ],
 )
-def test_a_range_of_bytes_is_sent(client, ids, music, asked, part):
+def test_a_range_of_bytes_is_sent(client, ids, music, params, part):
     whole = (music / "0 song.flac").read_bytes()
-    answer = client.get(f"/api/audio/{ids[0]}", headers={"range": asked})
+    answer = client.get(f"/api/audio/{ids[0]}", headers={"range": params})
     assert answer.status_code == 206
     assert answer.content == whole[part]
     start = part.indices(len(whole))[0]
@@ -129,6 +129,6 @@ def test_a_file_without_the_name_of_audio_is_not_sent_as_it_is(serve, table, tmp
     own = strip_checksum(with_paths(table, tmp_path / "secret.parquet", [str(secret)]))
     client = serve(own)
     one = client.get("/api/tracks").json()["tracks"][0]["id"]
-    answers = [client.get(f"/api/audio/{one}", params=asked) for asked in ({}, {"as": "wav"})]
+    answers = [client.get(f"/api/audio/{one}", params=params) for params in ({}, {"as": "wav"})]
     assert [answer.status_code for answer in answers] == [415, 422]
     assert not any(answer.content == b"secret" for answer in answers)

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import zipfile
 
+import numpy as np
 import pytest
 
 import patchifier
@@ -62,8 +63,8 @@ def test_a_saved_head_predicts_what_the_page_does(client, taught, ids, music, tm
         archive.extractall(tmp_path)
     head = heads.read(tmp_path / "pitch")
     assert head.names == ("=low", "high")
-    asked = {"id": ids[0], "head": "pitch"}
-    values = client.post("/api/predict", json=asked).json()["values"]
+    params = {"id": ids[0], "head": "pitch"}
+    values = client.post("/api/predict", json=params).json()["values"]
     vector = patchifier.load().embed(music / "0 song.flac")
     assert head.probabilities(vector).tolist() == pytest.approx(values, abs=2e-4)
     assert head.identity == client.get("/api/status").json()["identity"]
@@ -90,13 +91,13 @@ def test_what_cannot_be_taught_is_refused(client, ids, labels, status):
 
 @pytest.mark.parametrize("name", ["../x", "", "a" * 100, "a\nb", "/etc"])
 def test_a_name_that_is_no_name_is_refused(client, ids, name):
-    asked = {"name": name, "labels": {"a": ids[:2], "b": ids[2:4]}}
-    assert client.post("/api/teach", json=asked).status_code == 400
+    params = {"name": name, "labels": {"a": ids[:2], "b": ids[2:4]}}
+    assert client.post("/api/teach", json=params).status_code == 400
 
 
 def test_a_head_that_was_not_taught_is_unknown(client, ids):
-    for address, asked in (("apply", {}), ("save", {})):
-        answer = client.post(f"/api/teach/{address}", json={"head": "none"} | asked)
+    for address, params in (("apply", {}), ("save", {})):
+        answer = client.post(f"/api/teach/{address}", json={"head": "none"} | params)
         assert answer.status_code == 404
     assert client.post("/api/predict", json={"id": ids[0], "head": "none"}).status_code == 404
 
@@ -111,10 +112,10 @@ def test_saved_heads_are_read_and_one_that_cannot_be_used_is_named_and_left_out(
     before = client.get("/api/heads").json()[0]
     assert again.get("/api/heads").json() == [before]
     assert before["accuracy"]["n"] == 5
-    asked = {"id": ids[0], "head": "pitch"}
+    params = {"id": ids[0], "head": "pitch"}
     assert (
-        again.post("/api/predict", json=asked).json()
-        == client.post("/api/predict", json=asked).json()
+        again.post("/api/predict", json=params).json()
+        == client.post("/api/predict", json=params).json()
     )
     head = heads.read(tmp_path / "pitch")
     dataclasses.replace(head, identity="another").save(tmp_path / "other")
@@ -125,3 +126,16 @@ def test_saved_heads_are_read_and_one_that_cannot_be_used_is_named_and_left_out(
     said = capsys.readouterr().err
     assert "other" in said
     assert "damaged" in said
+
+
+def test_a_head_that_doubts_says_so_in_place_of_a_label(client, serve, table, taught, tmp_path):
+    answer = client.post("/api/teach/save", json={"head": "pitch", "what": "head"})
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        archive.extractall(tmp_path)
+    head = heads.read(tmp_path / "pitch")
+    ones = np.ones(head.size, np.float32)
+    known = heads.Known(ones, ones, ones, furthest=0.0, beyond=0.0)
+    dataclasses.replace(head, known=known).save(tmp_path / "pitch")
+    again = serve(table, Settings(heads=tmp_path))
+    labels = again.post("/api/teach/apply", json={"head": "pitch"}).json()["labels"]
+    assert {one["label"] for one in labels.values()} == {"not sure"}

@@ -7,8 +7,8 @@ import pytest
 from tests.app.conftest import MARKUP
 
 
-def titles(client, **asked):
-    answer = client.get("/api/tracks", params=asked)
+def titles(client, **params):
+    answer = client.get("/api/tracks", params=params)
     assert answer.status_code == 200, answer.text
     return [track["title"] for track in answer.json()["tracks"]]
 

@@ -44,7 +44,7 @@ def test_every_data_set_goes_through_every_command(source, work, run):
     assert {row["encoder"] for row in found["rows"]} == {"majority", "run/model", "mel-stats"}
     assert "on clips of this very cache" in found["notes"][0]
     run("report . --out page")
-    assert "Side by side" in (work / "page" / "index.html").read_text()
+    assert "Vectors by the same probe" in (work / "page" / "index.html").read_text()
 
 
 def test_moments_within_clips_are_compared(work, run):

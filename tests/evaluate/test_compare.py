@@ -440,10 +440,10 @@ def test_the_page_tells_what_the_results_say(data, compared, tmp_path):
     parts = changed(data, subsets=lambda number: ("clean",) if number < 16 else ())
     compared(knows(), blind(), on=parts)
     page = report.report(tmp_path / "run", tmp_path / "page").read_text()
-    assert "Side by side: tones" in page
+    assert "Vectors by the same probe: tones" in page
     bold = r"<b>\+\d+\.\d \(\+\d+\.\d to \+\d+\.\d\)</b>"  # the interval leaves out 0
     assert re.search(bold, page)
-    assert "knows reaches <strong>100.0</strong>" in page
+    assert "knows reaches <strong>100.0 %</strong>" in page
     assert "Subsets of the test clips" in page
     files = list((tmp_path / "page").glob("comparison-*"))
     assert {path.suffix for path in files} == {".md", ".png", ".svg"}

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip, Dataset
 from patchifier.evaluate.encoders import random_checkpoint
+from patchifier.nn.encode import model_hash
 from patchifier.nn.model import Patchifier
 from patchifier.seeding import generator
 from patchifier.tasks import Task
@@ -411,6 +413,29 @@ def test_the_best_weights_are_kept_not_the_last(bench):
         assert value == pytest.approx(float(rows[best][name]), abs=1e-4)
     assert abs(restored["r2"] - float(rows[-1]["r2"])) > 1e-3
     assert np.isfinite(result.predictions[0]).all()
+
+
+def test_methods_are_compared_two_by_two(bench):
+    results = bench.all(["linear-probe", "freeze-extractor", "full"], training={"steps": 4})
+    scores = {tuned.method: tuned.row["value"] for tuned in results}
+    rows = json.loads((bench.folder / "run" / "differences.json").read_text())
+    pairs = [(row["first"], row["second"]) for row in rows]
+    assert pairs == list(itertools.combinations(scores, 2))
+    for row in rows:
+        difference = scores[row["first"]] - scores[row["second"]]
+        assert row["value"] == pytest.approx(difference, abs=1e-9)
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["p_holm"] >= row["p"]
+    bench.tune(out="one", training={"steps": 2})
+    assert not (bench.folder / "one" / "differences.json").exists()
+
+
+def test_a_run_says_what_it_was_given(bench):
+    bench.tune(training={"steps": 2})
+    facts = json.loads((bench.folder / "run" / "run.json").read_text())
+    assert sum(facts["clips"].values()) == CLIPS
+    assert facts["hours"] == pytest.approx(Cache(bench.data()).hours, abs=1e-3)
+    assert facts["model weights"] == model_hash(bench.start.model)
 
 
 def test_all_folds_test_every_clip_exactly_once(bench):

@@ -14,7 +14,7 @@ import soundfile
 from starlette.responses import FileResponse, Response
 
 from patchifier import audio, jobs
-from patchifier.app.asked import RefusedError
+from patchifier.app.parameters import RefusedError
 from patchifier.app.state import Served
 
 TYPES = {
@@ -33,19 +33,19 @@ LONGEST_S = 3 * 3600.0  # of a file that is transcoded: a gigabyte of wav
 
 
 @dataclass(frozen=True)
-class SoundAsked:
+class SoundParams:
     """A track, and the form in which it is sent: "wav" and "ogg" are transcoded, in mono."""
 
     id: str
     form: Literal["file", "wav", "ogg"] = field(default="file", metadata={"name": "as"})
 
 
-def sound(served: Served, asked: SoundAsked) -> Response:
+def sound(served: Served, params: SoundParams) -> Response:
     """The file of a track or of an upload; ranges of bytes are answered."""
-    song = served.song(asked.id)
+    song = served.song(params.id)
     path = song.file()
-    if asked.form != "file":
-        return _answer(transcoded(served, path, asked.form), TYPES[f".{asked.form}"])
+    if params.form != "file":
+        return _answer(transcoded(served, path, params.form), TYPES[f".{params.form}"])
     suffix = os.path.splitext(song.name)[1].lower()
     if suffix not in audio.SUFFIXES:
         raise RefusedError(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from patchifier.app.asked import RefusedError
+from patchifier.app.parameters import RefusedError
 from patchifier.config import RequestError
 from patchifier.library.search import Table
 from patchifier.library.search.metric import Metric

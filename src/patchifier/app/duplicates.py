@@ -77,18 +77,18 @@ class Check:
 
 
 @dataclass(frozen=True)
-class DuplicatesAsked:
+class DuplicatesParams:
     """The least cosine of a pair of songs; pairs that were confirmed are listed in any case."""
 
     threshold: float = 0.95
 
 
 @dataclass(frozen=True)
-class CheckAsked:
+class CheckParams:
     """Nothing."""
 
 
-def listed(served: Served, asked: DuplicatesAsked) -> dict[str, Any]:
+def listed(served: Served, params: DuplicatesParams) -> dict[str, Any]:
     """Pairs of songs that may be the same recording; before a check, by their vectors alone."""
     check = _check(served)
     collection, state = served.collection, check.report()  # it may end while pairs are listed
@@ -98,11 +98,11 @@ def listed(served: Served, asked: DuplicatesAsked) -> dict[str, Any]:
         pairs = ()
     else:
         with served.turn():
-            pairs = check.proposed(asked.threshold)
+            pairs = check.proposed(params.threshold)
     return {"pairs": [_pair(collection, pair) for pair in pairs], "check": state}
 
 
-def start(served: Served, asked: CheckAsked) -> dict[str, Any]:
+def start(served: Served, params: CheckParams) -> dict[str, Any]:
     """Check pairs by the fingerprints of their files, in the background."""
     store_of(served.collection)
     check = _check(served, again=True)

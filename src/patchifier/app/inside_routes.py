@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from patchifier import jobs, weights
 from patchifier.app import inside
-from patchifier.app.asked import require_range
+from patchifier.app.parameters import require_range
 from patchifier.app.state import Served
 from patchifier.config import RequestError
 from patchifier.embed import Embedder, load
@@ -23,7 +23,7 @@ ERROR_DB = 40.0  # error that is drawn as the largest
 
 
 @dataclass(frozen=True)
-class InsideAsked:
+class InsideParams:
     """A song, and where its window begins."""
 
     id: str
@@ -34,7 +34,7 @@ class InsideAsked:
 
 
 @dataclass(frozen=True)
-class ReconstructAsked:
+class ReconstructParams:
     """A window and its masked patches, by index or by a ratio and a seed."""
 
     id: str
@@ -51,7 +51,7 @@ class ReconstructAsked:
 
 
 @dataclass(frozen=True)
-class HearAsked:
+class HearParams:
     """A window as it was, or with its masked patches reconstructed ("0,3,5")."""
 
     id: str
@@ -68,18 +68,18 @@ class HearAsked:
 
 
 @dataclass(frozen=True)
-class SongAsked:
+class SongParams:
     """A song."""
 
     id: str
 
 
-def window(served: Served, asked: InsideAsked) -> dict[str, Any]:
+def window(served: Served, params: InsideParams) -> dict[str, Any]:
     """The waveform of a song, and the log-mel of one window of it."""
-    file = served.song(asked.id).file()
+    file = served.song(params.id).file()
     with ThreadPoolExecutor(2) as threads:  # each waits for a process
         whole = threads.submit(_worked, served, inside.envelope, file)
-        shown = _excerpt(served, file, asked.start_s)
+        shown = _excerpt(served, file, params.start_s)
         duration_s, drawn = whole.result()
     columns = np.rint(drawn * 127).astype(np.int8)  # (columns, 2): least, largest
     return {
@@ -98,12 +98,12 @@ def window(served: Served, asked: InsideAsked) -> dict[str, Any]:
     }
 
 
-def reconstruct(served: Served, asked: ReconstructAsked) -> dict[str, Any]:
+def reconstruct(served: Served, params: ReconstructParams) -> dict[str, Any]:
     """Masked patches of a window as the model draws them, beside two simple predictions."""
-    shown = _excerpt(served, served.song(asked.id).file(), asked.start_s)
-    masked: Sequence[int] = asked.masked
-    if asked.ratio is not None:
-        masked = inside.random_mask(shown.n_patches, asked.ratio, asked.seed)
+    shown = _excerpt(served, served.song(params.id).file(), params.start_s)
+    masked: Sequence[int] = params.masked
+    if params.ratio is not None:
+        masked = inside.random_mask(shown.n_patches, params.ratio, params.seed)
     found = _reconstructed(served, shown, masked)
     error = np.abs(found.log_mel - shown.log_mel) * 100 / ERROR_DB
     return {
@@ -116,14 +116,14 @@ def reconstruct(served: Served, asked: ReconstructAsked) -> dict[str, Any]:
     }
 
 
-def hear(served: Served, asked: HearAsked) -> Response:
+def hear(served: Served, params: HearParams) -> Response:
     """The sound of a window's log-mel: a rough inversion, as a wav file."""
-    file = served.song(asked.id).file()
-    masked = tuple(int(part) for part in asked.masked.split(",") if part)
-    masked = masked if asked.kind == "reconstructed" else ()
+    file = served.song(params.id).file()
+    masked = tuple(int(part) for part in params.masked.split(",") if part)
+    masked = masked if params.kind == "reconstructed" else ()
 
     def make() -> bytes:
-        shown = _excerpt(served, file, asked.start_s)
+        shown = _excerpt(served, file, params.start_s)
         log_mel = _reconstructed(served, shown, masked).log_mel if masked else shown.log_mel
         with served.turn():
             samples, rate = inside.sound(_painter(served), log_mel)
@@ -132,13 +132,13 @@ def hear(served: Served, asked: HearAsked) -> Response:
         soundfile.write(content, quieter, rate, format="WAV", subtype="PCM_16")
         return content.getvalue()
 
-    content = served.kept.get(("sound", file, asked.start_s, masked), make)
+    content = served.kept.get(("sound", file, params.start_s, masked), make)
     return Response(content, media_type="audio/wav")
 
 
-def structure(served: Served, asked: SongAsked) -> dict[str, Any]:
+def structure(served: Served, params: SongParams) -> dict[str, Any]:
     """Self-similarity of a song, its novelty, and its sections."""
-    file = served.song(asked.id).file()
+    file = served.song(params.id).file()
     found = _worked(served, inside.structure, file, model=served.require_embedder())
     cells = np.rint((found.similarity + 1) * 127.5).astype(np.uint8)
     return {
@@ -150,9 +150,9 @@ def structure(served: Served, asked: SongAsked) -> dict[str, Any]:
     }
 
 
-def music(served: Served, asked: SongAsked) -> dict[str, Any]:
+def music(served: Served, params: SongParams) -> dict[str, Any]:
     """Tempo, key and chords of a song, and over time."""
-    file = served.song(asked.id).file()
+    file = served.song(params.id).file()
     found = _worked(served, inside.music, file, model=served.require_embedder())
     return {
         "tempo": _estimate(found.tempo, "bpm"),

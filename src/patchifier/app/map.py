@@ -14,10 +14,10 @@ import numpy as np
 from starlette.responses import Response
 
 from patchifier import jobs
-from patchifier.app.asked import RefusedError
 from patchifier.app.collection import Collection
 from patchifier.app.folders import cache_folder
 from patchifier.app.layout import Layout, first_layout, lay_out
+from patchifier.app.parameters import RefusedError
 from patchifier.app.state import Served
 from patchifier.app.teach_routes import labels_of
 from patchifier.config import RequestError
@@ -136,12 +136,12 @@ def _points(layout: Layout) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class MapAsked:
+class MapParams:
     """Nothing."""
 
 
 @dataclass(frozen=True)
-class ColoursAsked:
+class ColoursParams:
     """What the points are coloured by: cluster, artist, album, genre, year or label:NAME."""
 
     by: str = "cluster"
@@ -158,12 +158,12 @@ def _map(served: Served) -> Map:
         return served.map
 
 
-def state(served: Served, asked: MapAsked) -> dict[str, Any]:
+def state(served: Served, params: MapParams) -> dict[str, Any]:
     """Whether the map is made."""
     return _map(served).report()
 
 
-def start(served: Served, asked: MapAsked) -> dict[str, Any]:
+def start(served: Served, params: MapParams) -> dict[str, Any]:
     """Make the map in the background, if there is none."""
     if not len(served.collection):
         raise RefusedError(409, "this library is empty, so there is no map: embed some music.")
@@ -181,32 +181,32 @@ def _made(served: Served) -> np.ndarray:
     return points
 
 
-def points(served: Served, asked: MapAsked) -> Response:
+def points(served: Served, params: MapParams) -> Response:
     """The points: their number (uint32), then x, y (float32) and cluster (uint16) of each."""
     found = _made(served)
     body = np.uint32(len(found)).astype("<u4").tobytes() + found.tobytes()
     return Response(body, media_type="application/octet-stream")
 
 
-def ids(served: Served, asked: MapAsked) -> list[str]:
+def ids(served: Served, params: MapParams) -> list[str]:
     """Ids of the points, in their order."""
     return served.collection.ids
 
 
-def colours(served: Served, asked: ColoursAsked) -> dict[str, Any]:
+def colours(served: Served, params: ColoursParams) -> dict[str, Any]:
     """A value for each point to be coloured by."""
-    if asked.by == "cluster":
+    if params.by == "cluster":
         clusters = _made(served)["cluster"].tolist()
         names = [f"group {number + 1}" for number in range(max(clusters, default=-1) + 1)]
         return {"kind": "category", "values": clusters, "names": names}
-    if asked.by == "year":
+    if params.by == "year":
         return {"kind": "number", "values": served.collection.column("year"), "names": []}
-    if asked.by in ("artist", "album", "genre"):
-        return _categories(served.collection.column(asked.by))
-    if asked.by.startswith("label:"):
-        return _categories([label for label, _ in labels_of(served, asked.by[len("label:") :])])
+    if params.by in ("artist", "album", "genre"):
+        return _categories(served.collection.column(params.by))
+    if params.by.startswith("label:"):
+        return _categories([label for label, _ in labels_of(served, params.by[len("label:") :])])
     raise RequestError(
-        f"by is {asked.by[:40]!r}, expected cluster, artist, album, genre, year or label:NAME."
+        f"by is {params.by[:40]!r}, expected cluster, artist, album, genre, year or label:NAME."
     )
 
 

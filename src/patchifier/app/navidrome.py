@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from patchifier.app.asked import RefusedError
 from patchifier.app.collection import Collection, folded
+from patchifier.app.parameters import RefusedError
 from patchifier.app.similar import MOST, store_of
 from patchifier.app.state import Served
 from patchifier.app.subsonic import nearest, walk
@@ -55,7 +55,7 @@ class SongRef:
 
 
 @dataclass(frozen=True)
-class SimilarAsked:
+class SimilarParams:
     """Songs like one: Navidrome's GetSonicSimilarTracks."""
 
     others_ignored: ClassVar[bool] = True
@@ -64,7 +64,7 @@ class SimilarAsked:
 
 
 @dataclass(frozen=True)
-class PathAsked:
+class PathParams:
     """A path from a song to another: Navidrome's FindSonicPath."""
 
     others_ignored: ClassVar[bool] = True
@@ -74,7 +74,7 @@ class PathAsked:
 
 
 @dataclass(frozen=True)
-class SongsAsked:
+class SongsParams:
     """Songs like one, as a metadata agent gives them: Navidrome's GetSimilarSongsByTrack."""
 
     others_ignored: ClassVar[bool] = True
@@ -84,22 +84,22 @@ class SongsAsked:
     count: int = 10
 
 
-def similar(served: Served, asked: SimilarAsked) -> dict[str, Any]:
+def similar(served: Served, params: SimilarParams) -> dict[str, Any]:
     """Navidrome: songs that sound like one, the most similar first."""
-    place = find(served.collection, asked.song)
-    return _matches(served.collection, nearest(served, place, _bounded(asked.count)))
+    place = find(served.collection, params.song)
+    return _matches(served.collection, nearest(served, place, _bounded(params.count)))
 
 
-def path(served: Served, asked: PathAsked) -> dict[str, Any]:
+def path(served: Served, params: PathParams) -> dict[str, Any]:
     """Navidrome: a path from a song to another, both included."""
-    start, end = (find(served.collection, song) for song in (asked.start, asked.end))
-    return _matches(served.collection, walk(served, start, end, _bounded(asked.count)))
+    start, end = (find(served.collection, song) for song in (params.start, params.end))
+    return _matches(served.collection, walk(served, start, end, _bounded(params.count)))
 
 
-def songs(served: Served, asked: SongsAsked) -> dict[str, Any]:
+def songs(served: Served, params: SongsParams) -> dict[str, Any]:
     """Navidrome: songs that sound like one, without similarities, for its mixes."""
-    song = SongRef(asked.name, asked.mbid, asked.artist)
-    found = nearest(served, find(served.collection, song), _bounded(asked.count))
+    song = SongRef(params.name, params.mbid, params.artist)
+    found = nearest(served, find(served.collection, song), _bounded(params.count))
     return {"songs": [described(served.collection, place) for place, _ in found]}
 
 

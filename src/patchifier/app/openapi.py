@@ -73,7 +73,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         found["parameters"] = [_parameter("name", "query", PLAIN[str])]
         found["requestBody"] = {"required": True, "content": {"application/octet-stream": {}}}
         return found
-    schema = schema_of(endpoint.asked)
+    schema = schema_of(endpoint.params)
     given = schema["properties"]
     where = {name: "path" if name in in_path else "query" for name in given}
     if endpoint.method == "POST":

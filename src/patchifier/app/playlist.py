@@ -6,7 +6,7 @@ from pathlib import Path
 
 from starlette.responses import Response
 
-from patchifier.app.asked import RefusedError
+from patchifier.app.parameters import RefusedError
 from patchifier.app.state import Served
 from patchifier.app.teach_routes import download
 from patchifier.config import RequestError
@@ -16,7 +16,7 @@ MOST = 10_000
 
 
 @dataclass(frozen=True)
-class PlaylistAsked:
+class PlaylistParams:
     """Songs in playing order, and the name of the file."""
 
     ids: list[str]
@@ -27,11 +27,11 @@ class PlaylistAsked:
             raise RequestError(f"ids has {len(self.ids)} songs, expected 1 to {MOST}.")
 
 
-def playlist(served: Served, asked: PlaylistAsked) -> Response:
+def playlist(served: Served, params: PlaylistParams) -> Response:
     """The songs as M3U8; paths are relative to the music's folder, where one is known."""
     collection = served.collection
     files = []
-    for one in asked.ids:
+    for one in params.ids:
         if one in served.uploads:
             raise RefusedError(422, "an upload cannot stand in a playlist: take it out.")
         place = collection.find(one)
@@ -41,7 +41,7 @@ def playlist(served: Served, asked: PlaylistAsked) -> Response:
             Entry(real, collection.title(place), artist or "", collection.duration_s(place))
         )
     folder: Path | None = collection.place.music
-    stem = re.sub(r"[^\w.+-]+", "-", asked.name, flags=re.ASCII).strip("-.")[:60] or "playlist"
+    stem = re.sub(r"[^\w.+-]+", "-", params.name, flags=re.ASCII).strip("-.")[:60] or "playlist"
     return download(
         m3u8_text(files, folder).encode(), f"{stem}.m3u8", "application/vnd.apple.mpegurl"
     )

@@ -45,9 +45,9 @@ class Endpoint:
     sends: str = "application/json"
 
     @property
-    def asked(self) -> type:
-        """Dataclass of what is asked."""
-        found: type = typing.get_type_hints(self.answer)["asked"]
+    def params(self) -> type:
+        """Dataclass of its parameters."""
+        found: type = typing.get_type_hints(self.answer)["params"]
         return found
 
 

@@ -22,10 +22,10 @@ from starlette.staticfiles import StaticFiles
 
 from patchifier import weights
 from patchifier.app import openapi, routes, subsonic
-from patchifier.app.asked import RefusedError, checked
 from patchifier.app.collection import Collection, Place
 from patchifier.app.folders import table_of
 from patchifier.app.job import Job
+from patchifier.app.parameters import RefusedError, checked
 from patchifier.app.routes import Endpoint
 from patchifier.app.security import Access, Guard
 from patchifier.app.state import Served
@@ -196,8 +196,8 @@ def _handler(endpoint: Endpoint, served: Served) -> Handler:
         if endpoint.method == "POST":
             given |= await _json(request)
         query = {name: value for name, value in request.query_params.items() if name != "token"}
-        asked = checked(endpoint.asked, given | query, texts=endpoint.method == "GET")
-        return await run_in_threadpool(endpoint.answer, served, asked)
+        params = checked(endpoint.params, given | query, texts=endpoint.method == "GET")
+        return await run_in_threadpool(endpoint.answer, served, params)
 
     return handle
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from patchifier.app.asked import RefusedError, require_range
 from patchifier.app.collection import Collection
+from patchifier.app.parameters import RefusedError, require_range
 from patchifier.app.state import Served
 from patchifier.app.tracks import slices
 from patchifier.config import RequestError
@@ -38,7 +38,7 @@ class Filters:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchAsked:
+class SearchParams:
     """What all searches take; weights are those of the parts of the vector, 0 to 4."""
 
     count: int = 20
@@ -63,7 +63,7 @@ class SearchAsked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimilarAsked(SearchAsked):
+class SimilarParams(SearchParams):
     """Songs that the results are like, and unlike."""
 
     like: list[str]
@@ -76,7 +76,7 @@ class SimilarAsked(SearchAsked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PathAsked(SearchAsked):
+class PathParams(SearchParams):
     """The first and the last song of a path, and songs on the way."""
 
     start: str
@@ -90,7 +90,7 @@ class PathAsked(SearchAsked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixAsked(SearchAsked):
+class MixParams(SearchParams):
     """Songs that a mix begins from; drift is 0 (stays near them) to 1 (walks on)."""
 
     seeds: list[str]
@@ -112,15 +112,15 @@ def _require_songs(name: str, songs: list[str], *, least: int = 0) -> None:
         )
 
 
-def similar(served: Served, asked: SimilarAsked) -> dict[str, Any]:
+def similar(served: Served, params: SimilarParams) -> dict[str, Any]:
     """Songs most like some, and unlike others, the most similar first."""
-    likes = [served.song(one) for one in asked.like]
+    likes = [served.song(one) for one in params.like]
     store, queries = store_of(served.collection), [song.query for song in likes]
     found = store.similar(
         queries,
-        asked.count,
-        unlike=[served.song(one).query for one in asked.unlike],
-        **asked.options(served),
+        params.count,
+        unlike=[served.song(one).query for one in params.unlike],
+        **params.options(served),
     )
     mean = np.mean([song.vector for song in likes], axis=0)
     parts = agreement(served, mean, [_direction(served.collection, row) for row in found])
@@ -132,29 +132,29 @@ def similar(served: Served, asked: SimilarAsked) -> dict[str, Any]:
     return {"results": results, "close": not note, "note": note}
 
 
-def path(served: Served, asked: PathAsked) -> dict[str, Any]:
+def path(served: Served, params: PathParams) -> dict[str, Any]:
     """Songs from one to another in small steps."""
     start, end, *waypoints = (
-        _in_table(served, one) for one in (asked.start, asked.end, *asked.waypoints)
+        _in_table(served, one) for one in (params.start, params.end, *params.waypoints)
     )
     found = store_of(served.collection).path(
         start,
         end,
-        asked.count,
+        params.count,
         waypoints=waypoints,
-        **asked.options(served),
+        **params.options(served),
     )
     return {"results": _results(served.collection, found)}
 
 
-def mix(served: Served, asked: MixAsked) -> dict[str, Any]:
+def mix(served: Served, params: MixParams) -> dict[str, Any]:
     """A walk through the library from some songs."""
     found = store_of(served.collection).mix(
-        [served.song(one).query for one in asked.seeds],
-        asked.count,
-        unlike=[served.song(one).query for one in asked.unlike],
-        drift=asked.drift,
-        **asked.options(served),
+        [served.song(one).query for one in params.seeds],
+        params.count,
+        unlike=[served.song(one).query for one in params.unlike],
+        drift=params.drift,
+        **params.options(served),
     )
     return {"results": _results(served.collection, found)}
 

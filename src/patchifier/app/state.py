@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from patchifier import jobs
-from patchifier.app.asked import RefusedError
 from patchifier.app.collection import TAGS, Collection
 from patchifier.app.job import Job
+from patchifier.app.parameters import RefusedError
 from patchifier.embed import Embedder
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 
 import patchifier
 from patchifier.app import audio
-from patchifier.app.asked import RefusedError
+from patchifier.app.parameters import RefusedError
 from patchifier.app.security import Access
 from patchifier.app.similar import MOST, store_of
 from patchifier.app.state import Served
@@ -46,7 +46,7 @@ class SubsonicError(Exception):
 
 
 @dataclass(frozen=True)
-class Asked:
+class Params:
     """Parameters of a request."""
 
     given: Mapping[str, str]
@@ -66,45 +66,45 @@ class Asked:
 # --- what is answered ---
 
 
-def ping(served: Served, asked: Asked) -> dict[str, Any]:
+def ping(served: Served, params: Params) -> dict[str, Any]:
     """Nothing: the server answers."""
     return {}
 
 
-def extensions(served: Served, asked: Asked) -> dict[str, Any]:
+def extensions(served: Served, params: Params) -> dict[str, Any]:
     """Extensions of the protocol that are spoken here."""
     return {"openSubsonicExtensions": [{"name": name, "versions": [1]} for name in EXTENSIONS]}
 
 
-def token_info(served: Served, asked: Asked) -> dict[str, Any]:
+def token_info(served: Served, params: Params) -> dict[str, Any]:
     """Whose key it is: there is one key, and no users."""
-    return {"tokenInfo": {"username": asked.given.get("u") or "patchifier"}}
+    return {"tokenInfo": {"username": params.given.get("u") or "patchifier"}}
 
 
-def similar(served: Served, asked: Asked) -> dict[str, Any]:
+def similar(served: Served, params: Params) -> dict[str, Any]:
     """Songs that sound like one, the most similar first."""
-    place = _find(served, asked.text("id"))
-    return _matches(served, nearest(served, place, asked.count(10)))
+    place = _find(served, params.text("id"))
+    return _matches(served, nearest(served, place, params.count(10)))
 
 
-def path(served: Served, asked: Asked) -> dict[str, Any]:
+def path(served: Served, params: Params) -> dict[str, Any]:
     """A path of songs from one to another, both included; similarity is that to the first."""
-    start, end = (_find(served, asked.text(name)) for name in ("startSongId", "endSongId"))
-    return _matches(served, walk(served, start, end, asked.count(25)))
+    start, end = (_find(served, params.text(name)) for name in ("startSongId", "endSongId"))
+    return _matches(served, walk(served, start, end, params.count(25)))
 
 
-def song(served: Served, asked: Asked) -> dict[str, Any]:
+def song(served: Served, params: Params) -> dict[str, Any]:
     """One song."""
-    return {"song": child(served, _find(served, asked.text("id")))}
+    return {"song": child(served, _find(served, params.text("id")))}
 
 
-def stream(served: Served, asked: Asked) -> Response:
+def stream(served: Served, params: Params) -> Response:
     """The file of a song, as it is."""
-    place = _find(served, asked.text("id"))
-    return audio.sound(served, audio.SoundAsked(served.collection.ids[place]))
+    place = _find(served, params.text("id"))
+    return audio.sound(served, audio.SoundParams(served.collection.ids[place]))
 
 
-METHODS: dict[str, Callable[[Served, Asked], Any]] = {
+METHODS: dict[str, Callable[[Served, Params], Any]] = {
     "ping": ping,
     "getOpenSubsonicExtensions": extensions,
     "tokenInfo": token_info,
@@ -205,17 +205,17 @@ def require_password(access: Access, given: Mapping[str, str]) -> None:
         return
     if not access.token:
         return
-    Asked(given).text("u")
+    Params(given).text("u")
     if not _is_password(access, given):
         raise SubsonicError(WRONG, "Wrong username or password.")
 
 
 def _is_password(access: Access, given: Mapping[str, str]) -> bool:
     if "t" in given or "s" in given:
-        token, salt = Asked(given).text("t"), Asked(given).text("s")
+        token, salt = Params(given).text("t"), Params(given).text("s")
         right = hashlib.md5((access.token + salt).encode(), usedforsecurity=False).hexdigest()
         return hmac.compare_digest(right.encode(), token.lower().encode())
-    password = Asked(given).text("p")
+    password = Params(given).text("p")
     if password.startswith("enc:"):
         try:
             password = bytes.fromhex(password[len("enc:") :]).decode()
@@ -238,7 +238,7 @@ async def answer(served: Served, access: Access, request: Request) -> Response:
             require_password(access, given)
         if name not in METHODS:
             raise SubsonicError(GENERIC, f"This server has no {name[:40]}.")
-        found = await run_in_threadpool(METHODS[name], served, Asked(given))
+        found = await run_in_threadpool(METHODS[name], served, Params(given))
     except SubsonicError as error:
         return _written(given, {"error": {"code": error.code, "message": str(error)}}, ok=False)
     except RequestError as error:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from patchifier.config import RequestError
-from patchifier.heads import Head, require_names, unit
+from patchifier.heads import Head, require_names, unit, unstandardised
 from patchifier.statistics import wilson
 
 MOST_LABELS = 10
@@ -116,7 +116,7 @@ def teach(
     right = int((predicted == targets).sum())
     weight, bias = _fit(examples, targets, len(names))
     facts = {"songs": {name: len(labels[name]) for name in names}}
-    head = Head(names, *_on_raw(weight, bias, mean, scale), identity, model, facts)
+    head = Head(names, *unstandardised(weight, bias, mean, scale), identity, model, facts)
     probabilities = head.probabilities(vectors)
     confusion = np.zeros((len(names), len(names)), int)
     np.add.at(confusion, (targets, predicted), 1)
@@ -184,14 +184,6 @@ def _fit(examples: np.ndarray, targets: np.ndarray, n_labels: int) -> tuple[np.n
         half_weight, half_bias = model.coef_[0] / 2, model.intercept_[0] / 2
         return np.stack([-half_weight, half_weight]), np.array([-half_bias, half_bias])
     return model.coef_, model.intercept_
-
-
-def _on_raw(
-    weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, scale: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and bias for vectors that are not standardised."""
-    weight = weight * scale
-    return weight.astype(np.float32), (bias - weight @ mean).astype(np.float32)
 
 
 def _too_few(names: Sequence[str], targets: np.ndarray) -> str:

@@ -13,23 +13,24 @@ from typing import Any, Literal
 from starlette.responses import Response
 
 from patchifier import heads
-from patchifier.app.asked import RefusedError
+from patchifier.app.parameters import RefusedError
 from patchifier.app.state import Served
 from patchifier.app.teach import teach
 from patchifier.config import RequestError
 from patchifier.io import to_cell
 
 KEPT = 50  # heads
+NOT_SURE = "not sure"  # in place of a label, by a head that doubts
 NAME = re.compile(r"[\w][\w .+-]{0,59}")
 
 
 @dataclass(frozen=True)
-class HeadsAsked:
+class HeadsParams:
     """Nothing."""
 
 
 @dataclass(frozen=True)
-class TeachAsked:
+class TeachParams:
     """Name of a head, and ids of songs for each label."""
 
     labels: dict[str, list[str]]
@@ -43,14 +44,14 @@ class TeachAsked:
 
 
 @dataclass(frozen=True)
-class HeadAsked:
+class HeadParams:
     """A head by name."""
 
     head: str
 
 
 @dataclass(frozen=True)
-class SaveAsked:
+class SaveParams:
     """A head by name, and what is saved: labels of the library, or the head."""
 
     head: str
@@ -58,7 +59,7 @@ class SaveAsked:
 
 
 @dataclass(frozen=True)
-class PredictAsked:
+class PredictParams:
     """A song, and a head by name."""
 
     id: str
@@ -86,7 +87,7 @@ def _of_model(head: heads.Head, identity: str, folder: Path) -> heads.Head:
     return head
 
 
-def listed(served: Served, asked: HeadsAsked) -> list[dict[str, Any]]:
+def listed(served: Served, params: HeadsParams) -> list[dict[str, Any]]:
     """Heads that were taught here or read from disk, with what is known of their accuracy."""
     return [
         {
@@ -99,14 +100,14 @@ def listed(served: Served, asked: HeadsAsked) -> list[dict[str, Any]]:
     ]
 
 
-def taught(served: Served, asked: TeachAsked) -> dict[str, Any]:
+def taught(served: Served, params: TeachParams) -> dict[str, Any]:
     """Train a head on the vectors of labelled songs, and say how well it predicts."""
     collection = served.collection
     if collection.table is None:
         raise RefusedError(
             409, "this library is empty, so nothing can be taught: embed some music."
         )
-    places = {label: [collection.find(one) for one in ids] for label, ids in asked.labels.items()}
+    places = {label: [collection.find(one) for one in ids] for label, ids in params.labels.items()}
     with served.turn():
         found = teach(
             collection.directions, places, identity=collection.table.identity, model=served.model
@@ -114,8 +115,8 @@ def taught(served: Served, asked: TeachAsked) -> dict[str, Any]:
     facts = found.to_dict()
     shown = ("accuracy", "interval", "n", "method", "enough")
     known = dict(found.head.facts) | {"accuracy": {name: facts[name] for name in shown}}
-    served.heads.pop(asked.name, None)
-    served.heads[asked.name] = dataclasses.replace(found.head, facts=known)
+    served.heads.pop(params.name, None)
+    served.heads[params.name] = dataclasses.replace(found.head, facts=known)
     while len(served.heads) > KEPT:
         served.heads.pop(next(iter(served.heads)))
     names = found.head.names
@@ -127,7 +128,7 @@ def taught(served: Served, asked: TeachAsked) -> dict[str, Any]:
         }
         for place in found.doubtful
     ]
-    return {"head": asked.name, **facts, "doubtful": doubtful}
+    return {"head": params.name, **facts, "doubtful": doubtful}
 
 
 def _head(served: Served, name: str) -> heads.Head:
@@ -137,19 +138,22 @@ def _head(served: Served, name: str) -> heads.Head:
 
 
 def labels_of(served: Served, name: str) -> list[tuple[str, float]]:
-    """Label and probability of each track; the library may have grown since the head was taught."""
-    head = _head(served, name)
-    probabilities = head.probabilities(served.collection.directions)
+    """Most probable label of each track, with its probability, or "not sure".
+
+    The library may have grown since the head was taught.
+    """
+    head, vectors = _head(served, name), served.collection.directions
+    probabilities, sure = head.probabilities(vectors), head.sure(vectors)
     best = probabilities.argmax(1)
     return [
-        (head.names[label], round(float(row[label]), 4))
-        for label, row in zip(best.tolist(), probabilities)
+        (head.names[label] if answered else NOT_SURE, round(float(row[label]), 4))
+        for label, row, answered in zip(best.tolist(), probabilities, sure)
     ]
 
 
-def applied(served: Served, asked: HeadAsked) -> dict[str, Any]:
+def applied(served: Served, params: HeadParams) -> dict[str, Any]:
     """Label of every song of the library."""
-    labels = labels_of(served, asked.head)
+    labels = labels_of(served, params.head)
     return {
         "labels": {
             one: {"label": label, "probability": probability}
@@ -158,19 +162,19 @@ def applied(served: Served, asked: HeadAsked) -> dict[str, Any]:
     }
 
 
-def predict(served: Served, asked: PredictAsked) -> dict[str, Any]:
+def predict(served: Served, params: PredictParams) -> dict[str, Any]:
     """Probabilities of a head's labels for one song or upload."""
-    head = _head(served, asked.head)
-    found = head.probabilities(served.song(asked.id).vector[None])[0]
+    head = _head(served, params.head)
+    found = head.probabilities(served.song(params.id).vector[None])[0]
     return {"names": list(head.names), "values": [round(float(value), 4) for value in found]}
 
 
-def saved(served: Served, asked: SaveAsked) -> Response:
+def saved(served: Served, params: SaveParams) -> Response:
     """Labels of the library as CSV, or the head as a zip file of its folder."""
-    stem = re.sub(r"[^\w.+-]+", "-", asked.head, flags=re.ASCII).strip("-") or "head"
-    if asked.what == "csv":
-        return download(_csv(served, asked.head), f"{stem}.csv", "text/csv; charset=utf-8")
-    head = _head(served, asked.head)
+    stem = re.sub(r"[^\w.+-]+", "-", params.head, flags=re.ASCII).strip("-") or "head"
+    if params.what == "csv":
+        return download(_csv(served, params.head), f"{stem}.csv", "text/csv; charset=utf-8")
+    head = _head(served, params.head)
     folder = served.folder / "heads" / stem
     with served.one_at_a_time(f"head {stem}"):
         head.save(folder)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from patchifier.app.asked import require_range
+from patchifier.app.parameters import require_range
 from patchifier.app.state import Served
 
 TITLES = {
@@ -21,12 +21,12 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class StatusAsked:
+class StatusParams:
     """Nothing."""
 
 
 @dataclass(frozen=True)
-class TracksAsked:
+class TracksParams:
     """Which tracks, in which order."""
 
     search: str = ""
@@ -37,13 +37,13 @@ class TracksAsked:
 
 
 @dataclass(frozen=True)
-class OneAsked:
+class OneParams:
     """One track."""
 
     id: str
 
 
-def status(served: Served, asked: StatusAsked) -> dict[str, Any]:
+def status(served: Served, params: StatusParams) -> dict[str, Any]:
     """Name, model, size of the library, and the job that makes it."""
     collection, embedder = served.collection, served.embedder
     return {
@@ -74,7 +74,7 @@ def slices(served: Served) -> dict[str, slice]:
     return {"all": slice(0, table.length)} if table else {}
 
 
-def cancel(served: Served, asked: StatusAsked) -> dict[str, Any]:
+def cancel(served: Served, params: StatusParams) -> dict[str, Any]:
     """Cancel the embedding of the folder; what is done stays."""
     if served.job:
         served.job.cancel()
@@ -82,17 +82,17 @@ def cancel(served: Served, asked: StatusAsked) -> dict[str, Any]:
     return {"job": served.job.report() if served.job else None}
 
 
-def listed(served: Served, asked: TracksAsked) -> dict[str, Any]:
+def listed(served: Served, params: TracksParams) -> dict[str, Any]:
     """Tracks with every searched word, a page at a time."""
-    require_range("limit", asked.limit, 0, 1000)
-    require_range("offset", asked.offset, 0, 2**40)
+    require_range("limit", params.limit, 0, 1000)
+    require_range("offset", params.offset, 0, 2**40)
     collection = served.collection
-    found = collection.ordered(asked.search, asked.sort, descending=asked.order == "desc")
-    page = found[asked.offset : asked.offset + asked.limit]
+    found = collection.ordered(params.search, params.sort, descending=params.order == "desc")
+    page = found[params.offset : params.offset + params.limit]
     return {"total": len(found), "tracks": [collection.track(place) for place in page]}
 
 
-def one(served: Served, asked: OneAsked) -> dict[str, Any]:
+def one(served: Served, params: OneParams) -> dict[str, Any]:
     """One track."""
     collection = served.collection
-    return collection.track(collection.find(asked.id))
+    return collection.track(collection.find(params.id))

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
 from patchifier import audio, jobs, spectrogram
-from patchifier.app.asked import RefusedError
+from patchifier.app.parameters import RefusedError
 from patchifier.app.state import Served, Upload, UploadLimits
 from patchifier.embed import Embedder
 from patchifier.library.tags import read_tags

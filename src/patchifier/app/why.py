@@ -19,7 +19,7 @@ LONGEST_S = 1200.0  # what lies behind it is not compared
 
 
 @dataclass(frozen=True)
-class WhyAsked:
+class WhyParams:
     """Two songs."""
 
     first: str
@@ -30,9 +30,9 @@ class WhyAsked:
             raise RequestError("first and second are the same song, expected two songs.")
 
 
-def why(served: Served, asked: WhyAsked) -> dict[str, Any]:
+def why(served: Served, params: WhyParams) -> dict[str, Any]:
     """Cosine of two songs, of each part of their vectors, and their most similar stretches."""
-    first, second = served.song(asked.first), served.song(asked.second)
+    first, second = served.song(params.first), served.song(params.second)
     served.require_embedder()
     with ThreadPoolExecutor(2) as threads:
         one, other = threads.map(lambda song: windows_of(served, song), (first, second))

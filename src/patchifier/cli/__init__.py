@@ -34,6 +34,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         evaluate.report,
         evaluate.reconstruct,
         evaluate.demo,
+        evaluate.paper,
     ),
     "library": (library.embed, library.distance, library.predict, library.tag),
     "search": (search.similar, search.path, search.mix, search.duplicates, search.index),
@@ -60,7 +61,7 @@ EXIT_CODES = (
 )
 COMMANDS = {command.__name__: command for group in GROUPS.values() for command in group}
 RENAMED = {("similar", "--duplicates"): ("duplicates", "--threshold")}  # old flags, until 1.0
-RESUMED = ("prepare", "fetch", "embed", "predict")  # go on when they are run again
+RESUMED = ("prepare", "fetch", "embed", "predict", "paper")  # go on when they are run again
 DENIED = {  # what the system may say of a place, and what can be done about it
     errno.EACCES: "change its rights",
     errno.EPERM: "change its rights",

@@ -1,19 +1,21 @@
-"""Commands that evaluate: compare, leaks, report, reconstruct, demo."""
+"""Commands that evaluate: compare, leaks, report, reconstruct, demo, paper."""
 
 import functools
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from patchifier.cli.command import Outcome, Overrides, counted
 from patchifier.cli.progress import progress
-from patchifier.config import Config, RequestError, read_changes, update
+from patchifier.config import Config, RequestError, read_changes, to_dict, update
 
 if TYPE_CHECKING:
     import numpy as np
 
     from patchifier.embed import Embedder
     from patchifier.evaluate.leaks import Leak
+    from patchifier.evaluate.paper import Step
 
 # The model, and its baselines: the same architecture untrained, and features without learning.
 ENCODERS = "patchifier-base,random:patchifier-base,mel-stats,mfcc"
@@ -73,7 +75,7 @@ def compare(
         seed=seed,
         progress=progress,
     )
-    page = report.report([Path(out)], Path(out) / "report")
+    page = report.report([Path(out)], Path(out) / "report", progress=progress)
     lines = [*results["notes"], "", comparison_text(results), f"Report: {page}"]
     return Outcome(results, "\n".join(lines))
 
@@ -178,15 +180,17 @@ def _require_no_model(path: str) -> None:
         )
 
 
-def report(runs: list[str], *, out: str) -> Outcome:
-    """Draw figures and tables from run folders.
+def report(runs: list[str], *, out: str, without_sounds: bool = False) -> Outcome:
+    """Write a page about runs: scores, figures, errors with sounds, how they were made.
 
     Parameters
     ----------
     runs : list of str
         Run folders, or folders that hold some.
     out : str
-        Folder for figures and index.html.
+        Folder for index.html, and for its figures and tables as files.
+    without_sounds : bool
+        Leave out sounds, such as excerpts of music that you may not pass on.
 
     Examples
     --------
@@ -198,7 +202,7 @@ def report(runs: list[str], *, out: str) -> Outcome:
     """
     from patchifier.evaluate import report
 
-    page = report.report(runs, out)
+    page = report.report(runs, out, sounds=not without_sounds, progress=progress)
     return Outcome({"page": str(page)}, f"report: {page}")
 
 
@@ -306,13 +310,16 @@ def _error_line(ratio: str, error: float, baselines: dict[str, float]) -> str:
     return f"  ratio {ratio:<5}" + ", ".join([f"model {error:.5f}", *others])
 
 
-def demo(*, out: str = "runs/demo", changes: Overrides) -> Outcome:
+def demo(*, out: str = "", paper: bool = False, changes: Overrides) -> Outcome:
     """Run the whole method on the bundled clips: pre-training, probes, fine-tuning, report.
 
     Parameters
     ----------
     out : str
-        Folder for everything.
+        Folder for everything; runs/demo by default, runs/rehearsal with --paper.
+    paper : bool
+        Rehearse 'patchifier paper' instead: every step, on the bundled clips arranged as the
+        paper's data sets, with labels drawn at random. No figure of it is a result.
     changes : Overrides
         Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.
 
@@ -324,10 +331,15 @@ def demo(*, out: str = "runs/demo", changes: Overrides) -> Outcome:
     The same with settings of your own, in another folder:
         $ patchifier demo --config settings.json --out runs/other
     """
+    recipe = "rehearsal" if paper else "demo"
+    config = changes.apply(update(Config(), read_changes(recipe)))
+    return _rehearsal(Path(out or "runs/rehearsal"), config) if paper else _demo(out, config)
+
+
+def _demo(out: str, config: Config) -> Outcome:
     from patchifier.evaluate import demo
 
-    config = changes.apply(update(Config(), read_changes("demo")))
-    outcome = demo.demo(out, config=config, progress=progress)
+    outcome = demo.demo(out or "runs/demo", config=config, progress=progress)
     results = outcome.results
     lines = [results_table(results["rows"]), ""]
     for row in results["differences"]:
@@ -340,3 +352,64 @@ def demo(*, out: str = "runs/demo", changes: Overrides) -> Outcome:
     counted = f"{results['parameters']:,} parameters, {results['seconds']:.0f} s"
     lines.append(f"{counted}. Report: {outcome.page}")
     return Outcome(results, "\n".join(lines))
+
+
+REHEARSAL_SEEDS = 2
+
+
+def _rehearsal(out: Path, config: Config) -> Outcome:
+    from patchifier.evaluate import paper, stand_ins
+    from patchifier.io import write_json
+
+    stand_ins.build(out / "data", progress=progress)
+    write_json(out / "config.json", to_dict(config))
+    settings = str(out / "config.json")
+    return _run_steps(paper.steps(out / "data", out, settings, seeds=REHEARSAL_SEEDS), out)
+
+
+def paper(data: str, *, out: str, config: str = "paper") -> Outcome:
+    """Run every experiment of the paper on the paper's own data, and report.
+
+    Run again after an interruption, it goes on. docs/paper.md says how long it takes and how to
+    read the result.
+
+    Parameters
+    ----------
+    data : str
+        Folder that holds the folders mtat, gtzan and emomusic; 'patchifier check' says whether
+        they are complete.
+    out : str
+        Folder for everything.
+    config : str
+        A JSON file, or a recipe's name.
+
+    Examples
+    --------
+    Everything, with the paper's settings:
+        $ patchifier paper data --out reproduced
+
+    With fewer steps of pre-training, by settings of your own:
+        $ patchifier paper data --config settings.json --out shorter
+    """
+    from patchifier.evaluate import paper
+
+    for name in ("mtat", *paper.TASKS):
+        if not (Path(data) / name).is_dir():
+            raise RequestError(
+                f"{data} has no folder {name}, expected the folders mtat, gtzan and emomusic. "
+                f"'patchifier fetch {name} --root {Path(data) / name}' downloads what can be; "
+                "'patchifier demo --paper' rehearses without data."
+            )
+    return _run_steps(paper.steps(Path(data), Path(out), config), Path(out))
+
+
+def _run_steps(steps: "list[Step]", out: Path) -> Outcome:
+    from patchifier.evaluate import paper
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    done = paper.run(steps, out, say=say)
+    page, seconds = out / "report" / "index.html", sum(step["seconds"] for step in done)
+    text = f"{counted(len(done), 'step')}, {seconds:.0f} s. Report: {page}"
+    return Outcome({"page": str(page), "seconds": round(seconds, 1), "steps": done}, text)

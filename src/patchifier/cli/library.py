@@ -187,12 +187,13 @@ def predict(
     hop_s: float = 0.0,
     workers: int = 0,
 ) -> Outcome:
-    """Predict labels, values, or a curve over time by a fine-tuned model.
+    """Predict labels, values, or a curve over time by a fine-tuned model or a head.
 
     Parameters
     ----------
     model : str
-        From 'patchifier finetune', such as RUN/full/model.
+        From 'patchifier finetune', such as RUN/full/model; a head of the package, as 'patchifier
+        info' lists them; or the folder of a head.
     sources : list of str
         As for 'embed'.
     out : str
@@ -226,7 +227,10 @@ def predict(
     )
     n_skipped = len(done.skipped)
     counts = {"rows": done.rows, "files": done.files, "kept": done.kept, "skipped": n_skipped}
+    counts |= {"unsure": done.unsure}
     text = f"{counted(done.rows, 'row')} about {counted(done.files, 'file')} in {out}"
+    if done.unsure:
+        text += f"; the head is not sure about {done.unsure}: their label is empty"
     text += print_skipped(done.skipped, Path(out).with_suffix(".skipped.csv"))
     return Outcome(counts | {"out": out}, text, 1 if n_skipped else 0)
 

@@ -18,12 +18,13 @@ LABELS = {  # of facts whose own name does not say what they count
 
 
 def info(path: str = "", *, verify: bool = False, parts: int = 0, system: bool = False) -> Outcome:
-    """Describe a model, a cache or a table; without a path, list the models of the package.
+    """Describe a model, a head, a cache or a table; without a path, list what the package has.
 
     Parameters
     ----------
     path : str
-        A cache, a model folder, a bundled model's name, or a table of 'patchifier embed'.
+        A cache, a model folder, a head, the name of a model or head of the package, or a table of
+        'patchifier embed'.
     verify : bool
         Check every clip of a cache against its checksum.
     parts : int
@@ -50,7 +51,11 @@ def info(path: str = "", *, verify: bool = False, parts: int = 0, system: bool =
     if Path(path).suffix in TABLES and Path(path).is_file():
         return _describe_table(path)
     is_cache = (Path(path) / "cache.json").exists()
-    facts = _cache_facts(path, verify, parts) if is_cache else _model_facts(path)
+    head = _head_of(path)
+    if head:
+        facts = _head_facts(head)
+    else:
+        facts = _cache_facts(path, verify, parts) if is_cache else _model_facts(path)
     lines = [_fact(name, value) for name, value in facts.items() if _is_short(name, value)]
     return Outcome(facts, "\n".join(lines), 1 if facts.get("problems") else 0)
 
@@ -96,7 +101,7 @@ def _is_short(name: str, value: Any) -> bool:
 
 
 def _list_models() -> Outcome:
-    """List the bundled models; hours of training data and date are those of their release."""
+    """List bundled models and heads; hours of training data and date are those of the release."""
     from patchifier import weights
 
     rows = [_bundled_facts(name) for name in weights.names()]
@@ -108,8 +113,41 @@ def _list_models() -> Outcome:
     for row in rows:
         sizes = f"{row['name']:<18}{row['size']:>21,}{row['parameters']:>12,}"
         lines.append(f"{sizes}{row['hours'] or '?':>16}  {row['date'] or '?'}")
+    found = [_head_facts(weights.ROOT / "heads" / name) for name in weights.heads()]
+    lines += [f"{'head':<20}{'labels':>8}  measured on validation clips"] if found else []
+    lines += [f"{row['name']:<20}{len(row['names']):>8}  {row['score']}" for row in found]
     lines += ["", "'patchifier info NAME' says how a model was made and where its card is."]
-    return Outcome(rows, "\n".join(lines))
+    return Outcome([*rows, *found], "\n".join(lines))
+
+
+def _head_of(path: str) -> Path | None:
+    """Folder of a head: of the package by its name, or at a path."""
+    from patchifier import heads, weights
+
+    folder = weights.find_head(path) or Path(path)
+    return folder if heads.is_head(folder) else None
+
+
+def _head_facts(folder: Path) -> dict[str, Any]:
+    from patchifier import heads
+
+    head = heads.read(folder)
+    card = folder / "README.md"
+    facts = {
+        "kind": "head",
+        "name": folder.name,
+        "model": head.model,
+        "identity": head.identity,
+        "task": head.kind,
+        "names": list(head.names),
+        "labels": ", ".join(head.names),
+        "doubts": head.known is not None,
+    }
+    if measured := head.facts.get("measured"):
+        low, high = measured["low"], measured["high"]
+        score = f"{measured['metric']} {measured['value']:.3f} [{low:.3f}, {high:.3f}]"
+        facts["score"] = f"{score}, chance {head.facts['chance']:.3f}"
+    return facts | dict(head.facts) | ({"card": str(card)} if card.is_file() else {})
 
 
 def _bundled_facts(name: str) -> dict[str, Any]:

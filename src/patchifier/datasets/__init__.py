@@ -30,6 +30,7 @@ PUBLISHED = {  # name -> module with its SHEET, imported on demand
     "nsynth": "nsynth",
     "mtg-jamendo": "jamendo",
 }
+STAND_IN = "STAND-IN"  # a file in the root of made-up data: their name says so everywhere
 log = logging.getLogger(__name__)
 __getattr__, __dir__ = attach(__name__)
 
@@ -226,6 +227,7 @@ def _load_published(source: str, root: str | Path | None, *, partial: bool) -> D
     if not Path(root).is_dir():
         raise RequestError(f"--root {root} is no folder, expected the folder of {sheet.title}.")
     name = sheet.name if variant == sheet.default else f"{sheet.name}:{variant}"
+    name += " (stand-in)" if (Path(root) / STAND_IN).exists() else ""
     dataset = replace(sheet.read(Path(root), variant), name=name)
     return _require_files(dataset, sheet, partial=partial)
 

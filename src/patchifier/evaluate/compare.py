@@ -77,6 +77,8 @@ def compare(
     facts = {
         "kind": "compare", "cache": str(data.path), "dataset": data.name,
         "protocol": protocol, "seed": seed, "metric": data.task.metric,
+        "hours": round(data.hours, 3),
+        "clips": {name: len(getattr(splits[0], name)) for name in ("train", "valid", "test")},
         "task": {"kind": data.task.kind, "names": list(data.task.names)}, "split": describe(data),
         "encoders": list(dict.fromkeys(e.name for e in encoders)),
     }  # fmt: skip

@@ -109,7 +109,7 @@ def demo(
         "notes": notes(data, config),
     }
     write_json(out / "results.json", results)
-    return DemoResult(results, report([out], out / "report"))
+    return DemoResult(results, report([out], out / "report", progress=progress))
 
 
 def tune(

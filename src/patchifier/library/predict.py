@@ -38,12 +38,16 @@ TAG_FROM = 0.5  # lowest probability of a tag in the column "label"
 
 @dataclass(frozen=True)
 class Predicted:
-    """Numbers of rows, predicted files and files of an earlier call; skipped files with reasons."""
+    """Numbers of rows, predicted files and files of an earlier call; skipped files with reasons.
+
+    `unsure` counts the rows without a label because the head was not sure.
+    """
 
     rows: int
     files: int
     kept: int
     skipped: tuple[tuple[str, str], ...]
+    unsure: int = 0
 
 
 def predict(
@@ -66,7 +70,9 @@ def predict(
         NAME.csv, NAME.jsonl or NAME.parquet; NAME.skipped.csv names what could not be read. A
         finished result is made anew.
     model : Embedder, str or Path
-        From 'patchifier finetune', such as RUN/full/model.
+        From 'patchifier finetune', such as RUN/full/model; a head of the package, such as
+        "drums"; or the folder of a head. The column `sure` is that of a head that can doubt:
+        where it is False, the label is empty.
     window_s, hop_s : float
         A row for each window of so many seconds; by default one for each file.
     workers : int
@@ -113,7 +119,9 @@ def _predict_all(
     """Predict the clips that an interrupted job left, and write the result of all."""
     task = embedder.require_task()
     unfinished = out.with_name(f".{out.name}.unfinished.jsonl")
-    done = _begin(unfinished, digest(embedder.identity, task.kind, list(task.names), *window))
+    head = [embedder.head.weights_hash] if embedder.head else []
+    settings = digest(embedder.identity, task.kind, list(task.names), *window, *head)
+    done = _begin(unfinished, settings)
     kept = sum(_key(clip) in done for clip in clips)
     todo = [clip for clip in clips if _key(clip) not in done]
     bad_before = sum("reason" in done.get(_key(clip), {}) for clip in clips)
@@ -142,9 +150,9 @@ def _predict_all(
     _write(out, rows)
     write_skipped(out.with_suffix(".skipped.csv"), ("path", "reason"), list(skipped.items()))
     unfinished.unlink()
-    return Predicted(
-        len(rows), sum("rows" in done[_key(clip)] for clip in clips), kept, tuple(skipped.items())
-    )
+    files = sum("rows" in done[_key(clip)] for clip in clips)
+    unsure = sum(row.get("sure") is False for row in rows)
+    return Predicted(len(rows), files, kept, tuple(skipped.items()), unsure)
 
 
 def _key(clip: Clip) -> str:
@@ -192,8 +200,10 @@ def _predict_clip(
 
 
 def _rows(clip: Clip, task: Task, found: Embedding) -> Iterator[dict[str, Any]]:
-    for values, start_s, end_s in zip(
-        found.vectors.tolist(), found.start_s.tolist(), found.end_s.tolist(), strict=True
+    n_rows = len(found.vectors)
+    answers = [True] * n_rows if found.sure is None else found.sure.tolist()
+    for values, start_s, end_s, sure in zip(
+        found.vectors.tolist(), found.start_s.tolist(), found.end_s.tolist(), answers, strict=True
     ):
         row = {
             "path": clip.path,
@@ -202,7 +212,7 @@ def _rows(clip: Clip, task: Task, found: Embedding) -> Iterator[dict[str, Any]]:
         }
         if task.kind == "one-of":
             row |= {
-                "label": task.names[int(np.argmax(values))],
+                "label": task.names[int(np.argmax(values))] if sure else "",
                 "probability": round(max(values), 6),
             }
         if task.kind == "many-of":
@@ -210,9 +220,11 @@ def _rows(clip: Clip, task: Task, found: Embedding) -> Iterator[dict[str, Any]]:
                 "label": "|".join(
                     name
                     for name, value in zip(task.names, values, strict=True)
-                    if value >= TAG_FROM
+                    if sure and value >= TAG_FROM
                 )
             }
+        if found.sure is not None:
+            row["sure"] = sure
         yield row | {
             f"value_{name}" if name in row else name: round(value, 6)
             for name, value in zip(task.names, values, strict=True)

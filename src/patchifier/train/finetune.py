@@ -5,18 +5,22 @@ frozen parts compute is computed once. CLS and positions belong to the bottlenec
 with it.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from patchifier import checkpoint
+from patchifier import checkpoint, statistics, tasks
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, FinetuneConfig, RequestError, digest
 from patchifier.datasets import Clip
-from patchifier.datasets.splits import Splits, folds_of, untrained_note
-from patchifier.io import Progress, silent
+from patchifier.datasets.splits import Splits, folds_of, groups_of, untrained_note
+from patchifier.io import Progress, Steps, silent, write_json
+from patchifier.nn.encode import model_hash
+from patchifier.tasks import Task
 from patchifier.train import precision
 from patchifier.train.distributed import require_devices
 from patchifier.train.run import Run
@@ -100,6 +104,9 @@ def finetune(
         "split": describe_split(data.clips, folds),
         "parameters": start.model.parameter_count(),
         "seed": config.finetune.seed,
+        "hours": round(data.hours, 3),
+        "clips": {name: len(getattr(splits[0], name)) for name in ("train", "valid", "test")},
+        "model weights": model_hash(start.model),
     }
     results = []
     with Run(out, config, resume=resume, facts=facts) as run:
@@ -116,7 +123,34 @@ def finetune(
             results.append(
                 tuning.over_folds(run.path / tuning.method, folds, encoder=encoder, progress=shown)
             )
+        if len(results) > 1:
+            shown = progress("paired differences")
+            rows = method_differences(data, data.task, results, progress=shown)
+            write_json(run.path / "differences.json", rows)
     return results
+
+
+def method_differences(
+    data: Cache, task: Task, results: Sequence[Tuned], *, progress: Progress = silent
+) -> list[dict[str, Any]]:
+    """Compare each two methods on the test clips: rows with ``first``, ``second`` and interval.
+
+    The score is the mean over seeds, as in the results table; p values are Holm-corrected.
+    """
+    clips = [data.clips[index] for index in results[0].test]
+    targets, groups = tasks.encode_targets(task, [clip.target for clip in clips]), groups_of(clips)
+    pairs = list(itertools.combinations(results, 2))
+    steps, scores = Steps(progress, len(pairs)), []
+    for pair in pairs:
+        both = (tasks.mean_score(task, targets, tuned.predictions) for tuned in pair)
+        shown = steps.next(f"{pair[0].method} and {pair[1].method}")
+        scores.append(statistics.paired(task.metric, groups, *both, progress=shown))
+    steps.finish()
+    corrected = statistics.holm([score.p or 0.0 for score in scores])
+    return [
+        {"first": one.method, "second": other.method} | asdict(score) | {"p_holm": p}
+        for (one, other), score, p in zip(pairs, scores, corrected, strict=True)
+    ]
 
 
 def test_folds(clips: Sequence[Clip], config: FinetuneConfig) -> list[int | None]:

@@ -12,11 +12,13 @@ from patchifier import spectrogram
 from patchifier.config import Config
 from patchifier.filters import mel_edges_hz
 from patchifier.io import replaced_file
+from patchifier.predictors import band_means
 from patchifier.seeding import generator, random_masking
 
 if TYPE_CHECKING:
     from patchifier.cache import Cache
     from patchifier.nn.model import Patchifier
+    from patchifier.train.references import Kriging
 
 PICTURE_RATIOS = (0.25, 0.5, 0.75, 0.9)
 
@@ -45,9 +47,18 @@ def reconstructions(
 
 
 def write_reconstructions(
-    path: Path, model: "Patchifier", data: "Cache", clips: np.ndarray, config: Config
+    path: Path,
+    model: "Patchifier",
+    data: "Cache",
+    clips: np.ndarray,
+    config: Config,
+    *,
+    kriging: "Kriging | None" = None,
 ) -> None:
-    """Write one held-out clip's log-mel patches and reconstructions as tensors, with metadata."""
+    """Write one held-out clip's log-mel patches and reconstructions as tensors, with metadata.
+
+    With `kriging`, its MSE on the masked patches of each ratio is among the metadata.
+    """
     import torch  # those who read pictures need none
 
     if not len(clips):
@@ -66,8 +77,21 @@ def write_reconstructions(
     with torch.no_grad():
         arrays = reconstructions(reconstruct, len(patches), config.pretrain.seed)
     facts = picture_facts(clip.id, clip.info, config)
+    if kriging is not None:
+        facts["kriging_mse"] = json.dumps(kriging_errors(arrays, kriging))
     with replaced_file(path) as new:  # write_bytes: save_file hides what the disk says
         new.write_bytes(safetensors.numpy.save(arrays, metadata=facts))
+
+
+def kriging_errors(arrays: dict[str, np.ndarray], kriging: "Kriging") -> dict[str, float]:
+    """MSE of kriging on the masked patches of :func:`reconstructions`, by mask ratio."""
+    original, errors = arrays["original"], {}
+    bands = band_means(original)[None]  # (1, N, M)
+    for ratio in map(str, PICTURE_RATIOS):
+        masked = arrays[f"masked_{ratio}"].astype(bool)
+        guess = kriging.predict(bands, ~masked[None])[0][..., None]
+        errors[ratio] = float(np.square(original - guess)[masked].mean())
+    return errors
 
 
 def picture_facts(clip: str, info: dict[str, str], config: Config) -> dict[str, str]:

@@ -38,7 +38,7 @@ from patchifier.train.pictures import write_reconstructions
 from patchifier.train.run import Run, is_first
 from patchifier.train.self_test import Trial
 from patchifier.train.teacher import teacher_features
-from patchifier.train.validation import no_op_validator, validator
+from patchifier.train.validation import no_op_validator, training_statistics, validator
 from patchifier.train.whitening import examples_of, fit_whitening
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def pretrain(
         "parameters": model.parameter_count(),
         "seed": config.pretrain.seed,
         "music": digest(list(data.keys)),
+        "hours": round(data.hours, 3),
     }
     if config.pretrain.pairs:
         facts["groups"] = digest([clip.group for clip in data.clips])
@@ -162,6 +163,7 @@ def pretrain(
                     data,
                     splits.valid,
                     config,
+                    kriging=training_statistics(data, splits.slices[0], config).kriging,
                 )
             if config.embed.whiten:  # of the first part alone: this machine may have no other
                 fit_whitening(model, config, examples_of(data, splits.slices[0]))

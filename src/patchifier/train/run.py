@@ -223,7 +223,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def command() -> str:
     """Return the command line of this process, the program by its name alone."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    return shlex.join([program.replace("__main__.py", "patchifier"), *sys.argv[1:]])
 
 
 def processor() -> str:

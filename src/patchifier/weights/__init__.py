@@ -1,5 +1,7 @@
 """Models of the package, one folder each: weights in half precision, config, model card.
 
+``heads/`` holds heads on vectors of the default model, one folder each.
+
 Every function that takes a model accepts such a name; the default is :data:`DEFAULT`.
 """
 
@@ -66,6 +68,28 @@ def find(model: str | Path | None = None) -> Path:
     return Path(model)
 
 
+def heads() -> tuple[str, ...]:
+    """Names of the heads of the package.
+
+    Examples
+    --------
+    >>> heads()
+    ('chord-quality', 'drums')
+    """
+    return tuple(sorted(path.parent.name for path in ROOT.glob("heads/*/head.json")))
+
+
+def find_head(name: str | Path | None) -> Path | None:
+    """Folder of a head of the package; None if the package has none of this name.
+
+    If the working directory has a folder of that name, a warning is logged.
+    """
+    if not isinstance(name, str) or name not in heads():
+        return None
+    _warn_of_folder(name, "head")
+    return ROOT / "heads" / name
+
+
 def expected() -> str:
     """Describe the names of models, for messages."""
     bundled = f"one of {', '.join(names())}, which come with the package, " if names() else ""
@@ -78,15 +102,16 @@ def _bundled(name: str) -> Path:
             f"{name} is missing from this copy of patchifier. Install it again, or name another "
             f"model, by load(...) or --model: {expected()}."
         )
-    if Path(name).is_dir():
-        logger.warning(
-            "%s is the model of the package; write ./%s for the folder of that name here.",
-            name,
-            name,
-        )
+    _warn_of_folder(name, "model")
     return ROOT / name
 
 
+def _warn_of_folder(name: str, what: str) -> None:
+    if Path(name).is_dir():
+        hint = "%s is the %s of the package; write ./%s for the folder of that name here."
+        logger.warning(hint, name, what, name)
+
+
 def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, names(), n=1)
+    near = difflib.get_close_matches(name, (*names(), *heads()), n=1)
     return f", did you mean {near[0]!r}?" if near else "."

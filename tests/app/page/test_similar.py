@@ -185,15 +185,15 @@ def test_a_path_has_its_ends_and_no_repeats(go, library, ids):
 def test_a_mix_follows_its_drift(go, library, ids):
     page = go(library, f"#/similar?like={ids[SEED]}&mode=mix")
     names(page)
-    asked = []
+    params = []
     page.on(
         "request",
         lambda request: (
-            asked.append(json.loads(request.post_data)) if "api/mix" in request.url else None
+            params.append(json.loads(request.post_data)) if "api/mix" in request.url else None
         ),
     )
     answer = answered(page, "api/mix", lambda: set_slider(page, "Drift", 0.9))
-    assert asked[-1]["drift"] == 0.9
+    assert params[-1]["drift"] == 0.9
     assert len(answer["results"]) == 25
 
 

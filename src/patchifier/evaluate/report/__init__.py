@@ -1,7 +1,7 @@
 """Figures, tables and one self-contained page from run folders; no model is loaded."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +14,22 @@ from patchifier.evaluate.report.folders import (
     read_run,
 )
 from patchifier.evaluate.report.page import page_text
+from patchifier.evaluate.report.provenance import read_steps
 from patchifier.evaluate.report.reconstruction import reconstruction_figure
 from patchifier.evaluate.report.tables import collect_rows, csv_table, markdown_table
-from patchifier.io import write_text
+from patchifier.io import Progress, silent, write_text
 from patchifier.jobs import folder_lock
 
 __all__ = ["read_reconstructions", "reconstruction_figure", "report", "save_figure"]
 
 
-def report(runs: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
+def report(
+    runs: Sequence[Path | str] | Path | str,
+    out: Path | str,
+    *,
+    sounds: bool = True,
+    progress: Callable[[str], Progress] = lambda title: silent,
+) -> Path:
     """Draw every run found under some folders and write one page about them.
 
     Parameters
@@ -33,6 +40,10 @@ def report(runs: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
     out : path
         Folder for ``index.html``, ``table.csv``, ``table.md`` and each figure as PNG and SVG; made
         if needed.
+    sounds : bool
+        Whether the page holds sounds: reconstructions, and excerpts of up to 6 s of test clips.
+    progress : callable
+        Given a title, returns a function that shows progress.
 
     Returns
     -------
@@ -83,4 +94,8 @@ def report(runs: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
     with folder_lock(out, "report"):
         write_text(out / "table.csv", csv_table(rows))
         write_text(out / "table.md", markdown_table(rows))
-        return write_text(out / "index.html", page_text(found, demos, rows, problems, out))
+        steps = read_steps(roots, problems)
+        page = page_text(
+            found, demos, rows, problems, out, steps=steps, sounds=sounds, progress=progress
+        )
+        return write_text(out / "index.html", page)

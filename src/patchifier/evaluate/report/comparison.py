@@ -4,25 +4,39 @@ The table as Markdown beside it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchifier.evaluate.report.drawing import new_figure, picture, stem_of, tidy, unit_of
 from patchifier.evaluate.report.folders import Row, RunFolder, read_results, to_number
-from patchifier.evaluate.report.tables import interval_text, label, score_text
+from patchifier.evaluate.report.tables import interval_text, label, score_text, with_unit
 from patchifier.io import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEADS = ["encoder", "score", "95 % interval", "first − it", "p (Holm)", "s per s", "parameters"]
+HEADS = [
+    "encoder",
+    "score",
+    "95 % interval",
+    "first minus it",
+    "p (Holm)",
+    "ms per s of music",
+    "parameters",
+]
 
 
-def comparison_of(run: RunFolder, problems: list[str], out: Path) -> dict[str, Any] | None:
-    """Draw a comparison and return what its template needs; None without a result."""
+def comparison_of(
+    run: RunFolder, problems: list[str], out: Path, models: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Draw a comparison and return what its template needs; None without a result.
+
+    `models` holds the names of models by their folder.
+    """
     path = run.path / "results.json"
     results = read_results(path, problems) if path.exists() else {}
+    results = _with_names(results, models) if results else {}
     rows = results.get("rows", [])
     plain = [row for row in rows if not row.get("subset") and not row.get("condition")]
     if not plain:
@@ -31,7 +45,8 @@ def comparison_of(run: RunFolder, problems: list[str], out: Path) -> dict[str, A
     stem = stem_of("comparison", run)
     write_text(out / f"{stem}.md", _markdown(results, plain, differences))
     metric, protocol = plain[0].get("metric"), results.get("protocol")
-    alt = "Score of each encoder with its 95 % interval."
+    dataset = run.dataset or run.label
+    alt = f"{dataset}: score of each encoder with its 95 % interval."
     about = [
         f"{protocol} probe".capitalize(),
         results.get("split"),
@@ -40,7 +55,7 @@ def comparison_of(run: RunFolder, problems: list[str], out: Path) -> dict[str, A
     ]
     return {
         "label": run.label,
-        "dataset": run.facts.get("dataset", run.label),
+        "dataset": dataset,
         "metric": metric,
         "about": about,
         "notes": results["notes"],
@@ -48,16 +63,44 @@ def comparison_of(run: RunFolder, problems: list[str], out: Path) -> dict[str, A
         "lines": [
             {"cells": _cells(row, differences), "sure": _is_sure(row, differences)} for row in plain
         ],
-        "picture": picture(comparison_figure(plain), out / stem, alt),
+        "picture": picture(comparison_figure(plain, dataset), out / stem, alt),
         "few_shot": protocol == "few-shot",
         "subsets": [
-            (row["encoder"], row["subset"], _score(row), interval_text(row, metric), row.get("n"))
+            (
+                row["encoder"],
+                row["subset"],
+                with_unit(row),
+                interval_text(row, metric),
+                row.get("n"),
+            )
             for row in rows
             if row.get("subset")
         ],
         **_conditions(rows),
         **_headline(plain),
     }
+
+
+def _with_names(results: Row, models: Mapping[str, str]) -> dict[str, Any]:
+    """Results with the names of models in place of their folders."""
+
+    def named(row: Row) -> dict[str, Any]:
+        keys = {"encoder", "first", "second"} & set(row)
+        return {**row, **{key: _name(row[key], models) for key in keys}}
+
+    renamed = {
+        name: [named(row) for row in results.get(name, [])] for name in ("rows", "differences")
+    }
+    return {**results, **renamed}
+
+
+def _name(spec: str, models: Mapping[str, str]) -> str:
+    """Name of an encoder; random weights of a model are named after it."""
+    path = spec.removeprefix("random:")
+    name = models.get(str(Path(path).resolve()), "")
+    if not name:
+        return spec
+    return name if path == spec else name.replace("patchifier", "random")
 
 
 def _headline(rows: Sequence[Row]) -> dict[str, Any]:
@@ -70,7 +113,7 @@ def _headline(rows: Sequence[Row]) -> dict[str, Any]:
         {
             "label": label(row),
             "n": row.get("n"),
-            "score": _score(row),
+            "score": with_unit(row),
             "interval": interval_text(row, row.get("metric")),
         }
         for row in (first, *([best] if best else []))
@@ -82,15 +125,20 @@ def _cells(row: Row, differences: dict[str, Row]) -> list[str]:
     """Cells of an encoder's row, in the order of :data:`HEADS`."""
     metric, found = row.get("metric"), differences.get(str(row.get("encoder")))
     cost, size = to_number(row.get("seconds_per_second")), to_number(row.get("parameters"))
-    score = score_text(row.get("value"), metric) + (" %" if metric == "accuracy" else "")
+    score = with_unit(row)
     against, p = "–", "–"
     if found:
         value = score_text(found.get("value"), metric, signed=True)
         against = f"{value} ({interval_text(found, metric, signed=True)})"
         corrected = to_number(found.get("p_holm"))
         p = f"{corrected:.3f}" if math.isfinite(corrected) else "–"
-    costs = [f"{cost:.1g}" if cost == cost else "–", f"{size:,.0f}" if size == size else "–"]
+    costs = [_milliseconds(cost) if cost == cost else "–", f"{size:,.0f}" if size == size else "–"]
     return [label(row), score, interval_text(row, metric), against, p, *costs]
+
+
+def _milliseconds(seconds: float) -> str:
+    value = 1000 * seconds
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _is_sure(row: Row, differences: dict[str, Row]) -> bool:
@@ -109,13 +157,9 @@ def _conditions(rows: Sequence[Row]) -> dict[str, Any]:
         if names and (name, names[0]) in by
     ]
     lines = [
-        [name, *(_score(by.get((name, each), {})) for each in ("", *names))] for name in encoders
+        [name, *(with_unit(by.get((name, each), {})) for each in ("", *names))] for name in encoders
     ]
     return {"condition_names": names, "conditions": lines}
-
-
-def _score(row: Row) -> str:
-    return score_text(row.get("value"), row.get("metric"))
 
 
 def _markdown(results: Row, plain: Sequence[Row], differences: dict[str, Row]) -> str:
@@ -132,7 +176,7 @@ def _markdown(results: Row, plain: Sequence[Row], differences: dict[str, Row]) -
     return "\n".join(lines) + "\n"
 
 
-def comparison_figure(rows: Sequence[Row]) -> "Figure":
+def comparison_figure(rows: Sequence[Row], title: str = "") -> "Figure":
     """Score of each encoder with its interval, the first on top."""
     figure = new_figure(0.9 + 0.36 * len(rows))
     axes = figure.subplots()
@@ -152,7 +196,7 @@ def comparison_figure(rows: Sequence[Row]) -> "Figure":
             fontsize=8,
             **style,
         )
-    tidy(axes, "When tested, with 95 % interval", x=name)
+    tidy(axes, title, x=f"Test {name}, with 95 % interval")
     axes.set_yticks([-place for place in range(len(rows))], [label(row) for row in rows])
     axes.set_ylim(0.7 - len(rows), 0.8)
     return figure

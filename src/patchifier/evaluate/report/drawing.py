@@ -38,7 +38,8 @@ def tidy(axes: "Axes", title: str, *, x: str = "", y: str = "") -> None:
 
 def unit_of(metric: str) -> tuple[float, str]:
     """Factor and name with which a score is drawn."""
-    return (100.0, f"{metric} (%)") if metric == "accuracy" else (1.0, metric)
+    names = {"r2": "R²", "roc_auc": "ROC AUC"}
+    return (100.0, f"{metric} (%)") if metric == "accuracy" else (1.0, names.get(metric, metric))
 
 
 def save_figure(figure: "Figure", path: Path | str) -> None:

@@ -33,11 +33,11 @@ STYLES = {
 }
 # Column of stage-two/validation.csv, its line style and its name.
 PREDICTORS: dict[str, tuple[Any, str]] = {
-    "mean_patch_mse": (":", "average patch"),
-    "visible_mean_mse": ("--", "average of given patches"),
-    "interpolation_mse": ("-.", "interpolation in time"),
+    "mean_patch_mse": (":", "mean patch of training"),
+    "visible_mean_mse": ("--", "visible mean"),
+    "interpolation_mse": ("-.", "interpolation"),
     "shrunk_interpolation_mse": ((0, (6, 2, 1, 2, 1, 2)), "shrunk interpolation"),
-    "kriging_mse": ((0, (8, 3)), "kriging (best linear)"),
+    "kriging_mse": ((0, (8, 3)), "kriging"),
 }
 
 
@@ -267,6 +267,7 @@ def convergence_figure(
         return None
     figure = new_figure(4.4)
     left, right = figure.subplots(1, 2, width_ratios=[1.35, 1.0])
+    _draw_repeats(left, run)
     _draw_convergence(left, run, curves)
     _draw_scores(right, run, rows)
     _draw_majority(right, run, rows, table)
@@ -304,7 +305,20 @@ def _draw_convergence(
         )
     for r in {r.label: r for r, _, _ in curves if r is not run}.values():
         axes.plot([], [], "-", label=f"{r.facts.get('encoder', 'other')} (same style)", **_FAINT)
-    tidy(axes, "While training", x="Step", y=f"Validation {name}")
+    title = f"{run.dataset}: while training" if run.dataset else "While training"
+    tidy(axes, title, x="Step", y=f"Validation {name}")
+
+
+def _draw_repeats(axes: "Axes", run: RunFolder) -> None:
+    """Draw the curves of further seeds and folds, thin, in the style of their method."""
+    unit, _ = unit_of(run.metric)
+    for method in METHODS:
+        dash, _, colour = STYLES[method]
+        for path in sorted((run.path / method).glob("fold-*-seed-*/validation.csv")):
+            columns = read_columns(path)
+            if run.metric in columns:
+                style: dict[str, Any] = {"color": colour, "linewidth": 0.7, "alpha": 0.55}
+                axes.plot(columns["step"], unit * columns[run.metric], dash, **style)
 
 
 def _draw_scores(axes: "Axes", run: RunFolder, rows: Sequence[tuple[RunFolder, str, Row]]) -> None:
@@ -335,7 +349,8 @@ def _draw_scores(axes: "Axes", run: RunFolder, rows: Sequence[tuple[RunFolder, s
             **words,
         )
     counts = " or ".join(sorted({str(row.get("n", "?")) for _, _, row in rows})) or "?"
-    tidy(axes, "When tested, with 95 % interval", x=f"Test {name}, {counts} clips")
+    title = f"{run.dataset}: when tested" if run.dataset else "When tested"
+    tidy(axes, title, x=f"Test {name}, {counts} clips, with 95 % interval")
     axes.set_yticks([-place for place in range(len(methods))], methods)
     axes.set_ylim(0.3 - max(1, len(methods)), 0.6)
 
@@ -345,7 +360,7 @@ def _draw_majority(
 ) -> None:
     """Draw a line at the score of the most frequent label, if it was tested on the same clips."""
     values = []
-    for group in group_rows(table):
+    for group in group_rows(table).values():
         if any(same_score(row, other) for _, _, row in rows for other in group):
             values += [row.get("value") for row in group if row.get("encoder") == "majority"]
     value = to_number(values[0]) if values else math.nan
@@ -353,4 +368,5 @@ def _draw_majority(
         x = unit_of(run.metric)[0] * value
         axes.axvline(x, color="#444444", linestyle=":", linewidth=1.2)
         style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "va": "top"}
-        axes.annotate("most frequent label", (x, 0.6), (3, -3), **style)
+        words = "most frequent label" if run.metric == "accuracy" else "without the clip"
+        axes.annotate(words, (x, 0.6), (3, -3), **style)

@@ -42,6 +42,11 @@ class RunFolder:
         return str(self.facts.get("metric", "accuracy"))
 
     @property
+    def dataset(self) -> str:
+        """Name of the data set; empty for runs of older versions."""
+        return str(self.facts.get("dataset") or "")
+
+    @property
     def task(self) -> str:
         """Kind and names of a fine-tuning run's task, as text."""
         task = get_part(self.facts, "task")
@@ -61,26 +66,28 @@ class RunFolder:
 def find_folders(root: Path) -> Iterator[Path]:
     """Run folders and folders of a demo at or below a path.
 
-    The results.json inside a run belongs to one of its methods.
+    A results.json anywhere inside a run belongs to one of its methods or to its baselines.
     """
     for path in sorted(root.rglob("*.json")):
-        belongs = (path.parent.parent / "run.json").exists() and path.parent != root
+        above = [folder for folder in path.parent.parents if folder.is_relative_to(root)]
+        belongs = any((folder / "run.json").exists() for folder in above)
         if path.name == "run.json" or (path.name == "results.json" and not belongs):
             yield path.parent
 
 
-def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
-    """Read a JSON object; one that cannot be read is empty and named among the problems."""
+def read_json(path: Path, problems: list[str], *, kind: type = dict) -> Any:
+    """Read a JSON object, or a list; one that cannot be read is empty and named in the problems."""
     try:
         value = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         problems.append(f"{path.parent.name}/{path.name} cannot be read: {error}.")
-        return {}
-    if not isinstance(value, dict):
+        return kind()
+    if not isinstance(value, kind):
+        expected = "a JSON object" if kind is dict else "a JSON list"
         problems.append(
-            f"{path.parent.name}/{path.name} holds {type(value).__name__}, expected a JSON object."
+            f"{path.parent.name}/{path.name} holds {type(value).__name__}, expected {expected}."
         )
-        return {}
+        return kind()
     return value
 
 

@@ -1,47 +1,51 @@
 """The page: figures and tables of all runs, rendered by templates into one self-contained file."""
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from patchifier import predictors
 from patchifier.config import RequestError
+from patchifier.datasets import STAND_IN
 from patchifier.evaluate.report.comparison import comparison_of
 from patchifier.evaluate.report.drawing import picture, stem_of
+from patchifier.evaluate.report.errors import errors_of, predictions_of
 from patchifier.evaluate.report.figures import (
+    PREDICTORS,
     convergence_figure,
     curves_figure,
     health_figure,
     predictors_in,
-    to_decibels,
 )
 from patchifier.evaluate.report.folders import (
     METHODS,
     Row,
     RunFolder,
     get_part,
-    read_columns,
     read_reconstructions,
     to_number,
 )
-from patchifier.evaluate.report.reconstruction import reconstruction_figure
-from patchifier.evaluate.report.tables import (
-    APART,
-    ENCODERS,
-    METHOD_TEXTS,
-    caution_text,
-    comparison_label,
-    group_rows,
-    interval_text,
-    score_text,
+from patchifier.evaluate.report.headline import (
+    held_out_errors,
+    model_sentence,
+    question,
+    score_sentence,
+    setting,
 )
+from patchifier.evaluate.report.provenance import made
+from patchifier.evaluate.report.reconstruction import mask_ratios, reconstruction_figure
+from patchifier.evaluate.report.scores import all_differences, score_table
+from patchifier.evaluate.report.sound import EXCERPT_S, kriging_errors, reconstruction_sounds
+from patchifier.evaluate.report.tables import group_rows
 from patchifier.extras import need
+from patchifier.io import Progress
 
-OTHERS = {"random": "with random weights", "majority": "always the most frequent label"}
 Context = dict[str, Any]
+Shown = Callable[[str], Progress]
+WHOLE = 10**6  # a patience above this many steps stops nothing
 
 
 def page_text(
@@ -50,26 +54,40 @@ def page_text(
     rows: Sequence[Row],
     problems: list[str],
     out: Path,
+    *,
+    steps: Sequence[tuple[str, str, str]] = (),
+    sounds: bool = True,
+    progress: Shown,
 ) -> str:
     """Draw the figures beside the page and render the page.
 
     What cannot be drawn is added to the problems.
     """
     pretrained = [run for run in runs if run.kind == "pretrain"]
-    several = len(pretrained) > 1
-    compared = [comparison_of(run, problems, out) for run in runs if run.kind == "compare"]
+    several, models = len(pretrained) > 1, _models(pretrained)
+    compared = [comparison_of(run, problems, out, models) for run in runs if run.kind == "compare"]
+    groups = group_rows(rows)
     context = {
         "labels": ", ".join(run.label for run in runs),
-        "model": _model(pretrained[0], demos) if pretrained else None,
-        "score": _score(rows),
+        "question": question(runs),
+        "model": model_sentence(pretrained[0], demos) if pretrained else None,
+        "scores": [score for each in groups.items() if (score := score_sentence(*each))],
+        "stand_in": any(STAND_IN.lower() in run.dataset for run in runs),
+        "setting": setting(runs),
+        "excerpt_s": f"{EXCERPT_S:g}" if sounds else "",
+        **score_table(rows, demos, groups),
+        "differences": all_differences(runs, demos, problems),
+        **_convergence(runs, rows, out),
         "reconstructions": [
-            drawn for run in pretrained for drawn in _reconstructions(run, out, problems, several)
+            drawn
+            for run in pretrained
+            for drawn in _reconstructions(run, demos, out, problems, several, sounds, progress)
         ],
+        "errors": _errors(runs, out, sounds, progress),
         "comparisons": [comparison for comparison in compared if comparison],
-        "convergence": _convergence(runs, rows, out),
         "curves": [drawn for run in pretrained for drawn in _curves(run, out, several)],
-        "made": [_made(run) for run in runs],
-        **_table(rows, demos),
+        "steps": steps,
+        "made": [made(run) for run in runs],
     }
     context["missing"] = [(run.label, f"{'; '.join(run.missing)}.") for run in runs if run.missing]
     context["missing"] += [("", problem) for problem in problems]
@@ -97,63 +115,26 @@ def render(template: str, context: Context) -> str:
     return environment.get_template(template).render(context)
 
 
-# --- headline ---
-
-
-def _model(run: RunFolder, demos: Mapping[Path, Row]) -> Context:
-    """What the first sentence says of a pre-trained model."""
-    inside = [results for folder, results in demos.items() if run.path.is_relative_to(folder)]
-    columns = read_columns(run.path / "stage-two" / "validation.csv")
-    last = {name: column[-1] for name, column in columns.items()}
-    last |= get_part(inside[0], "stage_two") if inside else {}
-    errors = {name: to_number(value) for name, value in last.items() if name.endswith("_mse")}
-    decibels = {
-        name: f"{to_decibels(error, run):.1f} dB" for name, error in errors.items() if error >= 0
-    }
-    size, seconds = to_number(run.facts.get("parameters")), to_number(run.facts.get("seconds"))
-    predictors = predictors_in(decibels).items()
+def _models(pretrained: Sequence[RunFolder]) -> dict[str, str]:
+    """Folder of each model that a run of this report trained -> its name."""
+    several = len(pretrained) > 1
     return {
-        "size": f"A model of {size / 1e6:.1f} million parameters" if size > 0 else "",
-        "clips": get_part(run.facts, "clips").get("train", "?"),
-        "duration": _duration(seconds) if seconds > 0 else "",
-        "error": decibels.get("masked_mse"),
-        "others": [f"{words} {decibels[name]}" for name, (_, words) in predictors],
+        str(run.path / "model"): f"patchifier ({run.label})" if several else "patchifier"
+        for run in pretrained
     }
-
-
-def _score(rows: Sequence[Row]) -> Context | None:
-    """What the next sentence says of the linear probe, which was not chosen on test clips."""
-    ours = [row for row in rows if row.get("encoder") == "patchifier"]
-    if not ours:
-        return None
-    row = next((row for row in ours if row.get("method") == "linear-probe"), ours[0])
-    method = row.get("method")
-    group = next(group for group in group_rows(rows) if row in group)
-    others = [r for r in group if r is not row and r.get("method") in (method, "none")]
-    names = [str(other.get("encoder")) for other in others]
-    return _cells(row) | {
-        "value": _with_unit(row),
-        "others": [
-            (OTHERS.get(name, name), _with_unit(other))
-            for name, other in zip(names, others, strict=True)
-        ],
-    }
-
-
-def _duration(seconds: Any) -> str:
-    value = to_number(seconds)
-    if not math.isfinite(value):
-        return "unknown time"
-    if value < 120:
-        return f"{value:.0f} s"
-    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
 # --- figures ---
 
 
 def _reconstructions(
-    run: RunFolder, out: Path, problems: list[str], several: bool
+    run: RunFolder,
+    demos: Mapping[Path, Row],
+    out: Path,
+    problems: list[str],
+    several: bool,
+    sounds: bool,
+    progress: Shown,
 ) -> list[Context]:
     path = run.path / "stage-two" / "reconstructions.safetensors"
     if not path.exists():
@@ -164,46 +145,120 @@ def _reconstructions(
     except RequestError as error:
         problems.append(f"{run.label}: {error}")
         return []
+    ratios = mask_ratios(arrays)
+    shown = progress(f"report, {run.label}")
+    heard = reconstruction_sounds(run, arrays, ratios, shown) if sounds else {}
+    drawn = picture(
+        figure,
+        out / stem_of("reconstruction", run, several=several),
+        "Spectrogram of a clip; below it, for each mask ratio, the patches given, the patches "
+        "predicted, and the error in decibels.",
+        pixels=True,
+        run=run,
+        patch_s=arrays["original"].shape[2] * float(facts["frame_s"]),
+        clip=facts.get("title") or facts.get("clip", "?"),
+        original=heard.get("", ""),
+        heads=[words for _, words in list(PREDICTORS.values())[1:]],
+        ratios=[_clip_errors(ratio, arrays, facts, heard) for ratio in ratios],
+        averages=_averages(run, demos),
+    )
+    return [drawn]
+
+
+def _clip_errors(
+    ratio: str, arrays: Mapping[str, np.ndarray], facts: Mapping[str, str], heard: Mapping[str, str]
+) -> Context:
+    """Sound and RMSE in dB at one mask ratio: of the model, then of each predictor without one."""
+    original, masked = arrays["original"], arrays[f"masked_{ratio}"].astype(bool)
+    error = np.square(arrays[f"reconstructed_{ratio}"] - original, dtype=np.float64)[masked]
+    found = predictors.untrained_mse(original, masked)
+    found |= {"kriging": kriging_errors(facts).get(ratio, math.nan)}
+    ours = float(error.mean()) if error.size else math.nan
+    names = [name.removesuffix("_mse") for name in list(PREDICTORS)[1:]]
+    values = [ours, *(found.get(name, math.nan) for name in names)]
+    decibels = [math.sqrt(mse) / float(facts["scale"]) for mse in values]
+    return {
+        "name": f"{100 * float(ratio):g} %",
+        "count": f"{int(masked.sum())} of {len(masked)} patches",
+        "sound": heard.get(ratio, ""),
+        "errors": [f"{value:.1f}" if value == value else "–" for value in decibels],
+    }
+
+
+def _averages(run: RunFolder, demos: Mapping[Path, Row]) -> list[Context]:
+    """Errors on all held-out clips, the smallest first: name, dB, length of a bar from 0 to 1."""
+    errors = held_out_errors(run, demos)
+    if "masked_mse" not in errors:
+        return []
+    named = {"masked_mse": "this model"}
+    named |= {name: words for name, (_, words) in predictors_in(errors).items()}
+    if "band_means_mse" in errors:
+        named["band_means_mse"] = "own mean of the masked patch in each band (not a prediction)"
+    most = max(errors[name] for name in named) or 1.0
     return [
-        picture(
-            figure,
-            out / stem_of("reconstruction", run, several=several),
-            "Spectrogram of a clip; below it, for each mask ratio, the patches given, the patches "
-            "filled in, and the error in decibels.",
-            pixels=True,
-            run=run,
-            patch_s=arrays["original"].shape[2] * float(facts["frame_s"]),
-            clip=facts.get("clip", "?"),
-        )
+        {
+            "name": words,
+            "error": f"{errors[name]:.2f} dB",
+            "length": errors[name] / most,
+            "ours": name == "masked_mse",
+        }
+        for name, words in sorted(named.items(), key=lambda item: errors[item[0]])
     ]
 
 
-def _convergence(runs: Sequence[RunFolder], rows: Sequence[Row], out: Path) -> list[Context]:
-    """One figure for each model, with the random network of the same task behind it."""
+def _convergence(runs: Sequence[RunFolder], rows: Sequence[Row], out: Path) -> Context:
+    """One figure for each model and task, with the random network of the task behind it.
+
+    ``further`` are those of one method where others have several.
+    """
     tuned = [run for run in runs if run.kind == "finetune"]
     main = [
         run
         for run in tuned
         if run.facts.get("encoder") != "random" or not any(_opposes(run, other) for other in tuned)
     ]
-    main.sort(key=lambda run: -sum((run.path / method).is_dir() for method in METHODS))
-    drawn = []
+    main.sort(key=lambda run: -_methods(run))
+    drawn: dict[bool, list[Context]] = {False: [], True: []}
     for run in main:
         opponents = [other for other in tuned if _opposes(other, run)]
+        is_further = _methods(run) < 2 <= _methods(main[0])
         if figure := convergence_figure(run, opponents, rows):
             path = out / stem_of("figure-2", run, several=len(main) > 1)
             alt = (
-                f"Validation {run.metric} against step for each method of fine-tuning, "
-                f"and test {run.metric} of each with its interval."
+                f"{run.dataset or run.label}: validation {run.metric} against step for each "
+                f"method of fine-tuning, and test {run.metric} of each with its interval."
             )
-            drawn.append(picture(figure, path, alt, run=run, random=opponents))
-    return drawn
+            patience = to_number(get_part(run.config, "finetune").get("patience"))
+            cut = f"{patience:.0f}" if patience < WHOLE else ""
+            shown = picture(figure, path, alt, run=run, random=opponents, patience=cut)
+            drawn[is_further].append(shown)
+    return {"convergence": drawn[False], "further": drawn[True]}
+
+
+def _methods(run: RunFolder) -> int:
+    return sum((run.path / method).is_dir() for method in METHODS)
 
 
 def _opposes(other: RunFolder, run: RunFolder) -> bool:
     """Whether a run is the random network beside another model on the same task."""
     alike = (other.path.parent, other.test, other.metric) == (run.path.parent, run.test, run.metric)
     return alike and other.facts.get("encoder") == "random" != run.facts.get("encoder")
+
+
+def _errors(runs: Sequence[RunFolder], out: Path, sounds: bool, progress: Shown) -> list[Context]:
+    """Confusions and errors of one method on each data set."""
+    found = predictions_of(runs)
+    drawn = [
+        errors_of(
+            each,
+            out,
+            sounds=sounds,
+            several=len(found) > 1,
+            progress=progress(f"report, errors on {each.run.dataset or each.run.label}"),
+        )
+        for each in found
+    ]
+    return [one for one in drawn if one]
 
 
 def _curves(run: RunFolder, out: Path, several: bool) -> list[Context]:
@@ -217,115 +272,10 @@ def _curves(run: RunFolder, out: Path, several: bool) -> list[Context]:
         drawn.append(picture(figure, path, alt, run=run))
     if figure := health_figure(run):
         alt = (
-            "Error with and without order, variance and onsets drawn, standard deviation "
+            "Error with and without order, variance and onsets predicted, standard deviation "
             "and effective rank of the embeddings against step."
         )
         path = out / stem_of("health", run, several=several)
         width = get_part(run.config, "model").get("embed_dim", "?")
         drawn.append(picture(figure, path, alt, run=run, width=width))
     return drawn
-
-
-# --- tables ---
-
-
-def _table(rows: Sequence[Row], demos: Mapping[Path, Row]) -> Context:
-    """The form of the paper's Table 1, then the paired differences and the notes of demos."""
-    used = {str(row.get(key)) for row in rows for key in ("encoder", "method")} - {"none"}
-    return {
-        "groups": [_group(group) for group in group_rows(rows)],
-        "several_sources": len({row["source"] for row in rows}) > 1,
-        "scale": "0 to 100 %" if all(row.get("metric") == "accuracy" for row in rows) else "",
-        "apart": APART,
-        "names": [(name, text) for name, text in (ENCODERS | METHOD_TEXTS).items() if name in used],
-        "differences": [each for results in demos.values() for each in _differences(results)],
-        "notes": [note for results in demos.values() for note in results.get("notes", [])],
-    }
-
-
-def _group(group: Sequence[Row]) -> Context:
-    lines = [_cells(row) | {"bar": _bar(row, group), "source": row["source"]} for row in group]
-    first = group[0]
-    return {
-        "n": first.get("n", "?"),
-        "test": first["test"],
-        "caution": caution_text(group),
-        "lines": lines,
-    }
-
-
-def _cells(row: Row) -> Context:
-    metric = row.get("metric")
-    return {
-        "encoder": row.get("encoder"),
-        "method": row.get("method"),
-        "metric": metric,
-        "value": _with_unit(row),
-        "interval": interval_text(row, metric),
-        "n": row.get("n", "?"),
-    }
-
-
-def _with_unit(row: Row) -> str:
-    metric = row.get("metric")
-    return score_text(row.get("value"), metric) + (" %" if metric == "accuracy" else "")
-
-
-def _bar(row: Row, group: Sequence[Row]) -> tuple[float, float, float] | None:
-    """Value, low and high on the scale of the group, from 0 or below to 1 or above; 6 to 154."""
-    ends = [to_number(r.get(key)) for r in group for key in ("value", "low", "high")]
-    ends = [0.0, 1.0, *(end for end in ends if math.isfinite(end))]
-    value, low, high = (to_number(row.get(key)) for key in ("value", "low", "high"))
-    if not math.isfinite(value):
-        return None
-    scale = 148 / (max(ends) - min(ends))
-    low, high = np.fmin(low, value), np.fmax(high, value)
-    least = min(ends)
-    return 6 + scale * (value - least), 6 + scale * (low - least), 6 + scale * (high - least)
-
-
-def _differences(results: Row) -> list[Context]:
-    metrics = {row.get("metric") for row in results.get("rows", [])}
-    lines = []
-    for item in results.get("differences", []):
-        metric = item.get("metric", next(iter(metrics)) if len(metrics) == 1 else "")
-        unit = " points" if metric == "accuracy" else ""
-        lines.append(
-            {
-                "first": item.get("first"),
-                "second": item.get("second"),
-                "verdict": comparison_label(item),
-                "value": score_text(item.get("value"), metric, signed=True) + unit,
-                "interval": interval_text(item, metric, signed=True),
-                "n": item.get("n", "?"),
-            }
-        )
-    return lines
-
-
-# --- how it was made ---
-
-
-def _made(run: RunFolder) -> Context:
-    facts = run.facts
-    settings = get_part(run.config, "finetune" if run.kind == "finetune" else "pretrain")
-    seed, seeds = settings.get("seed", facts.get("seed", "?")), settings.get("n_seeds", 1)
-    lines = {
-        "state": facts.get("state", "unknown"),
-        "clips": ", ".join(f"{n} {name}" for name, n in get_part(facts, "clips").items()) or "?",
-        "seed": seed if seeds == 1 else f"{seed} and the next {seeds - 1}",
-        "started": facts.get("started", "?"),
-        "time": _duration(facts.get("seconds")),
-        "machine": facts.get("machine", "?"),
-        "versions": ", ".join(f"{n} {v}" for n, v in get_part(facts, "versions").items()) or "?",
-        "task": run.test,
-        "cache": facts.get("cache", ""),
-        "parameters": f"{to_number(facts.get('parameters')):,.0f}",
-        "folder": facts["folder"],
-    }
-    return {
-        "label": run.label,
-        "command": facts.get("command", "?"),
-        "facts": [(name, text) for name, text in lines.items() if text != ""],
-        "config": json.dumps(run.config, indent=2) if run.config else "",
-    }

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Fixed, so that pictures of two models, or of two clips, can be compared by eye.
+LEVEL_DB = (-60.0, 30.0)
+ERROR_DB = (0.0, 30.0)
 TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold"}
 
 
@@ -39,12 +42,12 @@ def reconstruction_figure(
     strips += [figure.add_subplot(grid[row, :], sharex=strips[0]) for row in range(1, len(heights))]
 
     # 2. The pictures.
-    level, difference = _colour_scales(original, errors, masks, scale, frame_s)
+    level, difference = _colour_scales(original.shape, frame_s)
     levels = strips[0].imshow(_picture(original, scale), **level)
     name = str(facts.get("title") or facts.get("clip", "clip"))
     # A $ in a song's title is no formula.
     strips[0].set_title(f"Original: {name}", parse_math=False, **TITLE)
-    strips[0].set_ylabel("original")
+    strips[0].set_ylabel("original", fontsize=8)
     for index, (ratio, mask, error) in enumerate(zip(ratios, masks, errors, strict=True)):
         given, filled, missed = strips[1 + 3 * index : 4 + 3 * index]
         output = reconstructions[f"reconstructed_{ratio}"]
@@ -54,10 +57,10 @@ def reconstruction_figure(
         filled.imshow(_picture(together, scale), **level)
         errors_shown = missed.imshow(_picture(error, scale), **difference)
         _cover(missed, ~mask, W * frame_s, M, facecolor="white")
-        title = _ratio_title(ratio, mask, error, scale) + _reference_title(original, mask)
+        title = _ratio_title(ratio, mask, error, scale) + _reference_title(original, mask, scale)
         given.set_title(f"\n{title}", **TITLE)
-        for axes, label in ((given, "given"), (filled, "filled in"), (missed, "error")):
-            axes.set_ylabel(label)
+        for axes, label in ((given, "given"), (filled, "predicted"), (missed, "error")):
+            axes.set_ylabel(label, fontsize=8)
 
     # 3. The axes.
     for axes in strips:
@@ -79,31 +82,27 @@ def _picture(patches: np.ndarray, scale: float) -> np.ndarray:
     return np.concatenate(list(patches), axis=1) / scale
 
 
-def _colour_scales(
-    original: np.ndarray,
-    errors: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray],
-    scale: float,
-    frame_s: float,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of ``imshow``: of levels, shared by all pictures but the errors, and of errors."""
-    N, M, W = original.shape
+def _colour_scales(shape: tuple[int, ...], frame_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of ``imshow``: of levels, and of errors."""
+    N, M, W = shape
     level: dict[str, Any] = {"cmap": SCALES[0], "aspect": "auto", "origin": "lower"}
     level["extent"] = (0.0, N * W * frame_s, 0.0, float(M))
-    level["vmin"], level["vmax"] = np.percentile(_picture(original, scale), (1.0, 99.9))
-    masked = np.concatenate([error[mask].ravel() for error, mask in zip(errors, masks)])
-    masked = masked[np.isfinite(masked)]
-    worst = float(np.percentile(masked, 99.0)) / scale if masked.size else 1.0
-    return level, {**level, "cmap": SCALES[1], "vmin": 0.0, "vmax": max(worst, 1e-6)}
+    level["vmin"], level["vmax"] = LEVEL_DB
+    low, high = ERROR_DB
+    return level, {**level, "cmap": SCALES[1], "vmin": low, "vmax": high}
+
+
+def mask_ratios(reconstructions: Mapping[str, np.ndarray]) -> list[str]:
+    """Mask ratios of reconstructions, as in the names of their arrays, the smallest first."""
+    names = (name.partition("masked_") for name in reconstructions)
+    return sorted((ratio for before, mark, ratio in names if mark and not before), key=float)
 
 
 def _check_reconstructions(
     reconstructions: Mapping[str, np.ndarray], facts: Mapping[str, str]
 ) -> tuple[list[str], float, float, list[float]]:
-    ratios = [
-        name.removeprefix("masked_") for name in reconstructions if name.startswith("masked_")
-    ]
     try:
+        ratios = mask_ratios(reconstructions)
         N, M, W = reconstructions["original"].shape
         scale, frame_s = float(facts["scale"]), float(facts["frame_s"])
         band_hz = [float(hz) for hz in json.loads(facts["band_hz"])]
@@ -111,7 +110,6 @@ def _check_reconstructions(
             tuple(reconstructions[f"{kind}_{ratio}"].shape for kind in ("masked", "reconstructed"))
             for ratio in ratios
         ]
-        ratios.sort(key=float)
     except (KeyError, ValueError, AttributeError, TypeError) as error:
         raise RequestError(
             f"reconstructions are incomplete ({error!r}): expected what read_reconstructions "
@@ -130,16 +128,17 @@ def _ratio_title(ratio: str, mask: np.ndarray, error: np.ndarray, scale: float) 
     if not mask.any():
         return title
     mse = float(np.mean(np.square(error[mask], dtype=np.float64)))
-    return (
-        f"{title}, filled in with an error of {math.sqrt(mse) / scale:.1f} dB RMSE (MSE {mse:.4f})"
-    )
+    return f"{title}, predicted with an error of {math.sqrt(mse) / scale:.1f} dB RMSE"
 
 
-def _reference_title(original: np.ndarray, mask: np.ndarray) -> str:
-    """Second line of a title: the MSE of predictors that need no model."""
+def _reference_title(original: np.ndarray, mask: np.ndarray, scale: float) -> str:
+    """Second line of a title: the RMSE of predictors that need no model."""
     found = predictors.untrained_mse(original, mask)
-    words = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.items())
-    return f"\nMSE without a model: {words}" if words else ""
+    words = ", ".join(
+        f"{name.replace('_', ' ')} {math.sqrt(value) / scale:.1f} dB"
+        for name, value in found.items()
+    )
+    return f"\nWithout a model: {words}" if words else ""
 
 
 def _cover(axes: "Axes", patches: np.ndarray, patch_s: float, bands: int, **style: Any) -> None:

@@ -1,40 +1,80 @@
-"""Test scores as rows, grouped by test set, and written as CSV and Markdown."""
+"""Test scores as rows, as a table of method by task, and written as CSV and Markdown."""
 
 import csv
 import html
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from patchifier.evaluate.report.folders import METHODS, Row, RunFolder, method_rows, to_number
+from patchifier.evaluate.report.folders import (
+    METHODS,
+    Row,
+    RunFolder,
+    get_part,
+    method_rows,
+    to_number,
+)
 from patchifier.io import to_cell
 
 ENCODERS = {  # in the order of the table
     "patchifier": "the model of this report",
     "patchifier-base": "the model that comes with the package, trained for longer on other music",
     "random": "the same network with random weights: what the architecture alone is worth",
-    "mel-stats": "mean and spread of each frequency band over the clip",
-    "mfcc": "classic hand-made timbre features",
-    "chroma": "classic hand-made harmony features",
-    "majority": "always the most frequent label of the training clips",
+    "mel-stats": "mean and standard deviation of each mel band over the clip",
+    "mfcc": "hand-made timbre features: mel-frequency cepstral coefficients",
+    "chroma": "hand-made harmony features: energy of the twelve pitch classes",
+    "majority": "predicts the most frequent label, or the mean, of the training clips",
 }
 METHOD_TEXTS = {  # the same
-    "linear-probe": "only a new last layer is trained, everything else stays as it was learnt "
-    "without labels",
-    "freeze-extractor": "the part that looks at single patches stays, the part that connects them "
-    "is trained too",
-    "freeze-bottleneck": "the part that connects patches stays, the part that looks at single "
-    "ones is trained too",
+    "linear-probe": "only a new last layer is trained",
+    "freeze-extractor": "the bottleneck, which connects patches, and the last layer are trained",
+    "freeze-bottleneck": "the extractor, which reads patches, and the last layer are trained",
     "full": "everything is trained",
-    "logistic": "logistic regression on fixed numbers for each clip",
-    "ridge": "ridge regression on fixed numbers for each clip",
+    "logistic": "logistic regression on a fixed vector of each clip",
+    "ridge": "ridge regression on a fixed vector of each clip",
     "none": "nothing is trained",
 }
-APART = "The rows below were tested on different clips and must not be ranked against those above."
+METRICS = {
+    "accuracy": "accuracy (%)",
+    "r2": "R² (1 is perfect)",
+    "roc_auc": "ROC AUC (1 is perfect)",
+}
+APART = "Columns are different test clips: compare within a column only."
+
+
+@dataclass(frozen=True)
+class Column:
+    """One set of test clips and its metric; only rows of one column can be ranked."""
+
+    dataset: str
+    metric: str
+    n: str
+    test: str
+
+    @property
+    def title(self) -> str:
+        """Name of the data set, or what the test is."""
+        return self.dataset or self.test or "task not stated"
+
+    @property
+    def split(self) -> str:
+        """How the test clips were chosen."""
+        return self.test.partition("; ")[2]
+
+    @property
+    def clips(self) -> str:
+        """Number of test clips."""
+        return f"{int(self.n):,}" if self.n.isdecimal() else self.n
+
+    @property
+    def measure(self) -> str:
+        """The metric with its unit."""
+        return METRICS.get(self.metric, self.metric)
 
 
 def escape(value: object) -> str:
@@ -57,22 +97,60 @@ def collect_rows(
             for row in method_rows(run, method, [])
         }
         other = inside[0].task if inside else ""
+        more = {"source": results["source"], "dataset": inside[0].dataset if inside else ""}
         rows += [
-            {**row, "source": results["source"], "test": tests.get(str(row.get("n")), other)}
+            {**row, **more, "test": tests.get(str(row.get("n")), other), **_training(row, inside)}
             for row in results.get("rows", [])
         ]
-    for run in (run for run in runs if run.kind != "pretrain"):
-        methods = sorted(path.parent.name for path in run.path.glob("*/results.json"))
-        above = {
-            results["source"]
-            for folder, results in demos.items()
-            if run.path.is_relative_to(folder)
-        }
-        shown = [row for row in rows if row["source"] in above]
-        for row in (row for method in methods for row in method_rows(run, method, problems)):
-            if not any(same_score(row, other) for other in shown):
-                rows.append({**row, "source": run.label, "test": run.test})
+    for run in runs:
+        if run.kind == "finetune":
+            rows += _run_rows(run, rows, demos, problems)
     return sorted(rows, key=_table_order)
+
+
+def _run_rows(
+    run: RunFolder, known: Sequence[Row], demos: Mapping[Path, Row], problems: list[str]
+) -> list[dict[str, Any]]:
+    """Rows of a fine-tuning run that are not known: from a demo above it, or from a like run."""
+    more = {"source": run.label, "test": run.test, "dataset": run.dataset}
+    above = {
+        results["source"] for folder, results in demos.items() if run.path.is_relative_to(folder)
+    }
+    found = []
+    for method in sorted(path.parent.name for path in run.path.glob("*/results.json")):
+        for row in method_rows(run, method, problems):
+            learns = method in METHODS
+            here = {**row, **more, "rate": _rate(run) if row.get("method") in METHODS else ""}
+            here["model"] = _model(run) if learns else ""
+            alike = [r for r in known if r["source"] in above]
+            alike += [] if learns else [r for r in known if r["test"] == run.test]
+            if not any(same_score(row, other) for other in alike):
+                found.append(here)
+    return found
+
+
+def _training(row: Row, runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Learning rate and model of a row of a demo, from the run below it that has this score."""
+    method = str(row.get("method"))
+    for run in runs:
+        known = method_rows(run, method, []) if method in METHODS else []
+        if any(same_score(row, other) for other in known):
+            return {"rate": _rate(run), "model": _model(run)}
+    return {}
+
+
+def _model(run: RunFolder) -> str:
+    """Hash of the model that a run tuned; random weights are no model to tell apart."""
+    return "" if run.facts.get("encoder") == "random" else str(run.facts.get("model weights", ""))
+
+
+def _rate(run: RunFolder) -> str:
+    """Learning rate of a run, or how it was chosen."""
+    settings = get_part(run.config, "finetune")
+    if rates := settings.get("learning_rates"):
+        return f"best on validation of {', '.join(f'{to_number(rate):g}' for rate in rates)}"
+    rate = to_number(get_part(settings, "training").get("learning_rate"))
+    return f"{rate:g}" if rate == rate else ""
 
 
 def same_score(row: Row, other: Row) -> bool:
@@ -82,28 +160,53 @@ def same_score(row: Row, other: Row) -> bool:
 
 
 def _table_order(row: Row) -> tuple[Any, ...]:
-    def place(name: Any, known: Iterable[str]) -> tuple[int, str]:
-        return (list(known).index(name) if name in known else 99, str(name))
-
     test = (
         -to_number(row.get("n")) if math.isfinite(to_number(row.get("n"))) else 0.0,
         str(row["test"]),
         str(row.get("metric")),
     )
+    return (*test, *_line_order(row), str(row["source"]))
+
+
+def _line_order(row: Row) -> tuple[Any, ...]:
+    def place(name: Any, known: Iterable[str]) -> tuple[int, str]:
+        return (list(known).index(name) if name in known else 99, str(name))
+
     return (
-        *test,
         place(row.get("encoder"), ENCODERS),
         place(row.get("method"), METHOD_TEXTS),
-        str(row["source"]),
+        str(row.get("rate", "")),
     )
 
 
-def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
+def column_of(row: Row) -> Column:
+    """Test set and metric of a row."""
+    about = (row.get("dataset", ""), row.get("metric"), row.get("n"), row["test"])
+    return Column(*map(str, about))
+
+
+def group_rows(rows: Sequence[Row]) -> dict[Column, list[Row]]:
     """Rows tested on the same clips by the same metric; only these can be ranked."""
-    groups: dict[Any, list[Row]] = {}
+    groups: dict[Column, list[Row]] = {}
     for row in rows:
-        groups.setdefault((str(row.get("n")), row["test"], row.get("metric")), []).append(row)
-    return list(groups.values())
+        groups.setdefault(column_of(row), []).append(row)
+    return groups
+
+
+def table_lines(groups: Mapping[Column, Sequence[Row]]) -> list[dict[Column, Row]]:
+    """Lines of the paper's Table 1: method by task, each line one encoder, method and rate.
+
+    Two rows of one column that agree in all of these are in two lines.
+    """
+    lines: dict[tuple[Any, ...], dict[Column, Row]] = {}
+    for column, group in groups.items():
+        for row in group:
+            encoder, *rest = _line_order(row)
+            key: tuple[Any, ...] = (encoder, str(row.get("model", "")), *rest)
+            while column in lines.get(key, {}):
+                key = (*key, str(row["source"]))
+            lines.setdefault(key, {})[column] = row
+    return [lines[key] for key in sorted(lines)]
 
 
 def score_text(value: object, metric: object, *, signed: bool = False) -> str:
@@ -113,6 +216,12 @@ def score_text(value: object, metric: object, *, signed: bool = False) -> str:
         return "–"
     number, digits = (100.0 * number, 1) if metric == "accuracy" else (number, 3)
     return (f"{number:+.{digits}f}" if signed else f"{number:.{digits}f}").replace("-", "−")
+
+
+def with_unit(row: Row) -> str:
+    """Score of a row with its unit."""
+    metric = row.get("metric")
+    return score_text(row.get("value"), metric) + (" %" if metric == "accuracy" else "")
 
 
 def interval_text(row: Row, metric: object, *, signed: bool = False) -> str:
@@ -139,22 +248,37 @@ def caution_text(group: Sequence[Row]) -> str:
     )
 
 
+COLUMNS = (
+    "dataset",
+    "encoder",
+    "method",
+    "rate",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "n",
+    "test",
+    "source",
+)
+
+
 def csv_table(rows: Sequence[Row]) -> str:
     """Lay all rows out as CSV."""
     file = io.StringIO()
-    names = ("encoder", "method", "metric", "value", "low", "high", "n", "test", "source")
-    writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: to_cell(row.get(name, "")) for name in names} for row in rows)
+    writer.writerows({name: to_cell(row.get(name, "")) for name in COLUMNS} for row in rows)
     return file.getvalue()
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """Lay all rows out as Markdown, one table for each set of test clips."""
     parts = []
-    for index, group in enumerate(group_rows(rows)):
-        lines = [escape(APART), ""] if index else []
-        lines += [
+    for column, group in group_rows(rows).items():
+        lines = [
+            f"**{escape(column.title)}**, {escape(column.clips)} test clips. {escape(column.test)}",
+            "",
             "| encoder | method | metric | value | 95 % interval | n | source |",
             "|---|---|---|---:|---:|---:|---|",
         ]
@@ -165,8 +289,9 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 def _markdown_row(row: Row) -> str:
     metric = row.get("metric")
-    cells = [row.get("encoder"), row.get("method"), metric, score_text(row.get("value"), metric)]
-    cells += [interval_text(row, metric), row.get("n", "?"), row["source"]]
+    cells = [row.get("encoder"), row.get("method"), METRICS.get(str(metric), metric)]
+    cells += [score_text(row.get("value"), metric), interval_text(row, metric)]
+    cells += [row.get("n", "?"), row["source"]]
     return f"| {' | '.join(escape(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 

@@ -1,4 +1,4 @@
-"""What a request asks: values of its path, query and JSON body, checked against a dataclass."""
+"""Parameters of a request: values of its path, query and JSON body, checked against a dataclass."""
 
 import dataclasses
 import math
@@ -60,11 +60,11 @@ def checked(kind: Any, given: Mapping[str, Any], *, texts: bool = False, what: s
     Examples
     --------
     >>> @dataclasses.dataclass(frozen=True)
-    ... class Asked:
+    ... class Params:
     ...     id: str
     ...     count: int = 10
-    >>> checked(Asked, {"id": "a", "count": "3"}, texts=True)
-    Asked(id='a', count=3)
+    >>> checked(Params, {"id": "a", "count": "3"}, texts=True)
+    Params(id='a', count=3)
     """
     fields = {field.metadata.get("name", field.name): field for field in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)

@@ -1,11 +1,11 @@
-"""What a request asks, checked against a dataclass."""
+"""Parameters of a request, checked against a dataclass."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
 
-from patchifier.app.asked import checked
+from patchifier.app.parameters import checked
 from patchifier.config import RequestError
 
 
@@ -15,7 +15,7 @@ class Inner:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Params:
     name: str
     share: float = 1.0
     loud: bool = False
@@ -26,10 +26,10 @@ class Asked:
 
 
 def test_values_of_json_and_of_a_query_are_read():
-    found = checked(Asked, {"name": "a", "share": 2, "inner": {"year": None}, "as": "x"})
-    assert found == Asked("a", 2.0, form="x")
+    found = checked(Params, {"name": "a", "share": 2, "inner": {"year": None}, "as": "x"})
+    assert found == Params("a", 2.0, form="x")
     texts = {"name": "7", "share": "0.5", "loud": "true", "sort": "down"}
-    assert checked(Asked, texts, texts=True) == Asked("7", 0.5, True, "down")
+    assert checked(Params, texts, texts=True) == Params("7", 0.5, True, "down")
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,10 @@ def test_values_of_json_and_of_a_query_are_read():
 )
 def test_a_value_of_another_kind_is_named(given, named):
     with pytest.raises(RequestError, match=named.replace("[", r"\[")):
-        checked(Asked, given)
+        checked(Params, given)
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1e999", "", "yes"])
 def test_a_text_that_is_no_number_is_named(text):
     with pytest.raises(RequestError, match="share"):
-        checked(Asked, {"name": "a", "share": text}, texts=True)
+        checked(Params, {"name": "a", "share": text}, texts=True)
