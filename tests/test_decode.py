@@ -322,3 +322,11 @@ def test_a_silent_file_is_noted(level_db: float, noted: bool, tmp_path: Path) ->
     path = tmp_path / "a.flac"
     soundfile.write(path, np.full(44_100, 10 ** (level_db / 20)), 44_100, subtype="PCM_24")
     assert [note.startswith("it is silent") for note in decoded(path).notes] == [True] * noted
+
+
+def test_a_text_that_is_named_like_a_song_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    path = tmp_path / "song.mp3"
+    path.write_text("not a song\n" * 100)
+    with pytest.raises(RequestError, match="not an audio file") as refused:
+        audio.load(path)
+    assert "does not exist" not in str(refused.value)

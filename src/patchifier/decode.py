@@ -275,7 +275,7 @@ def _error_text(error: soundfile.LibsndfileError) -> str:
     text: str = error.error_string.strip().rstrip(".")
     if "malloc" in text:
         raise MemoryError(text)
-    return text
+    return "not an audio file" if text.startswith("File does not exist") else text  # it does
 
 
 def _sndfile_blocks(

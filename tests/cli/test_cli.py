@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 
 import numpy as np
@@ -101,6 +102,22 @@ def test_all_commands_are_listed_by_group(line, run):
 @pytest.mark.parametrize("title", cli.GROUPS)
 def test_a_group_is_a_file(title):
     assert {command.__module__ for command in cli.GROUPS[title]} == {f"patchifier.cli.{title}"}
+
+
+def test_an_interruption_inside_a_destructor_is_not_lost(monkeypatch, capsys):
+    class Destroyed:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    def work(words: list[str]) -> int:
+        Destroyed()
+        time.sleep(5)
+        return 0
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(cli, "_run", work)
+    assert cli.main(["embed"]) == 130
+    assert capsys.readouterr().err.startswith("\ninterrupted")
 
 
 def test_a_mistyped_command_suggests_the_nearest(run):

@@ -80,7 +80,11 @@ QUIET = {  # command -> its smallest real input; the order counts
 }
 ASKED = {"fetch": "emomusic --root fetched", "info": "hf://owner/name"}
 SERVERS = {"app": "none.parquet --no_browser", "serve": "none.parquet"}
-SLOW = {"export": "--onnx model.onnx", "demo": "--out demo --config tiny.json"}
+SLOW = {
+    "export": "--onnx model.onnx",
+    "demo": "--out demo --config tiny.json",
+}
+STEPS = {"paper"}  # runs the other commands, and none of those that download
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +119,7 @@ def run_quietly(tmp_path_factory, child_environment, tiny_settings, tone, noise)
 
 
 def test_every_command_is_here():
-    assert {*QUIET, *ASKED, *SERVERS, *SLOW} - {"imports"} == set(cli.COMMANDS)
+    assert {*QUIET, *ASKED, *SERVERS, *SLOW, *STEPS} - {"imports"} == set(cli.COMMANDS)
 
 
 def test_no_command_opens_a_socket_unless_asked(run_quietly):

@@ -291,13 +291,30 @@ def test_a_file_that_cannot_be_read_or_written_is_named_and_others_are_written(t
 
 
 @pytest.mark.parametrize(
-    ("tags", "labels"), [(("mood",), None), ((), "none.csv"), ((), "text.csv"), ((), "columns.csv")]
+    ("tags", "labels"),
+    [
+        (("mood",), None),
+        ((), "none.csv"),
+        ((), "text.csv"),
+        ((), "columns.csv"),
+        ((), "elsewhere.csv"),
+    ],
 )
 def test_requests_without_sense_are_refused(tags, labels, table):
     (table.parent / "text.csv").write_bytes(b"\xff\xfe\0path")
     (table.parent / "columns.csv").write_text("path,value\na,1\n")
+    (table.parent / "elsewhere.csv").write_text("path,label\nelsewhere/a.flac,calm\n")
     with pytest.raises(RequestError):
         propose(table, tags, labels=table.parent / labels if labels else None)
+
+
+def test_labels_of_relative_paths_are_of_the_files_of_the_table(table, monkeypatch):
+    monkeypatch.chdir(table.parent)
+    Path("labels.csv").write_text("path,label\nmusic/a.flac,calm\n")
+    _, found = propose(table, (), labels="labels.csv")
+    assert [(Path(change.path).name, change.after) for change in found.changes] == [
+        ("a.flac", "calm")
+    ]
 
 
 def test_a_table_that_is_none_is_refused(tmp_path):

@@ -393,7 +393,7 @@ def contents(out: Path, *, hidden: bool = True) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
-        stray = path.name.startswith(".")
+        stray = any(part.startswith(".") for part in path.relative_to(out).parts)
         if stray and (path.suffix == ".lock" or not hidden):
             continue
         if path.name == "embeddings.lance":

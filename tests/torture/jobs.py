@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import numpy as np
 
 from tests.torture import Attack, Result
@@ -261,11 +262,20 @@ def second_job(name: str, folder: Path, draw: np.random.Generator) -> str:
     first = Job(words, folder, small_parts, functools.partial(at_change, pause, number))
     while first.process.is_alive() and not (folder / "paused").exists():
         time.sleep(0.01)
-    works = any(folder.rglob("*.lock"))  # before, both may do the whole work
+    works = any(map(is_held, folder.rglob("*.lock")))  # else both may do the whole work
     ended = run(COMMANDS[name].words(again=True), folder, small_parts)
     wrong = refused(ended) if works or ended.code else ""
     (folder / "go").touch()
     return wrong or finished(name, folder, first.end())
+
+
+def is_held(lock: Path) -> bool:
+    """Whether another process holds a lock; its file stays after it was released."""
+    try:
+        with filelock.FileLock(lock, timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
 
 
 def pause(event: str, path: str) -> None:

@@ -5,6 +5,7 @@ skipped or a check failed; 2 the request cannot be met; 3 unexpected failure; 13
 saved. torch and everything heavy is imported when a command runs, not for ``--help``.
 """
 
+import _thread
 import difflib
 import errno
 import io
@@ -76,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else ""
+    sys.unraisablehook = _unraisable
     try:
         return _run(words)
     except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, SIGTERM; nobody reads the progress
@@ -239,6 +241,14 @@ def _keep_stdout() -> None:
     own = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding)
+
+
+def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
+    """Pass an interruption on that came inside a destructor, where Python ignores it."""
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        _thread.interrupt_main()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

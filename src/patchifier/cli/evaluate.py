@@ -68,7 +68,7 @@ def compare(
         )
     results = compare.compare(
         data,
-        evaluate.encoders.encoders_of(specs, data=data, seed=seed),
+        evaluate.encoders.encoders_of(specs, data=data, seed=seed, progress=progress),
         Path(out),
         protocol=probe,
         robust=robustness,

@@ -18,7 +18,7 @@ LABELS = {  # of facts whose own name does not say what they count
 
 
 def info(path: str = "", *, verify: bool = False, parts: int = 0, system: bool = False) -> Outcome:
-    """Describe a model, a head, a cache or a table; without a path, list what the package has.
+    """Describe a model, a head, a cache or a table; without a path, what the package has.
 
     Parameters
     ----------

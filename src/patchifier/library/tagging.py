@@ -4,7 +4,7 @@ import csv
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +110,7 @@ def propose(
         estimates.require_pitch_bands(model.config.spectrogram)
     table.read_facts(Path(path))
     paths = dict.fromkeys(table.columns_of(Path(path), ["path"])["path"])
+    predicted = _of_table(predicted, paths, labels)
     clips = [Clip(one, one) for one in paths if tags or one in predicted]
     meter, found = jobs.Meter(progress, len(clips)), list[_Found | str]()
     shared = (model, tuple(tags), overwrite)
@@ -247,14 +248,32 @@ def read_labels(path: str | Path) -> dict[str, str]:
             for row in csv.DictReader(stream):
                 rows.append((from_cell(row["path"]), from_cell(row["label"])))
     except (OSError, UnicodeError, csv.Error, KeyError, TypeError, AttributeError) as error:
+        reason = f"there is no column {error}" if isinstance(error, KeyError) else error
         raise RequestError(
-            f"{path} cannot be read as predictions ({error}): give a CSV with the columns path and "
-            "label, as 'patchifier predict' writes for a model of labels."
+            f"{path} cannot be read as predictions ({reason}): give a CSV with the columns path "
+            "and label, as 'patchifier predict' writes for a model of labels."
         ) from error
     of_file: dict[str, list[str]] = {}
     for file, label in rows:
         of_file.setdefault(file, []).append(label)
     return {file: text for file, labels in of_file.items() if (text := _common(labels))}
+
+
+def _of_table(
+    predicted: Mapping[str, str], paths: Collection[str], source: str | Path | None
+) -> dict[str, str]:
+    """Labels by the table's own paths; refused if there are some, and none is of its files."""
+    found = {path: label for path, label in predicted.items() if path in paths}
+    for path, label in predicted.items():
+        absolute = os.path.abspath(path)
+        if path not in paths and absolute in paths:
+            found[absolute] = label
+    if predicted and not found:
+        raise RequestError(
+            f"{source}: none of its {len(predicted)} paths is in the table, whose first file is "
+            f"{next(iter(paths), 'missing')}: write paths as the table has them."
+        )
+    return found
 
 
 def _common(labels: Sequence[str]) -> str:

@@ -429,7 +429,13 @@ def test_random_weights_beside_a_model_have_its_architecture_and_say_so(data, mo
     untrained, trained, _ = encoders_of(specs, data=data)
     assert untrained.parameters == trained.parameters
     assert untrained.note.startswith(f"architecture of {model_folder}, ")
-    alone, _ = encoders_of(["random:3", "mel-stats"], data=data)
+    shown = []
+    alone, _ = encoders_of(
+        ["random:3", "mel-stats"],
+        data=data,
+        progress=lambda title: lambda *done: shown.append((title, *done)),
+    )
+    assert shown == [("random:3", 0, 1, "calibration"), ("random:3", 1, 1, "calibration")]
     assert alone.parameters == Patchifier(Config()).parameter_count()
     assert alone.note.startswith("architecture of the paper, ")
 

@@ -41,6 +41,7 @@ from patchifier.evaluate.encoders.models import (
     random_checkpoint,
 )
 from patchifier.evaluate.encoders.store import cached
+from patchifier.io import Progress, silent
 
 __all__ = [
     "BUILDERS",
@@ -89,6 +90,7 @@ def encoders(
     config: Config | None = None,
     seed: int = 0,
     device: str = "cpu",
+    progress: Progress = silent,
 ) -> list[Encoder]:
     """Make the encoders of a spec.
 
@@ -111,6 +113,8 @@ def encoders(
         First of the five seeds.
     device : str
         Where models compute, for example "cpu" or "cuda".
+    progress : callable
+        Called with networks of random weights that are ready, their number, and a note.
 
     Returns
     -------
@@ -141,10 +145,18 @@ def encoders(
     is_missing = form.startswith(":") and not argument
     if is_missing or (colon and not (argument and form)):
         raise RequestError(f"{spec!r} is no encoder, expected {word}{form}.")
-    return BUILDERS[word](spec, argument, EncoderOptions(data, train, config, seed, device))
+    return BUILDERS[word](
+        spec, argument, EncoderOptions(data, train, config, seed, device, progress)
+    )
 
 
-def encoders_of(specs: Sequence[str], *, data: Cache, seed: int = 0) -> list[Encoder]:
+def encoders_of(
+    specs: Sequence[str],
+    *,
+    data: Cache,
+    seed: int = 0,
+    progress: Callable[[str], Progress] = lambda title: silent,
+) -> list[Encoder]:
     """Make the encoders of several specs, in their order.
 
     Random weights have the architecture of the first model among them, else the paper's; their
@@ -158,6 +170,8 @@ def encoders_of(specs: Sequence[str], *, data: Cache, seed: int = 0) -> list[Enc
         The clips that will be encoded.
     seed : int
         First of the five seeds of random weights.
+    progress : callable
+        Given a title, returns a function that shows progress.
 
     Returns
     -------
@@ -166,7 +180,8 @@ def encoders_of(specs: Sequence[str], *, data: Cache, seed: int = 0) -> list[Enc
     found: dict[str, list[Encoder]] = {}
     config, source = None, "the paper"
     for spec in sorted(specs, key=_is_random):  # models first
-        made = encoders(spec, data=data, config=config, seed=seed)
+        shown = progress(spec) if _is_random(spec) else silent
+        made = encoders(spec, data=data, config=config, seed=seed, progress=shown)
         if _is_random(spec):
             argument = spec.partition(":")[2]
             model = argument if argument and not argument.isdecimal() else source

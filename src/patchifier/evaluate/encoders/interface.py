@@ -76,6 +76,7 @@ class EncoderOptions:
     config: Config | None = None
     seed: int = 0
     device: str = "cpu"
+    progress: Progress = silent
 
 
 def each_clip(name: str, vector: Callable[[Cache, int], np.ndarray]) -> Encode:

@@ -165,10 +165,11 @@ def random(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
         else options.config or _default(options.data)
     )
     seeds = [int(argument)] if one else range(options.seed, options.seed + SEEDS)
-    made = [
-        random_checkpoint(config, options.data, _training_clips(options), seed=seed)
-        for seed in seeds
-    ]
+    made = []
+    for number, seed in enumerate(seeds):
+        options.progress(number, len(seeds), "calibration")
+        made.append(random_checkpoint(config, options.data, _training_clips(options), seed=seed))
+    options.progress(len(seeds), len(seeds), "calibration")
     return [
         as_encoder(name, each, seed=seed, device=options.device)
         for each, seed in zip(made, seeds, strict=True)
