@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn, TextIO
@@ -246,7 +247,7 @@ def _keep_stdout() -> None:
 def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
     """Pass an interruption on that came inside a destructor, where Python ignores it."""
     if issubclass(ignored.exc_type, KeyboardInterrupt):
-        _thread.interrupt_main()
+        threading.Timer(0.02, _thread.interrupt_main).start()  # when this call has ended
     else:
         sys.__unraisablehook__(ignored)
 
