@@ -22,6 +22,7 @@ from tests.torture._commands import (
     at_change,
     contents,
     fault_of_result,
+    fault_so_far,
     home,
     limit,
     n_changes,
@@ -264,7 +265,8 @@ def second_job(name: str, folder: Path, draw: np.random.Generator) -> str:
         time.sleep(0.01)
     works = any(map(is_held, folder.rglob("*.lock")))  # else both may do the whole work
     ended = run(COMMANDS[name].words(again=True), folder, small_parts)
-    wrong = refused(ended) if works or ended.code else ""
+    nothing_to_do = ended.code == 0 and not fault_so_far(COMMANDS[name], folder)
+    wrong = refused(ended) if ended.code or (works and not nothing_to_do) else ""
     (folder / "go").touch()
     return wrong or finished(name, folder, first.end())
 
