@@ -262,7 +262,7 @@ def second_job(name: str, folder: Path, draw: np.random.Generator) -> str:
     first = Job(words, folder, small_parts, functools.partial(at_change, pause, number))
     while first.process.is_alive() and not (folder / "paused").exists():
         time.sleep(0.01)
-    works = any(map(is_held, folder.rglob("*.lock")))  # else both may do the whole work
+    works = any(map(is_held, folder.rglob(".lock")))  # else both may do the whole work
     before = written(folder / "out")
     ended = run(COMMANDS[name].words(again=True), folder, small_parts)
     nothing_to_do = ended.code == 0 and written(folder / "out") == before

@@ -14,6 +14,7 @@ from patchifier.config import Config
 from patchifier.datasets.splits import Splits, groups_of, partition
 from patchifier.evaluate import encoders, probes
 from patchifier.io import Progress, silent, write_json
+from patchifier.jobs import folder_lock
 from patchifier.tasks import Task
 from patchifier.train import precision
 from patchifier.train.finetune import test_folds
@@ -54,21 +55,24 @@ def controls(
     data = Cache(cache)
     assert data.task is not None, "finetune() has refused a cache without targets"
     folds = test_folds(data.clips, config.finetune)
-    rows = _untrained_rows(data, data.task, folds)
-    if random:
-        tuning = _random_weights(data, data.task, config, folds[0], device=device, resume=resume)
-        first = Splits.partitioned(data.clips, test_fold=folds[0])
-        arithmetic = precision.of_run(Path(out)) or precision.decide(
-            config.finetune.precision, device, lambda: [tuning.trial(first)]
-        )
-        tuned = replace(tuning, arithmetic=arithmetic).over_folds(
-            Path(out) / "controls" / "random",
-            folds,
-            encoder="random",
-            progress=progress("random, linear-probe"),
-        )
-        rows.append(tuned.row)
-    write_json(Path(out) / "controls" / "results.json", {"rows": rows})
+    with folder_lock(Path(out), "run"):
+        rows = _untrained_rows(data, data.task, folds)
+        if random:
+            tuning = _random_weights(
+                data, data.task, config, folds[0], device=device, resume=resume
+            )
+            first = Splits.partitioned(data.clips, test_fold=folds[0])
+            arithmetic = precision.of_run(Path(out)) or precision.decide(
+                config.finetune.precision, device, lambda: [tuning.trial(first)]
+            )
+            tuned = replace(tuning, arithmetic=arithmetic).over_folds(
+                Path(out) / "controls" / "random",
+                folds,
+                encoder="random",
+                progress=progress("random, linear-probe"),
+            )
+            rows.append(tuned.row)
+        write_json(Path(out) / "controls" / "results.json", {"rows": rows})
     return rows
 
 
