@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 
@@ -118,6 +119,7 @@ def test_an_interruption_inside_a_destructor_is_not_lost(monkeypatch, capsys):
         return 0
 
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setattr(cli, "_run", work)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker may ignore it
     try:
@@ -125,6 +127,24 @@ def test_an_interruption_inside_a_destructor_is_not_lost(monkeypatch, capsys):
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.startswith("\ninterrupted")
+
+
+def test_a_thread_that_cannot_write_is_said_in_a_line(monkeypatch, capsys):
+    def work(words: list[str]) -> int:
+        def write() -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+        return 0
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(cli, "_run", work)
+    assert cli.main(["embed"]) == 0
+    said = "a log cannot be written (No space left on device): it is incomplete."
+    assert capsys.readouterr().err.splitlines() == [said]
 
 
 def test_a_mistyped_command_suggests_the_nearest(run):

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else ""
-    sys.unraisablehook = _unraisable
+    sys.unraisablehook, threading.excepthook = _unraisable, _thread_failed
     try:
         return _run(words)
     except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, SIGTERM; nobody reads the progress
@@ -250,6 +250,14 @@ def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
         threading.Timer(0.02, _thread.interrupt_main).start()  # when this call has ended
     else:
         sys.__unraisablehook__(ignored)
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """Say in a line that a thread could not write, such as TensorBoard's on a full disk."""
+    if isinstance(failed.exc_value, OSError):
+        _complain(f"a log cannot be written ({failed.exc_value.strerror}): it is incomplete.")
+    else:
+        threading.__excepthook__(failed)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
