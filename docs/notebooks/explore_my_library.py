@@ -53,7 +53,7 @@ print(f"{model.size} numbers in a vector")
 
 
 # %% [markdown]
-# The next cell only says how songs are named and heard below: five seconds of each, from its middle.
+# The next cell only says how songs are named and played below: five seconds of each, from its middle.
 
 
 # %%
@@ -155,7 +155,7 @@ plt.show()
 #
 # ## Which stretches match?
 #
-# Both songs are embedded again, five seconds at a time. The best pair of stretches can be heard.
+# Both songs are embedded again, five seconds at a time. The best pair of stretches has a player.
 
 # %%
 windows = [model.embed_windows(one.path, window_s=5.0) for one in (song, nearest)]

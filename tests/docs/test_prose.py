@@ -10,13 +10,8 @@ PAGES = [file.relative_to(ROOT).as_posix() for file in FILES if "made" not in fi
 FEW = 5  # sentences, of which a mean says little
 
 
-@pytest.fixture(scope="module")
-def known():
-    pytest.importorskip("spellchecker", reason="the extra docs brings pyspellchecker")
-
-
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_plain(name, known):
+def test_a_page_is_plain(name):
     page = prose.check(name, (ROOT / name).read_text(encoding="utf-8"))
     assert page.worst <= (46 if "experiments" in name else 40), page.longest
     assert page.sentences < FEW or page.mean <= (20 if "experiments" in name else 16)
@@ -25,7 +20,7 @@ def test_a_page_is_plain(name, known):
     assert page.unknown == (), "mend the word, or add it to tools/words.txt"
 
 
-def test_sentences_words_and_passives_are_counted(known):
+def test_sentences_words_and_passives_are_counted():
     text = "# Head\n\nA file is read by `code` e.g. here. It is quite good.\n\n- Wrods, see [a page](x.md)\n\n"
     page = prose.check("page", f"{text}| a | table |\n\n    code\n")
     assert page.sentences == 3

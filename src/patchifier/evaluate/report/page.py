@@ -147,7 +147,7 @@ def _reconstructions(
         return []
     ratios = mask_ratios(arrays)
     shown = progress(f"report, {run.label}")
-    heard = reconstruction_sounds(run, arrays, ratios, shown) if sounds else {}
+    urls = reconstruction_sounds(run, arrays, ratios, shown) if sounds else {}
     drawn = picture(
         figure,
         out / stem_of("reconstruction", run, several=several),
@@ -157,16 +157,16 @@ def _reconstructions(
         run=run,
         patch_s=arrays["original"].shape[2] * float(facts["frame_s"]),
         clip=facts.get("title") or facts.get("clip", "?"),
-        original=heard.get("", ""),
+        original=urls.get("", ""),
         heads=[words for _, words in list(PREDICTORS.values())[1:]],
-        ratios=[_clip_errors(ratio, arrays, facts, heard) for ratio in ratios],
+        ratios=[_clip_errors(ratio, arrays, facts, urls) for ratio in ratios],
         averages=_averages(run, demos),
     )
     return [drawn]
 
 
 def _clip_errors(
-    ratio: str, arrays: Mapping[str, np.ndarray], facts: Mapping[str, str], heard: Mapping[str, str]
+    ratio: str, arrays: Mapping[str, np.ndarray], facts: Mapping[str, str], urls: Mapping[str, str]
 ) -> Context:
     """Sound and RMSE in dB at one mask ratio: of the model, then of each predictor without one."""
     original, masked = arrays["original"], arrays[f"masked_{ratio}"].astype(bool)
@@ -180,7 +180,7 @@ def _clip_errors(
     return {
         "name": f"{100 * float(ratio):g} %",
         "count": f"{int(masked.sum())} of {len(masked)} patches",
-        "sound": heard.get(ratio, ""),
+        "sound": urls.get(ratio, ""),
         "errors": [f"{value:.1f}" if value == value else "–" for value in decibels],
     }
 
