@@ -81,13 +81,6 @@ def test_links_of_readme_and_design_lead_somewhere():
             assert link.startswith("http") or (ROOT / link).exists(), f"{page}: {link}"
 
 
-def test_links_and_pages_that_docs_name_exist():
-    for page in (ROOT / "docs").rglob("*.md"):
-        text = page.read_text(encoding="utf-8")
-        for link in re.findall(r"\]\(([^)#]+)\)", text):
-            assert link.startswith("http") or (page.parent / link).exists(), f"{page}: {link}"
-
-
 def test_every_experiment_has_its_five_parts_and_a_row_of_the_summary():
     folder = ROOT / "docs" / "experiments"
     summary = (folder / "README.md").read_text(encoding="utf-8")

@@ -29,6 +29,7 @@ TOP = [
     for name in ("README.md", "CONTRIBUTING.md", "DESIGN.md", "CHANGELOG.md", "SECURITY.md")
 ]
 LINK = re.compile(r"(?<!!)\[(?:[^\[\]]|\[[^\]]*\])+\]\(([^()\s]+)\)")
+PICTURE = re.compile(r"!\[[^\]]*\]\(([^()\s]+)\)")
 CONF = runpy.run_path(str(DOCS / "conf.py"))
 
 
@@ -120,6 +121,14 @@ def test_every_made_figure_has_a_script_and_a_page():
     text = "".join(map(text_of, FILES))
     used = set(re.findall(r"made/(\w+)\.(?:svg|png|md)", text))
     assert used == set(FIGURES)
+
+
+def test_pictures_that_pages_show_are_stored_or_made():
+    shown = [(file, link) for file in FILES for link in PICTURE.findall(text_of(file))]
+    assert len(shown) >= 10
+    for file, link in shown:
+        target = (file.parent / link).resolve()
+        assert target.exists() or target.parent == DOCS / "made", f"{name_of(file)}: {link}"
 
 
 def test_every_stored_picture_has_a_page_and_a_command():
