@@ -22,10 +22,12 @@ class Conditions:
     ----------
     artist, title, album, genre, albumartist : str
         Only files with this tag, ignoring case.
-    year_from, year_to : int
-        Only files of these years.
+    year_from : int
+        Only files of this year and later.
+    year_to : int
+        Only files of this year and earlier.
     below : str
-        Only files whose path begins with this.
+        Only files whose path begins with this, such as a folder.
     """
 
     artist: str = ""
@@ -59,8 +61,10 @@ class Ranking:
     ----------
     weights : list of str
         NAME=FACTOR for slices of the vectors, such as 'harmony=2', on top of the defaults.
-    max_per_artist, max_per_album : int
-        Most files of one artist, of one album; 0 is no limit.
+    max_per_artist : int
+        Largest number of files of one artist; 0 is no limit.
+    max_per_album : int
+        Largest number of files of one album; 0 is no limit.
     exact : bool
         Compare with every row, also where an approximate index exists.
     """

@@ -38,6 +38,10 @@ def similar(
 ) -> Outcome:
     """List the files most similar to a file, or to several.
 
+    A line is the similarity, the file, and the part of it that was compared. The similarity is a
+    cosine: 1 is the same direction, 0 is no relation. With --not the order follows the difference
+    of both similarities, and the similarity to the files of --to is printed.
+
     Parameters
     ----------
     table : str
@@ -94,12 +98,17 @@ def path(
 ) -> Outcome:
     """List files that lead from one to another in small steps.
 
+    A line is the similarity to the file before it (a cosine), the file, and the part of it that was
+    compared.
+
     Parameters
     ----------
     table : str
         From 'patchifier embed', or 'patchifier index'.
-    from_, to : str
-        The first file and the last. For a file outside the table it is the nearest in it.
+    from_ : str
+        The first file. For a file outside the table, the nearest one in it.
+    to : str
+        The last file, likewise.
     via : str
         A file on the way; --via again for more, in their order.
     model : str
@@ -143,6 +152,9 @@ def mix(
     outputs: Outputs,
 ) -> Outcome:
     """Make a playlist that begins with some files and goes on from neighbour to neighbour.
+
+    A line is the similarity to the file before it (a cosine), the file, and the part of it that was
+    compared.
 
     Parameters
     ----------
@@ -198,6 +210,9 @@ def duplicates(
     """List files with the same recording, and nearly the same music.
 
     The files are decoded and their audio fingerprints compared. These are kept in TABLE.prints.
+    A line is the similarity of the vectors (a cosine), what was found, and both files. The audio
+    fingerprints decide what was found, so a pair of a low similarity may be the same recording.
+    --json also gives the share of bits that agree in the fingerprints.
 
     Parameters
     ----------
