@@ -11,7 +11,17 @@ ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config_names"},
     {"config", "io"},
-    {"statistics", "seeding", "filters", "power", "predictors", "extras", "lazy", "devices"},
+    {
+        "statistics",
+        "seeding",
+        "filters",
+        "power",
+        "predictors",
+        "extras",
+        "lazy",
+        "devices",
+        "channels",
+    },
     {"containers", "sandbox", "system"},
     {"decode", "hub"},
     {"excerpts"},

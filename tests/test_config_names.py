@@ -55,13 +55,14 @@ def digest_then(config: Config) -> str:
     values = stored_form(config)
     assert values["pretrain"].pop("loss_share") == 1.0
     assert values["embed"].pop("silence_db") is None
+    assert values["embed"].pop("mix_lfe")
     return digest(values)
 
 
 @pytest.mark.parametrize("recipe", IDENTITIES["recipes"])
 def test_digests_of_a_recipe_are_those_of_the_first_edition(recipe):
     config = Config() if recipe == "default" else config_of(recipe)
-    config = update(config, {"embed": {"silence_db": None}})
+    config = update(config, {"embed": {"silence_db": None, "mix_lfe": True}})
     assert {
         "config": digest_then(config),
         "stored": digest(identity_form(config)),

@@ -508,6 +508,9 @@ class EmbedConfig:
     """A patch is silent if no mel band of it is above this level in dB. Silent patches are left out
     of an embedding, unless the whole piece is silent. None: all patches count, as in the first
     edition."""
+    mix_lfe: bool = False
+    """Mix the low-frequency effects of a surround file like its other channels, as the first
+    edition did. Otherwise they are left out."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -688,7 +691,7 @@ def _require_costs(config: SpectrogramConfig) -> None:
 # --- JSON in and out ---
 
 ADDED: dict[str, dict[str, Any]] = {
-    "embed": {"silence_db": None},
+    "embed": {"silence_db": None, "mix_lfe": True},
     "model": {"vector_norm": "none"},
     "pretrain": {"extractor_lr_scale": 1.0, "loss_share": 1.0},
 }

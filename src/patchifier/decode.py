@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 
-from patchifier import containers, sandbox
+from patchifier import channels, containers, sandbox
 from patchifier.config import RequestError
 from patchifier.containers import Stream, View
 
@@ -30,8 +30,6 @@ CANCELLED = 0.01  # energy of the mono mix, of that of the channels: 20 dB less
 SILENT = 10 ** (-70 / 20)  # peak of a silent file, of full scale
 NO_LENGTH = 2**62  # libsndfile's number of samples where it does not know
 EXTRA = "pip install 'patchifier[formats]'"
-# FFmpeg's names of sample formats
-SAMPLES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 # formats of FFmpeg that read no other file
 FORMATS = "wav,w64,aiff,au,caf,flac,ogg,mp3,aac,mov,mp4,m4a,asf,matroska,webm,ape,wv,tta"
 CODECS = frozenset((
@@ -64,6 +62,8 @@ class Decoding:
         Sums of squares: mean over the channels, and of their mean.
     peak : float
         Largest absolute sample of the mono mix.
+    mix_lfe : bool
+        Whether the channel of low-frequency effects is mixed like the others (``embed.mix_lfe``).
     """
 
     decoder: str = ""
@@ -73,10 +73,11 @@ class Decoding:
     channel_energy: float = 0.0
     mono_energy: float = 0.0
     peak: float = 0.0
+    mix_lfe: bool = False
 
-    def mixed(self, channels: np.ndarray, mono: np.ndarray) -> None:
+    def mixed(self, block: np.ndarray, mono: np.ndarray) -> None:
         """Count the energy of a block of several channels, and of their mean."""
-        self.channel_energy += float(np.vdot(channels, channels)) * mono.size / channels.size
+        self.channel_energy += float(np.vdot(block, block)) * mono.size / block.size
         self.mono_energy += float(np.vdot(mono, mono))
 
     @property
@@ -129,7 +130,7 @@ class _Part:
 def mono_blocks(
     path: Path, start_s: float, end_s: float | None, how: Decoding
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield the mean of the channels (S,) and its sample rate, a block at a time.
+    """Yield the mix of the channels (S,) and its sample rate, a block at a time.
 
     Parameters
     ----------
@@ -202,19 +203,14 @@ def _stream_blocks(part: _Part) -> Iterator[tuple[np.ndarray, int]]:
         )
 
 
-def _mono(block: np.ndarray, how: Decoding) -> np.ndarray:
-    """Mean of the channels of (S, channels): (S,).
-
-    They are added one by one: numpy's mean over a few columns takes seven times as long.
-    """
-    if block.shape[1] == 1:
-        return block[:, 0]
-    total = block[:, 0].copy()
-    for channel in block.T[1:]:
-        total += channel
-    total /= np.float32(block.shape[1])
-    how.mixed(block, total)
-    return total
+def _mixed(block: np.ndarray, lfe: int | None, how: Decoding) -> np.ndarray:
+    """Mix the channels of a block (S, channels) to one (S,), and count their energy."""
+    if lfe is not None and not how.mix_lfe:
+        block = np.delete(block, lfe, axis=1)
+    mono = channels.mean(block)
+    if block.shape[1] > 1:
+        how.mixed(block, mono)
+    return mono
 
 
 def _require_rate(rate: int, path: Path) -> None:
@@ -282,7 +278,8 @@ def _sndfile_blocks(
     sound: soundfile.SoundFile, part: _Part
 ) -> Generator[tuple[np.ndarray, int], None, str]:
     """Blocks that libsndfile decodes; returns why it stopped before the end, if it did."""
-    rate = part.rate = sound.samplerate
+    rate, lfe = sound.samplerate, channels.lfe_of_sndfile(sound)
+    part.rate = rate
     first = round(part.start_s * rate)
     last = None if part.end_s is None else round(part.end_s * rate)
     if sound.format in EXACT_SEEK and 0 < first < sound.frames:
@@ -299,7 +296,7 @@ def _sndfile_blocks(
         kept = block[max(0, first - at) : None if last is None else last - at]
         part.samples += len(block)
         if len(kept):
-            yield _mono(kept, part.how), rate
+            yield _mixed(kept, lfe, part.how), rate
     return ""
 
 
@@ -400,13 +397,13 @@ def _frames_av(
                 return
             rate = part.rate = frame.sample_rate
             _require_rate(rate, part.path)
-            samples = _planar_float(frame)
+            samples = channels.planar_float(frame)
             first = max(0, round(start_s * rate) - part.samples)
             last = None if part.end_s is None else round(part.end_s * rate) - part.samples
             part.samples += samples.shape[1]
             kept = samples[:, first:last]
             if kept.size:
-                yield _mono(kept.T, part.how), rate
+                yield _mixed(kept.T, channels.lfe_of_frame(frame), part.how), rate
     if bad:
         part.how.notes.append(f"{bad} packets are damaged and left out")
     part.stated_s = _stated_av(container, part.rate)
@@ -421,19 +418,3 @@ def _stated_av(container: "av.container.InputContainer", rate: int) -> float:
         stream.frames if stream.codec_context.name.startswith("pcm_") else 0
     )  # a frame of PCM is a sample (CAF's header)
     return max((container.duration or 0) / av.time_base, counted / rate if rate else 0.0)
-
-
-def _planar_float(frame: Any) -> np.ndarray:
-    """Samples of a PyAV frame as (channels, S), in [-1, 1]."""
-    kind, channels = np.dtype(SAMPLES[frame.format.packed.name]), frame.layout.nb_channels
-    # of 8 channels and more, PyAV lists planes that are none: its to_ndarray crashes
-    planes = frame.planes[: channels if frame.format.is_planar else 1]
-    count = frame.samples * channels // len(planes)
-    samples = np.stack([np.frombuffer(plane, kind, count) for plane in planes])
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, channels).T
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / 128
-    if np.issubdtype(samples.dtype, np.integer):
-        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
-    return samples.astype(np.float32)

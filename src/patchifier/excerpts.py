@@ -43,7 +43,10 @@ def runs_of_one_file(items: Sequence[Item], path: Callable[[Item], str]) -> list
 
 
 def read_each(
-    excerpts: Sequence[Excerpt], read: Callable[[int, Source | None], Result]
+    excerpts: Sequence[Excerpt],
+    read: Callable[[int, Source | None], Result],
+    *,
+    mix_lfe: bool = False,
 ) -> list[Result]:
     """Call `read` for each excerpt, and decode a file with several of them once.
 
@@ -54,6 +57,8 @@ def read_each(
     read : callable
         Called with the number of an excerpt and what gives its blocks; None, if it is decoded
         alone. Calls are in the order of time within each file.
+    mix_lfe : bool
+        As for :class:`patchifier.decode.Decoding`.
 
     Returns
     -------
@@ -67,7 +72,7 @@ def read_each(
     for path, numbers in by_file.items():
         numbers.sort(key=lambda number: (excerpts[number][1], number))
         spans = [excerpts[number][1:] for number in numbers]
-        shared = _Pass(Path(path), spans) if _is_shared(path, spans) else None
+        shared = _Pass(Path(path), spans, mix_lfe) if _is_shared(path, spans) else None
         for turn, number in enumerate(numbers):
             source = shared.source(turn) if shared else None
             results[number] = read(number, source)
@@ -105,8 +110,10 @@ def _is_sound(start_s: float, end_s: float | None) -> bool:
 class _Pass:
     """One decoding of a file for excerpts in the order of time."""
 
-    def __init__(self, path: Path, spans: Sequence[tuple[float, float | None]]) -> None:
-        self.spans, self.how = spans, Decoding()
+    def __init__(
+        self, path: Path, spans: Sequence[tuple[float, float | None]], mix_lfe: bool
+    ) -> None:
+        self.spans, self.how = spans, Decoding(mix_lfe=mix_lfe)
         ends = [end_s for _, end_s in spans]
         end_s = None if None in ends else max(end for end in ends if end is not None)
         self.decoded = mono_blocks(path, spans[0][0], end_s, self.how)

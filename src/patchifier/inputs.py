@@ -60,7 +60,8 @@ def log_mel(
     elif a_file:
         with _path_of(x) as path:
             rate = settings.sample_rate
-            blocks = audio.blocks(path, sample_rate=rate, start_s=start_s, end_s=end_s)
+            how = audio.Decoding(mix_lfe=config.embed.mix_lfe)
+            blocks = audio.blocks(path, sample_rate=rate, start_s=start_s, end_s=end_s, how=how)
             yield from spectrogram.stream_log_mel(blocks, settings)
     elif not (hasattr(x, "__array__") or isinstance(x, list | tuple)):
         raise RequestError(

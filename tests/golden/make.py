@@ -31,7 +31,13 @@ MODEL = {
 CHANGES = {
     "model": MODEL,
     "pretrain": {"n_patches": 4},
-    "embed": {"pooling": "mean+std", "layers": [0, 1, -1], "hop_patches": 3, "silence_db": None},
+    "embed": {
+        "pooling": "mean+std",
+        "layers": [0, 1, -1],
+        "hop_patches": 3,
+        "silence_db": None,
+        "mix_lfe": True,
+    },
 }
 
 

@@ -114,7 +114,7 @@ def embed_uploads(shared: tuple[Embedder, UploadLimits], paths: Sequence[str]) -
 
 
 def _embed(embedder: Embedder, limits: UploadLimits, path: str) -> Found:
-    how = audio.Decoding()
+    how = audio.Decoding(mix_lfe=embedder.config.embed.mix_lfe)
     blocks = _within(path, embedder.config.spectrogram.sample_rate, limits, how)
     vector = embedder.embed(spectrogram.stream_log_mel(blocks, embedder.config.spectrogram))
     length = float(np.linalg.norm(vector))

@@ -132,7 +132,8 @@ def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[Cli
     def decode(number: int, source: Source | None) -> ClipRows | _Short | str:
         return jobs.attempt(clips[number].path, _decode_clip, embedder, cut, clips[number], source)
 
-    decoded = read_each([key(clip) for clip in clips], decode)
+    mix_lfe = embedder.config.embed.mix_lfe
+    decoded = read_each([key(clip) for clip in clips], decode, mix_lfe=mix_lfe)
     short = [found for found in decoded if isinstance(found, _Short)]
     embedded = iter(_short_rows(embedder, cut, short))
     rows = [next(embedded) if isinstance(found, _Short) else found for found in decoded]
@@ -188,7 +189,8 @@ def _decode_clip(
     embedder: Embedder, cut: Cut, clip: Clip, source: Source | None
 ) -> ClipRows | _Short:
     """Compute the log-mel of a clip. A long clip is embedded as it is decoded."""
-    config, state, how = embedder.config.spectrogram, os.stat(clip.path), audio.Decoding()
+    config, state = embedder.config.spectrogram, os.stat(clip.path)
+    how = audio.Decoding(mix_lfe=embedder.config.embed.mix_lfe)
     blocks = audio.blocks(
         clip.path,
         sample_rate=config.sample_rate,

@@ -1,0 +1,81 @@
+"""The channels of a file: their mean, and which of them is for low-frequency effects.
+
+A file of surround sound has a channel for effects below 120 Hz (LFE), which a player adds at a
+level of its own or not at all. FFmpeg leaves it out of a mix, and so do new models
+(``embed.mix_lfe``).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+from soundfile import _ffi, _snd
+
+if TYPE_CHECKING:
+    import av
+
+GET_CHANNEL_MAP = 0x1100  # of libsndfile's sf_command
+LFE = 11  # in libsndfile's map
+WITH_LFE = (6, 7, 8)  # channels of 5.1, 6.1 and 7.1
+LFE_LAST = ("OGG", "CAF")  # formats of libsndfile; a CAF of PCM has a map
+# FFmpeg's names of sample formats
+SAMPLES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
+
+
+def mean(block: np.ndarray) -> np.ndarray:
+    """Mean (S,) of the channels of a block (S, channels).
+
+    They are added one by one: numpy's mean over a few columns takes seven times as long.
+    """
+    if block.shape[1] == 1:
+        return block[:, 0]
+    total = block[:, 0].copy()
+    for channel in block.T[1:]:
+        total += channel
+    total /= np.float32(block.shape[1])
+    return total
+
+
+def lfe_of_sndfile(sound: soundfile.SoundFile) -> int | None:
+    """Which channel of a file is the LFE, if one is.
+
+    The file's own map says so. Without one, 6 to 8 channels are 5.1, 6.1 and 7.1: the LFE is the
+    fourth of them, and the last in Ogg and ALAC.
+    """
+    count = sound.channels
+    if count < 3:
+        return None
+    places = _ffi.new("int[]", count)
+    size = _ffi.sizeof("int") * count
+    known = _snd.sf_command(sound._file, GET_CHANNEL_MAP, places, size)
+    listed = list(places)
+    if known and len(set(listed)) == count and all(0 < place < 32 for place in listed):
+        return listed.index(LFE) if LFE in listed else None
+    if count not in WITH_LFE:
+        return None
+    return count - 1 if sound.format in LFE_LAST else 3
+
+
+def lfe_of_frame(frame: "av.AudioFrame") -> int | None:
+    """Which channel of PyAV's frame is the LFE, if one is."""
+    names = [channel.name for channel in frame.layout.channels]
+    if "LFE" in names:
+        return names.index("LFE")
+    unknown = len(names) in WITH_LFE and not any(name[:1] in "FBST" for name in names)
+    return 3 if unknown else None
+
+
+def planar_float(frame: Any) -> np.ndarray:
+    """Samples of a PyAV frame as (channels, S), in [-1, 1]."""
+    kind, channels = np.dtype(SAMPLES[frame.format.packed.name]), frame.layout.nb_channels
+    # of 8 channels and more, PyAV lists planes that are none: its to_ndarray crashes
+    planes = frame.planes[: channels if frame.format.is_planar else 1]
+    count = frame.samples * channels // len(planes)
+    samples = np.stack([np.frombuffer(plane, kind, count) for plane in planes])
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, channels).T
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if np.issubdtype(samples.dtype, np.integer):
+        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+    return samples.astype(np.float32)
