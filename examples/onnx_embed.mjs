@@ -3,6 +3,7 @@
 //   patchifier export --onnx model.onnx         once, where torch is
 //   npm install onnxruntime-node                or onnxruntime-web in a browser
 //   ffmpeg -i song.mp3 -ar 22050 -ac 1 song.wav
+//   export ORT_DISABLE_TELEMETRY=1              or onnxruntime would send events to its maker
 //   node onnx_embed.mjs model.onnx song.wav     prints a line of JSON for each file
 
 import { readFileSync } from "node:fs";

@@ -6,7 +6,10 @@ python onnx_embed.py model.onnx song.mp3 another.flac --out vectors.npz
 """
 
 import argparse
+import os
 import sys
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # or onnxruntime would send events to its maker
 
 try:
     import numpy as np

@@ -4,7 +4,12 @@ Only the CPU has been run by the authors. Of the others a test with a stand-in s
 is asked for, and what follows where it is missing.
 """
 
+import os
+from typing import Any
+
 from patchifier.config import RequestError
+
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"  # read when ONNX Runtime is first used in a process
 
 
 class DeviceError(RequestError):
@@ -20,14 +25,25 @@ ACCELERATORS = {
 }
 
 
+def onnx_runtime() -> Any:
+    """Import ONNX Runtime without its telemetry.
+
+    Wheels of it (1.32) write a device id below the home folder and send events to their maker,
+    unless this variable is set before. Worker processes inherit it.
+    """
+    os.environ[NO_TELEMETRY] = "1"
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()  # for a process that had imported it before
+    return onnxruntime
+
+
 def serves(device: str) -> bool:
     """Whether the ONNX Runtime that is installed is one for a device, such as "cuda:1"."""
     kind = device.partition(":")[0]
     if kind not in ACCELERATORS:
         return device == "cpu"
-    import onnxruntime
-
-    return ACCELERATORS[kind][0] in onnxruntime.get_available_providers()
+    return ACCELERATORS[kind][0] in onnx_runtime().get_available_providers()
 
 
 def provider_of(device: str) -> tuple[str, dict[str, str]]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from patchifier.config import RequestError
-from patchifier.devices import DeviceError, device_error, provider_of
+from patchifier.devices import DeviceError, device_error, onnx_runtime, provider_of
 
 WEIGHTS = "model.safetensors"
 LARGEST_FILE = 8_000_000  # bytes; those of the package have 0.3 MB
@@ -174,8 +174,7 @@ class Session:
         return self._session
 
     def _make(self) -> Any:
-        import onnxruntime
-
+        onnxruntime = onnx_runtime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = thread_count()
