@@ -130,9 +130,8 @@ def register() -> None:
     --------
     >>> import transformers
     >>> register()
-    >>> model = transformers.AutoModel.from_pretrained(weights.find("patchifier-paper"))
-    >>> model.config.model_type
-    'patchifier'
+    >>> transformers.AutoConfig.from_pretrained(weights.find("patchifier-paper")).hidden_size
+    256
     """
     transformers, found = need("transformers"), _classes()
     transformers.AutoConfig.register("patchifier", found["PatchifierConfig"], exist_ok=True)

@@ -104,11 +104,9 @@ def pretrain(
     Two steps of a small model in each stage:
 
     >>> from patchifier.config import update
-    >>> changes = {
-    ...     "model": {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 1, "n_heads": 2},
-    ...     "pretrain": {"stage_one": {"steps": 2}, "stage_two": {"steps": 2}, "precision": "32"},
-    ... }
-    >>> config = update(Config(), changes)
+    >>> small = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 1, "n_heads": 2}
+    >>> short = {"stage_one": {"steps": 2}, "stage_two": {"steps": 2}, "precision": "32"}
+    >>> config = update(Config(), {"model": small, "pretrain": short})
     >>> folder = pretrain("demo-cache", "runs/pretrain", config=config, device="cpu")
     >>> patchifier.load(folder).size
     32
