@@ -120,6 +120,12 @@ def load(
         If the file is missing, unreadable, empty, truncated, damaged, not audio, longer than the
         limit (:mod:`patchifier.sandbox`), or holds floats at the scale of integers, a peak above
         200.
+
+    Examples
+    --------
+    >>> waveform = load("music/one.ogg", end_s=2.0)
+    >>> waveform.shape, waveform.dtype
+    ((44100,), dtype('float32'))
     """
     return np.concatenate(list(blocks(path, sample_rate=sample_rate, start_s=start_s, end_s=end_s)))
 
@@ -375,6 +381,12 @@ def save(path: str | Path, waveform: np.ndarray, sample_rate: int = SAMPLE_RATE)
     """Write a waveform (S,) as a 16-bit wav file.
 
     Beyond full scale it is turned down, not clipped.
+
+    Examples
+    --------
+    >>> save("silence.wav", np.zeros(22_050, np.float32))
+    >>> load("silence.wav").shape
+    (22050,)
     """
     with replaced_file(Path(path)) as new:  # on a full disk libsndfile says "System error"
         new.write_bytes(_encoded(waveform, sample_rate, format="WAV", subtype="PCM_16"))

@@ -64,6 +64,14 @@ class Prepared:
     """Result of :func:`prepare`.
 
     Counts of clips, the skipped ones with reasons, and what was wrong with decoded ones.
+
+    Examples
+    --------
+    >>> from patchifier.datasets import Clip, Dataset
+    >>> data = Dataset("mine", (Clip("one", "music/one.ogg"), Clip("no", "no.ogg")))
+    >>> done = prepare(data, "mine-cache", workers=1)
+    >>> done.clips, [clip.id for clip, reason in done.skipped]
+    (1, ['no'])
     """
 
     clips: int

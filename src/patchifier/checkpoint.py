@@ -52,6 +52,12 @@ class Checkpoint:
         What the head answers.
     facts : dict
         How the model was made: plain values, as the card states them.
+
+    Examples
+    --------
+    >>> loaded = load("patchifier-paper")
+    >>> loaded.config.model.n_layers, loaded.head is None, loaded.model.parameter_count()
+    (8, True, 8291793)
     """
 
     model: Patchifier
@@ -87,6 +93,13 @@ def save(
     ------
     RequestError
         If `dtype` is another one, or a number is too large for it; nothing is written.
+
+    Examples
+    --------
+    >>> config = Config()
+    >>> save("untrained", Checkpoint(Patchifier(config), config, facts={"steps": 0}))
+    >>> load("untrained").facts
+    {'steps': 0}
     """
     if dtype not in (torch.float16, torch.float32):
         raise RequestError(f"dtype is {dtype}, expected torch.float16 or torch.float32.")
@@ -195,7 +208,14 @@ def load(model: str | Path | None = None) -> Checkpoint:
 
 
 def embedder_of(checkpoint: Checkpoint, *, device: str = "cpu") -> Embedder:
-    """Embedder of a model in memory, which is changed in place: accelerated, in evaluation mode."""
+    """Embedder of a model in memory, which is changed in place: accelerated, in evaluation mode.
+
+    Examples
+    --------
+    >>> model = embedder_of(load("patchifier-paper"))
+    >>> model.embed("music/one.ogg").shape
+    (512,)
+    """
     pooling.require_embed(checkpoint.config)
     model, config = without_other_statistics(checkpoint.model, checkpoint.config)
     head, task = checkpoint.head, checkpoint.task
@@ -220,7 +240,13 @@ def checkpoint_of(embedder: Embedder, facts: Mapping[str, Any] | None = None) ->
 
 
 def load_embedder(model: str | Path | None = None, *, device: str = "cpu") -> Embedder:
-    """Load a model with torch, on any device."""
+    """Load a model with torch, on any device.
+
+    Examples
+    --------
+    >>> load_embedder("patchifier-paper").size
+    512
+    """
     found = find_device(device)
     return embedder_of(load(model), device=found)
 

@@ -53,7 +53,14 @@ def _require_at_least(least: float, config: Any, section: str, names: Sequence[s
 
 @dataclass(frozen=True)
 class SpectrogramConfig:
-    """From a waveform to a log-mel (4.3, 4.4)."""
+    """From a waveform to a log-mel (4.3, 4.4).
+
+    Examples
+    --------
+    >>> config = SpectrogramConfig(n_pitch_bands=216)
+    >>> config.n_bands, round(config.frame_s, 4)
+    (280, 0.0232)
+    """
 
     sample_rate: int = 22_050
     """Sample rate in Hz; all audio is resampled to it (4.4)."""
@@ -153,7 +160,17 @@ class SpectrogramConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Feature extractor, bottleneck and decoder (4.1, 4.4)."""
+    """Feature extractor, bottleneck and decoder (4.1, 4.4).
+
+    Examples
+    --------
+    >>> ModelConfig(embed_dim=192, n_heads=6).channels
+    (16, 32, 64, 128, 256)
+    >>> ModelConfig(embed_dim=192, n_heads=7)
+    Traceback (most recent call last):
+        ...
+    patchifier.config.RequestError: model.embed_dim (192) must be a multiple of model.n_heads (7).
+    """
 
     patch_frames: int = 32
     """Length of a patch in frames (4.4)."""
@@ -246,7 +263,13 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """The augmentations of pre-training (4.4), and one beyond the paper."""
+    """The augmentations of pre-training (4.4), and one beyond the paper.
+
+    Examples
+    --------
+    >>> AugmentConfig().shifts_pitch, AugmentConfig(pitch_shift=(-2.0, 2.0)).shifts_pitch
+    (False, True)
+    """
 
     time_stretch: tuple[float, float] = (0.9, 1.2)
     """Range of the factor on a clip's duration (random scaling)."""
@@ -279,7 +302,15 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One training loop (4.4)."""
+    """One training loop (4.4).
+
+    Examples
+    --------
+    >>> TrainingConfig(epochs=10.0, batch_size=32).total_steps(1000)  # of 1,000 clips
+    313
+    >>> TrainingConfig(steps=500).total_steps(1000)
+    500
+    """
 
     epochs: float = 1000.0
     """Passes over the training clips (4.4); ignored if steps is given."""
@@ -335,7 +366,14 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """The two stages of pre-training (4.2)."""
+    """The two stages of pre-training (4.2).
+
+    Examples
+    --------
+    >>> config = PretrainConfig(stages="two", mask_ratio=0.6)
+    >>> config.stage_two.learning_rate, config.objectives
+    (0.0001, ('pixels',))
+    """
 
     stages: Literal["both", "one", "two"] = "both"
     """Stages that run; "two" alone starts from new weights or from --init."""
@@ -441,7 +479,14 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Partial fine-tuning on a task (4.5)."""
+    """Partial fine-tuning on a task (4.5).
+
+    Examples
+    --------
+    >>> config = FinetuneConfig(learning_rates=(1e-5, 1e-4), n_seeds=3)
+    >>> config.training.epochs, config.pooling
+    (100.0, 'cls')
+    """
 
     training: TrainingConfig = TrainingConfig(epochs=100.0, learning_rate=1e-5)
     """Training loop; 1e-5 is the learning rate of Figure 2."""
@@ -481,7 +526,15 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class EmbedConfig:
-    """From a sequence to an embedding."""
+    """From a sequence to an embedding.
+
+    Examples
+    --------
+    >>> Config(embed=EmbedConfig(pooling="mean")).embedding_size
+    256
+    >>> Config(embed=EmbedConfig(pooling="mean+std")).embedding_size
+    512
+    """
 
     pooling: Literal["cls", "mean", "mean+max", "mean+std"] = "mean+std"
     """From a sequence to one vector: CLS, or statistics over patches."""
@@ -557,7 +610,16 @@ def summary_sizes(n_mels: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Config:
-    """All sections."""
+    """All sections.
+
+    Examples
+    --------
+    >>> config = Config(model=ModelConfig(n_layers=4))
+    >>> config.spectrogram.hop_length, config.model.n_layers, config.pretrain.mask_ratio
+    (512, 4, 0.75)
+    >>> config.embedding_size, config.embedding_slices
+    (512, {'layers': slice(0, 512, None)})
+    """
 
     spectrogram: SpectrogramConfig = field(default_factory=SpectrogramConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -732,6 +794,16 @@ def update(config: Section, changes: dict[str, Any], *, where: str = "") -> Sect
     RequestError
         For a field that does not exist (the nearest name is suggested), a value of the wrong type
         or out of range.
+
+    Examples
+    --------
+    >>> config = update(Config(), {"model": {"n_layers": 4}, "pretrain": {"mask_ratio": 0.6}})
+    >>> config.model.n_layers, config.pretrain.mask_ratio
+    (4, 0.6)
+    >>> update(Config(), {"model": {"n_layer": 4}})
+    Traceback (most recent call last):
+        ...
+    patchifier.config.RequestError: config has no field 'model.n_layer'. Did you mean 'n_layers'?
     """
     kinds = typing.get_type_hints(type(config))
     values = {}
@@ -863,7 +935,13 @@ def identity_form(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def recipes() -> dict[str, Path]:
-    """Files of the recipes by their names: packed into the wheel, or beside the sources."""
+    """Files of the recipes by their names: packed into the wheel, or beside the sources.
+
+    Examples
+    --------
+    >>> sorted(recipes())[:3]
+    ['align-linear', 'base', 'base-paper']
+    """
     packed = Path(__file__).parent / "recipes"
     return {
         path.stem: path
@@ -880,6 +958,11 @@ def read_changes(path: str | Path) -> dict[str, Any]:
     ------
     RequestError
         If the file is missing or is not a JSON object.
+
+    Examples
+    --------
+    >>> read_changes("no-stage-one")
+    {'pretrain': {'stages': 'two', 'stage_two': {'epochs': 2000.0}}}
     """
     try:
         place = recipes().get(str(path), Path(path))

@@ -148,6 +148,12 @@ class Embedding:
     """Vectors (k, E) float32 over time, from `start_s` to `end_s` (k,) each, in seconds.
 
     Of predictions of a head that can doubt, `sure` (k,) says where it answers.
+
+    Examples
+    --------
+    >>> found = patchifier.load("patchifier-paper").embed_windows("music/one.ogg", window_s=10.0)
+    >>> found.vectors.shape, found.start_s.round(1).tolist()
+    ((2, 512), [0.0, 10.0])
     """
 
     vectors: np.ndarray
@@ -176,6 +182,16 @@ class Embedder:
     ``hop_patches`` patches, the last one anchored to the end; the embedding is the mean of their
     vectors. Silent patches are left out where the config has ``embed.silence_db``. Padding is
     masked, so a vector does not depend on its batch.
+
+    Examples
+    --------
+    >>> model = patchifier.load("patchifier-paper")
+    >>> model
+    <Embedder: vectors of 512 numbers, 8,291,793 parameters>
+    >>> model.embed("music/one.ogg").shape, model.embed_patches("music/one.ogg").vectors.shape
+    ((512,), (27, 256))
+    >>> round(model.tempo("music/one.ogg").bpm), model.log_mel("music/one.ogg").shape
+    (99, (64, 862))
     """
 
     def __init__(

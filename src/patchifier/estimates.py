@@ -52,6 +52,14 @@ class Tempo:
 
     The strength is the autocorrelation of onsets at the beat: 1 for a click track, below 0.15 in
     noise. A listener may tap half or twice the tempo.
+
+    Examples
+    --------
+    >>> clicks = np.zeros(1000)
+    >>> clicks[::20] = 1.0  # every 0.5 s
+    >>> found = tempo(Features(clicks, np.zeros((250, 12)), 0.025))
+    >>> round(found.bpm), found.strength > 0.9
+    (120, True)
     """
 
     bpm: float | None
@@ -63,6 +71,13 @@ class Key:
     """A key, such as "A minor", or None, and its strength from -1 to 1.
 
     The strength is the correlation of the music's pitch classes with the profile of the key.
+
+    Examples
+    --------
+    >>> chroma = np.tile(KEY_PROFILES[0], (100, 1))  # the profile of A major
+    >>> found = key(Features(np.zeros(400), chroma, 0.025))
+    >>> found.name, found.strength > 0.9
+    ('A major', True)
     """
 
     name: str | None
@@ -71,7 +86,15 @@ class Key:
 
 @dataclass(frozen=True)
 class Chord:
-    """A major or minor chord from `start_s` to `end_s`, such as "D minor"; None for no chord."""
+    """A major or minor chord from `start_s` to `end_s`, such as "D minor"; None for no chord.
+
+    Examples
+    --------
+    >>> chroma = np.zeros((40, 12))
+    >>> chroma[:, [3, 7, 10]] = 1.0  # C, E and G, counted from A
+    >>> chords(Features(np.zeros(160), chroma, 0.025))
+    (Chord(start_s=0.0, end_s=4.0, name='C major'),)
+    """
 
     start_s: float
     end_s: float
@@ -90,6 +113,12 @@ class Features:
         Energy of the pitch classes from A, in steps of four frames; all zeros without pitch bands.
     frame_s : float
         Seconds between two frames.
+
+    Examples
+    --------
+    >>> found = Features(np.zeros(400), np.zeros((100, 12)), 0.025)
+    >>> found.part(1.0, 3.0).onsets.shape
+    (80,)
     """
 
     onsets: np.ndarray

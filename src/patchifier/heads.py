@@ -192,6 +192,13 @@ def read(folder: str | Path) -> Head:
     ------
     RequestError
         If it is damaged, of another format, or its numbers do not fit its names.
+
+    Examples
+    --------
+    >>> from patchifier import weights
+    >>> head = read(weights.find_head("drums"))
+    >>> head.names, head.model
+    (('drums', 'no drums'), 'patchifier-base')
     """
     folder = Path(folder)
     try:

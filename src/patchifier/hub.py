@@ -58,6 +58,11 @@ def from_hub(
     RequestError
         If the name is not valid, there is no network, no such repository or revision, or the
         repository does not hold a model of this package.
+
+    Examples
+    --------
+    >>> folder = from_hub("owner/name@v1")
+    >>> model = patchifier.load(folder)
     """
     match = NAME.fullmatch(str(name))
     if not match:

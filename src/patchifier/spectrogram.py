@@ -438,6 +438,12 @@ def to_waveform(
     ------
     RequestError
         If that is not the log-mel's shape.
+
+    Examples
+    --------
+    >>> silence = log_mel(np.zeros(22_050, np.float32))
+    >>> to_waveform(silence, iterations=2).shape
+    (22016,)
     """
     config = config or SpectrogramConfig()
     log_mel = _array("log_mel", log_mel, f"({config.n_bands}, T)", least=2)

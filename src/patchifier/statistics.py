@@ -34,6 +34,14 @@ class Score:
         Number of clips.
     p : float or None
         Two-sided p value of a paired difference, not corrected; None where it is not defined.
+
+    Examples
+    --------
+    >>> score = Score("accuracy", 0.82, 0.75, 0.88, n=100)
+    >>> f"{score.metric} {score.value} [{score.low}, {score.high}]"
+    'accuracy 0.82 [0.75, 0.88]'
+    >>> score.row("mfcc", "linear")["encoder"]
+    'mfcc'
     """
 
     metric: str

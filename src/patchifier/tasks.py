@@ -59,6 +59,12 @@ class Task:
         Classes, tags, or the names of the numbers, in the order of the model's outputs.
     metric : str
         The main metric, one of :data:`METRICS`; the first of its kind by default. Higher is better.
+
+    Examples
+    --------
+    >>> task = Task("many-of", ("calm", "vocal"))
+    >>> task.metric, task.kind_name
+    ('roc_auc', 'multilabel')
     """
 
     kind: Kind
@@ -344,6 +350,14 @@ def evaluate(
         Predictions of each run (seed).
     groups : sequence of str, length n
         Group of each clip.
+
+    Examples
+    --------
+    >>> task = Task("one-of", ("jazz", "rock"))
+    >>> predictions = np.eye(2)[[0, 1, 1, 1]]
+    >>> score = evaluate(task, np.array([0, 1, 0, 1]), [predictions], ["a", "b", "c", "d"])
+    >>> score.value, score.low < score.value < score.high
+    (0.75, True)
     """
     return statistics.estimate(task.metric, groups, mean_score(task, targets, predictions))
 

@@ -1,7 +1,6 @@
 """The site: every page is in it, links and anchors lead somewhere, snippets run, nothing is remote."""
 
 import ast
-import importlib
 import os
 import re
 import runpy
@@ -20,7 +19,7 @@ from tools.figures.__main__ import FIGURES
 
 from patchifier import cli, datasets, jobs
 from patchifier.library import embed_library
-from tests import ROOT
+from tests import ROOT, reference
 
 DOCS = ROOT / "docs"
 FILES = sorted(file for file in DOCS.rglob("*.md") if "made" not in file.parts)
@@ -171,26 +170,15 @@ def test_code_that_pages_include_exists():
 # --- the reference ---
 
 
-def modules():
-    return [
-        module
-        for file in (DOCS / "api").glob("*.md")
-        for module in re.findall(r"\.\. automodule:: (\S+)", text_of(file))
-    ]
+def test_pages_of_the_reference_say_which_names_they_list():
+    text = "".join(text_of(file) for file in (DOCS / "api").glob("*.md"))
+    found = [*reference.MODULE.findall(text), *reference.CLASS.findall(text)]
+    assert len(found) == text.count("\n.. auto")
 
 
-@pytest.mark.parametrize("name", modules())
-def test_public_names_of_the_reference_are_documented_and_typed(name):
-    module = importlib.import_module(name)
-    names = getattr(module, "__all__", None) or [
-        key for key, value in vars(module).items()
-        if not key.startswith("_") and getattr(value, "__module__", "") == name
-    ]  # fmt: skip
-    assert names
-    for key in names:
-        value = getattr(module, key)
-        if callable(value):
-            assert (value.__doc__ or "").strip(), f"{name}.{key}"
+def test_names_of_the_reference_are_documented():
+    for name in reference.names():
+        assert (name.value.__doc__ or "").strip(), name.place
 
 
 # --- snippets ---
@@ -292,5 +280,11 @@ def test_the_site_builds_without_a_warning_and_asks_nothing_of_other_places(tmp_
             assert not re.match(r"(\w+:)?//", link), f"{page}: {link}"
             path = urllib.parse.unquote(link.partition("?")[0].partition("#")[0])
             assert (page.parent / path).exists(), f"{page}: {link}"
+    listed = "".join(text_of(page) for page in (tmp_path / "site" / "api").glob("*.html"))
+    found = re.findall(r'<dt class="sig sig-object py" id="(patchifier[\w.]*)"', listed)
+    names = {f"{name.module}.{name.key}" for name in reference.names()}
+    assert names <= set(found)
+    members = re.compile(rf"({'|'.join(map(re.escape, names))})\.\w+")
+    assert all(name in names or members.fullmatch(name) for name in found)
     for sheet in (tmp_path / "site").rglob("*.css"):
         assert not re.search(r"url\(['\"]?https?:|@import ['\"]https?:", text_of(sheet)), sheet

@@ -63,6 +63,12 @@ class Settings:
         Whether the page is served, too.
     limits : UploadLimits
         Of uploads.
+
+    Examples
+    --------
+    >>> settings = Settings(port=8080, page=False)
+    >>> settings.access.host, settings.port
+    ('127.0.0.1', 8080)
     """
 
     access: Access = field(default_factory=Access)
@@ -270,6 +276,10 @@ def run(source: str | Path, settings: Settings, *, started: Callable[[str], None
         As for :func:`make_app`.
     started : callable
         Called with the address when it answers.
+
+    Examples
+    --------
+    >>> run("music.parquet", Settings(port=8080), started=print)
     """
     import uvicorn
 

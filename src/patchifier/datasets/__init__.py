@@ -60,6 +60,12 @@ class Clip:
     subsets : tuple of str
         Names of subsets of the test split that are also scored by themselves, such as
         "artist-clean".
+
+    Examples
+    --------
+    >>> clip = Clip("one", "music/one.ogg", end_s=10.0, split="train", target="folk")
+    >>> clip.target, clip.group is None
+    ('folk', True)
     """
 
     id: str
@@ -90,6 +96,14 @@ class Dataset:
         Files that were left out of the list.
     reason : str
         Why the task is of its kind, if it was not stated by a published data set.
+
+    Examples
+    --------
+    >>> data = Dataset("mine", (Clip("one", "music/one.ogg"), Clip("two", "music/two.ogg")))
+    >>> len(data.clips), data.task is None
+    (2, True)
+    >>> load("demo").task.names[:3]
+    ('hyperrogue', 'naev', 'singularity')
     """
 
     name: str

@@ -36,6 +36,18 @@ class Splits:
         Group of every clip; clips of one group are in one split.
     slices : tuple of ndarray of int
         The training clips of each part of a divided cache; used in pre-training alone.
+
+    Examples
+    --------
+    >>> from patchifier import datasets
+    >>> splits = Splits.partitioned(datasets.load("demo").clips)
+    >>> len(splits.train), len(splits.valid), len(splits.test)
+    (56, 28, 28)
+
+    No group is in two splits:
+
+    >>> set(splits.groups[splits.train]) & set(splits.groups[splits.test])
+    set()
     """
 
     train: np.ndarray
@@ -83,7 +95,14 @@ class Splits:
 
 
 def groups_of(clips: Sequence[Clip]) -> list[str]:
-    """Group of each clip; a clip without a group is a group of its own."""
+    """Group of each clip; a clip without a group is a group of its own.
+
+    Examples
+    --------
+    >>> from patchifier.datasets import Clip
+    >>> groups_of([Clip("a", "1.ogg", group="album"), Clip("b", "2.ogg")])
+    ['album', 'b']
+    """
     return [clip.group or clip.id for clip in clips]
 
 

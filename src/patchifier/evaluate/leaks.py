@@ -85,6 +85,17 @@ class Leak:
         Duration of the overlap of the two clips at that offset.
     one_group : bool
         Whether both are of one group of one set, so that no split parts them.
+
+    Examples
+    --------
+    >>> import dataclasses
+    >>> from patchifier import cache, datasets
+    >>> clip = datasets.load("demo").clips[0]
+    >>> twice = datasets.Dataset("twice", (clip, dataclasses.replace(clip, id="copy")))
+    >>> _ = cache.prepare(twice, "twice-cache", workers=1)
+    >>> (leak,) = leaks(Cache("twice-cache"), Cache("twice-cache"))
+    >>> leak.kind, leak.score
+    ('same recording', 1.0)
     """
 
     first: str

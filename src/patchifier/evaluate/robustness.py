@@ -239,6 +239,14 @@ def perturb(
     ------
     RequestError
         If there is no such perturbation or clip, or a file can no longer be read.
+
+    Examples
+    --------
+    >>> data = Cache("demo-cache")
+    >>> quiet = perturb(data, [0, 1], "gain-20", "quiet", workers=1)
+    >>> difference = data.log_mel(0).astype(float) - quiet.log_mel(0)
+    >>> f"{np.median(difference):.2f}"  # 20 dB, times 0.01
+    '0.20'
     """
     if name not in PERTURBATIONS:
         raise RequestError(

@@ -27,14 +27,30 @@ Track = TypeVar("Track", bound=Item)
 
 
 class Neighbour(NamedTuple, Generic[Track]):
-    """An item, and the cosine of its nearest section with the query."""
+    """An item, and the cosine of its nearest section with the query.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> one, two = SimpleNamespace(path=b"music/one.ogg"), SimpleNamespace(path=b"music/two.ogg")
+    >>> (found,) = similar([one, two], [one], "music.parquet")
+    >>> found.item.path, found.similarity < 1
+    (b'music/two.ogg', True)
+    """
 
     item: Track
     similarity: float
 
 
 class SoundPair(NamedTuple, Generic[Track]):
-    """Two items that sound nearly the same, and the cosine of their nearest sections."""
+    """Two items that sound nearly the same, and the cosine of their nearest sections.
+
+    Examples
+    --------
+    >>> pair = SoundPair("one", "two", 0.99)
+    >>> pair.first, pair.similarity
+    ('one', 0.99)
+    """
 
     first: Track
     second: Track
@@ -121,6 +137,13 @@ def similar(
     ------
     RequestError
         If there is no seed, or one is not in the table.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> one, two = SimpleNamespace(path=b"music/one.ogg"), SimpleNamespace(path=b"music/two.ogg")
+    >>> [found.item.path for found in similar([one, two], [one], "music.parquet")]
+    [b'music/two.ogg']
     """
     if not seeds:
         raise RequestError("no item matches the query: expected at least one to search with.")
@@ -147,6 +170,16 @@ def duplicates(
     -------
     list of SoundPair
         By similarity, the highest first.
+
+    Examples
+    --------
+    >>> import shutil
+    >>> from types import SimpleNamespace
+    >>> _ = shutil.copy("music/one.ogg", "copy.ogg")
+    >>> library = [SimpleNamespace(path=path) for path in (b"music/one.ogg", b"copy.ogg")]
+    >>> _ = embed(library, "copy.parquet", workers=1)
+    >>> [(pair.first.path, pair.second.path) for pair in duplicates(library, "copy.parquet")]
+    [(b'copy.ogg', b'music/one.ogg')]
     """
     store, items = _open(table), _by_path(library)
     pairs = store.near_duplicates(threshold, where=_where(store, items))

@@ -93,6 +93,12 @@ def load_model(model_file_path: str = "", **options: Any) -> Model:
     ------
     RequestError
         If there is no such model, no such option, or its sample rate is not one of HEAR's.
+
+    Examples
+    --------
+    >>> model = load_model("patchifier-paper", pooling="mean")
+    >>> model.sample_rate, model.scene_embedding_size, model.timestamp_embedding_size
+    (22050, 256, 256)
     """
     loaded = checkpoint.load(model_file_path or None)
     return Model(loaded.model, update(loaded.config, {"embed": options}))
@@ -112,6 +118,12 @@ def get_scene_embeddings(audio: Tensor, model: Model) -> Tensor:
     -------
     Tensor, shape (B, E), float32
         On the device of `audio`. No row depends on another.
+
+    Examples
+    --------
+    >>> model = load_model("patchifier-paper")
+    >>> get_scene_embeddings(torch.zeros(2, 22_050), model).shape
+    torch.Size([2, 512])
     """
     rows = _rows(audio)
     return torch.from_numpy(model.embedder().embed(list(rows), model.sample_rate)).to(audio.device)
@@ -134,6 +146,13 @@ def get_timestamp_embeddings(audio: Tensor, model: Model) -> tuple[Tensor, Tenso
     timestamps : Tensor, shape (B, K), float64
         Milliseconds: the middle of the patch that each embedding describes, k hops for k = 0, 1,
         ... up to the end of the sound.
+
+    Examples
+    --------
+    >>> model = load_model("patchifier-paper")
+    >>> embeddings, timestamps = get_timestamp_embeddings(torch.zeros(1, 22_050), model)
+    >>> embeddings.shape, timestamps[0, :3].round().tolist()
+    (torch.Size([1, 22, 256]), [0.0, 46.0, 93.0])
     """
     rows, embedder = _rows(audio), model.embedder()
     config, hop_frames = model.config.spectrogram, model.hop_frames

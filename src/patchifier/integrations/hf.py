@@ -60,6 +60,15 @@ class HubModel(  # type: ignore[call-arg, misc]
     embedder : Embedder
     facts : dict
         Metadata of the training, for the model card.
+
+    Examples
+    --------
+    >>> model = HubModel.from_pretrained("patchifier-paper")
+    >>> model.embed("music/one.ogg").shape
+    (512,)
+    >>> _ = model.save_pretrained("saved")  # a folder to upload
+    >>> patchifier.load("saved").size
+    512
     """
 
     def __init__(self, embedder: embed.Embedder, facts: Mapping[str, Any] | None = None) -> None:
@@ -116,6 +125,13 @@ def register() -> None:
     """Register the model type "patchifier" with the Auto classes of transformers.
 
     Importing this module does so, if transformers is installed.
+
+    Examples
+    --------
+    >>> import transformers
+    >>> register()
+    >>> transformers.AutoConfig.from_pretrained(weights.find("patchifier-paper")).hidden_size
+    256
     """
     transformers, found = need("transformers"), _classes()
     transformers.AutoConfig.register("patchifier", found["PatchifierConfig"], exist_ok=True)
@@ -144,6 +160,13 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
 
         ``hidden_size``, ``num_hidden_layers``, ``num_attention_heads`` and ``sampling_rate`` are
         derived from them. ``settings`` is the Config.
+
+        Examples
+        --------
+        >>> from patchifier.integrations import hf
+        >>> config = hf.PatchifierConfig(model={"n_layers": 4})
+        >>> config.hidden_size, config.num_hidden_layers, config.sampling_rate
+        (256, 4, 22050)
         """
 
         model_type = "patchifier"
@@ -188,6 +211,16 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
         L + 1 times (B, N, D); ``attention_mask`` (B, N), 0 in padding; ``frame_rate_hz``, patches
         per second; ``timestamps`` (B, N), centre of each patch in seconds, 0 in padding. The last
         patch ends with the clip and may overlap the one before.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from patchifier import weights
+        >>> from patchifier.integrations import hf
+        >>> model = hf.PatchifierModel.from_pretrained(weights.find("patchifier-paper"))
+        >>> output = model(torch.zeros(1, 44_100))
+        >>> output.timestamps.shape, round(output.frame_rate_hz, 3)
+        (torch.Size([1, 3]), 1.346)
         """
 
         last_hidden_state: Tensor | None = None
@@ -201,6 +234,16 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
         """The model for transformers, from waveforms to sequences and embeddings.
 
         It can be trained.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from patchifier import weights
+        >>> from patchifier.integrations import hf
+        >>> model = hf.PatchifierModel.from_pretrained(weights.find("patchifier-paper"))
+        >>> output = model(torch.zeros(2, 44_100))
+        >>> output.last_hidden_state.shape, output.pooler_output.shape
+        (torch.Size([2, 3, 256]), torch.Size([2, 512]))
         """
 
         config_class = PatchifierConfig
@@ -255,7 +298,17 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
     base = transformers.SequenceFeatureExtractor
 
     class PatchifierFeatureExtractor(base):  # type: ignore[misc, valid-type]
-        """Pads waveforms to one length and checks their sample rate."""
+        """Pads waveforms to one length and checks their sample rate.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from patchifier.integrations import hf
+        >>> sounds = [np.zeros(22_050, np.float32), np.zeros(11_025, np.float32)]
+        >>> batch = hf.PatchifierFeatureExtractor()(sounds, 22_050, return_tensors="pt")
+        >>> batch["input_values"].shape, batch["attention_mask"].sum(1).tolist()
+        (torch.Size([2, 22050]), [22050, 11025])
+        """
 
         model_input_names = ("input_values", "attention_mask")
         _auto_class = "AutoFeatureExtractor"

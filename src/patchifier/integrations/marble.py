@@ -68,6 +68,13 @@ class PatchifierEncoder(nn.Module):
     MARBLE averages over time without a mask. So that a mean over N patches is the mean over a
     clip's own, those beyond the end of a clip that is shorter than its batch repeat the clip's
     mean.
+
+    Examples
+    --------
+    >>> encoder = PatchifierEncoder("patchifier-paper")
+    >>> output = encoder(torch.zeros(2, 44_100))
+    >>> len(output.hidden_states), output.last_hidden_state.shape
+    (9, torch.Size([2, 3, 256]))
     """
 
     NAME = "Patchifier"

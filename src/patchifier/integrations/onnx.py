@@ -70,6 +70,14 @@ def export(model: Embedder | str | Path | None, path: str | Path) -> Path:
     RequestError
         If the name ends in neither .onnx nor .pt2, the model's settings have no place in a graph,
         or onnx is not installed.
+
+    Examples
+    --------
+    >>> import onnxruntime
+    >>> session = onnxruntime.InferenceSession(export("patchifier-paper", "paper.onnx"))
+    >>> waveforms = np.zeros((2, 22_050), np.float32)
+    >>> session.run(["embedding"], {"waveform": waveforms})[0].shape
+    (2, 512)
     """
     path = Path(path)
     if path.suffix not in (".onnx", ".pt2"):

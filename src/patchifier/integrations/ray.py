@@ -89,6 +89,10 @@ def embed_on_ray(
         If Ray is missing or does not answer, there is nothing to embed, nothing could be read,
         `out` belongs to another model, other settings, other clips or something else, or a URL has
         a scheme that cannot be opened.
+
+    Examples
+    --------
+    >>> done = embed_on_ray("/shared/music", "s3://bucket/parts", address="auto")
     """
     started_s = time.monotonic()
     need("ray")

@@ -71,6 +71,14 @@ class Distance:
     """Frechet and kernel distance of two tables of embeddings, and the number of rows in each.
 
     No Frechet distance where rows are too few for one.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> a, b = rng.normal(size=(100, 2)), rng.normal(size=(100, 2)) + 3.0
+    >>> found = Distance(frechet_distance(a, b), kernel_distance(a, b), (100, 100))
+    >>> found.frechet.value > 9, found.to_dict()["rows"]
+    (True, [100, 100])
     """
 
     frechet: Frechet | None
@@ -108,6 +116,14 @@ def distance(first: str | Path, second: str | Path, *, seed: int = 0) -> Distanc
     ------
     RequestError
         If a table is refused, if the models differ, or if there are too few rows.
+
+    Examples
+    --------
+    >>> from patchifier.library import embed_library
+    >>> _ = embed_library("music", "windows.parquet", window_s=2.0, workers=1)
+    >>> found = distance("windows.parquet", "windows.parquet")
+    >>> found.rows, found.frechet is None, found.kernel.value < 0.1
+    ((33, 33), True, True)
     """
     a, b = read(first), read(second)
     names = (str(first), str(second))

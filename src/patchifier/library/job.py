@@ -76,6 +76,13 @@ class Embedded:
         Files that lie in another place than before, and kept their rows.
     retagged : int
         Files whose tags were read again and which kept their vectors: their audio is as it was.
+
+    Examples
+    --------
+    >>> from patchifier.library import embed_library
+    >>> done = embed_library(["music/one.ogg", "no.ogg"], "two.parquet", workers=1)
+    >>> done.files, done.embedded, done.skipped
+    (1, 1, (('no.ogg', 'no.ogg: no such file or folder.'),))
     """
 
     rows: int

@@ -29,6 +29,12 @@ class Entry:
         What a player shows; without a title it is the name of the file.
     duration_s : float or None
         None if unknown.
+
+    Examples
+    --------
+    >>> song = Entry("music/one.ogg", title="Air", artist="Bach", duration_s=61.7)
+    >>> song.title, Entry("music/two.ogg").duration_s
+    ('Air', None)
     """
 
     path: str
@@ -38,7 +44,16 @@ class Entry:
 
 
 def entries(store: VectorStore, rows: Iterable[SearchResult]) -> list[Entry]:
-    """Entries of results of a search; a duration is the end of a file's last row."""
+    """Entries of results of a search; a duration is the end of a file's last row.
+
+    Examples
+    --------
+    >>> from patchifier.library import search
+    >>> store = search.load("music.parquet")
+    >>> songs = entries(store, store.filter(search.Filter()))
+    >>> [round(song.duration_s) for song in songs]
+    [20, 20, 20]
+    """
     made = []
     for row in rows:
         ends_s = [other.end_s for other in store.filter(Filter(path=row.path))]

@@ -41,6 +41,12 @@ class Predicted:
     """Numbers of rows, predicted files and files of an earlier call; skipped files with reasons.
 
     `unsure` counts the rows without a label because the head was not sure.
+
+    Examples
+    --------
+    >>> done = predict(["music/one.ogg", "no.ogg"], "one.csv", model="drums", workers=1)
+    >>> done.files, done.skipped
+    (1, (('no.ogg', 'no.ogg: no such file or folder.'),))
     """
 
     rows: int
@@ -88,6 +94,14 @@ def predict(
     ------
     RequestError
         If the model has no head, there is nothing to predict or nothing could be read.
+
+    Examples
+    --------
+    >>> done = predict("music", "drums.csv", model="drums", workers=1)
+    >>> done.rows, done.skipped
+    (3, ())
+    >>> Path("drums.csv").read_text(encoding="utf-8").splitlines()[0]
+    'path,start_s,end_s,label,probability,sure,drums,no drums'
     """
     out, embedder = Path(out), model if isinstance(model, Embedder) else load(model)
     if out.suffix not in SUFFIXES:

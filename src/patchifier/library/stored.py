@@ -81,6 +81,14 @@ class EmbeddingTable:
         Which model, pooling and windows.
     length : int
         Length E of a vector.
+
+    Examples
+    --------
+    >>> table = read("music.parquet")
+    >>> table.vectors.shape == (len(table), table.length)
+    True
+    >>> [Path(path).name for path in table.paths], table.end_s.round().tolist()
+    (['one.ogg', 'three.ogg', 'two.ogg'], [20.0, 20.0, 20.0])
     """
 
     rows: pa.Table

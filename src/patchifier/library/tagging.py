@@ -35,6 +35,12 @@ class TagChange:
         None if the file has no such tag.
     after : str
         The estimate or prediction.
+
+    Examples
+    --------
+    >>> change = TagChange("music/one.ogg", "bpm", before=None, after="120")
+    >>> f"{change.tag} of {change.path}: {change.after}"
+    'bpm of music/one.ogg: 120'
     """
 
     path: str
@@ -45,7 +51,14 @@ class TagChange:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Changes of tags, and files without any because they could not be read."""
+    """Changes of tags, and files without any because they could not be read.
+
+    Examples
+    --------
+    >>> found = propose("music.parquet", ["bpm"], workers=1)
+    >>> len(found.files), {change.tag for change in found.changes}
+    (3, {'bpm'})
+    """
 
     changes: tuple[TagChange, ...]
     skipped: tuple[tuple[str, str], ...]
@@ -149,6 +162,13 @@ def write(
         Number of files.
     skipped : tuple of (path, reason)
         Files that stay as they are.
+
+    Examples
+    --------
+    >>> write("music.parquet", [TagChange("music/two.ogg", "bpm", None, "120")])
+    (1, ())
+    >>> undo("music.parquet")
+    (1, ())
     """
     values: dict[str, dict[str, str]] = {}
     for change in changes:
@@ -186,6 +206,13 @@ def undo(path: str | Path) -> tuple[int, tuple[tuple[str, str], ...]]:
     ------
     RequestError
         If no tags were written for this table.
+
+    Examples
+    --------
+    >>> before = Path("music/three.ogg").read_bytes()
+    >>> _ = write("music.parquet", [TagChange("music/three.ogg", "bpm", None, "90")])
+    >>> undo("music.parquet"), Path("music/three.ogg").read_bytes() == before
+    ((1, ()), True)
     """
     folder = journal_folder(path)
     if not len(Journal(folder)):

@@ -72,6 +72,16 @@ def finetune(
     RequestError
         If the clips have no targets, a split is empty, model and cache do not fit together, or
         there is no such device.
+
+    Examples
+    --------
+    >>> from patchifier.config import update
+    >>> config = checkpoint.load("patchifier-paper").config
+    >>> config = update(config, {"finetune": {"training": {"steps": 2}, "precision": "32"}})
+    >>> how = {"methods": ["linear-probe"], "config": config, "device": "cpu"}
+    >>> (tuned,) = finetune("patchifier-paper", "demo-cache", "runs/tuned", **how)
+    >>> tuned.method, tuned.predictions[0].shape
+    ('linear-probe', (2, 7))
     """
     start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
     config = config or start.config

@@ -98,6 +98,18 @@ def pretrain(
         that cannot share a batch.
     Interrupted
         After SIGINT or SIGTERM; go on with `resume`.
+
+    Examples
+    --------
+    Two steps of a small model in each stage:
+
+    >>> from patchifier.config import update
+    >>> small = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 1, "n_heads": 2}
+    >>> short = {"stage_one": {"steps": 2}, "stage_two": {"steps": 2}, "precision": "32"}
+    >>> config = update(Config(), {"model": small, "pretrain": short})
+    >>> folder = pretrain("demo-cache", "runs/pretrain", config=config, device="cpu")
+    >>> patchifier.load(folder).size
+    32
     """
     config = config or Config()
     require_devices(device, devices=devices, nodes=nodes)

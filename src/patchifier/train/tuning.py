@@ -78,6 +78,13 @@ class Tuned:
         One for each seed.
     row : dict
         Row of the results table.
+
+    Examples
+    --------
+    >>> row = {"metric": "accuracy", "value": 1.0}
+    >>> tuned = Tuned("full", np.array([4, 5]), [np.eye(2)], row)
+    >>> tuned.predictions[0].argmax(axis=1).tolist(), tuned.row["value"]
+    ([0, 1], 1.0)
     """
 
     method: str

@@ -176,6 +176,12 @@ def encoders_of(
     Returns
     -------
     list of Encoder
+
+    Examples
+    --------
+    >>> data = Cache("demo-cache")
+    >>> [encoder.name for encoder in encoders_of(["mel-stats", "mfcc"], data=data)]
+    ['mel-stats', 'mfcc']
     """
     found: dict[str, list[Encoder]] = {}
     config, source = None, "the paper"

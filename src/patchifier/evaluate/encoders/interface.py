@@ -51,6 +51,16 @@ class Encoder:
         training data.
     embedder : Embedder or None
         Embedder of a model of this package, for vectors of frames.
+
+    Examples
+    --------
+    A feature of your own is a function:
+
+    >>> def level(data, indices, *, progress=None):
+    ...     return np.array([[data.log_mel(index).mean()] for index in indices], np.float32)
+    >>> encoder = Encoder("level", level)
+    >>> encoder.encode(Cache("demo-cache"), [0, 1]).shape
+    (2, 1)
     """
 
     name: str

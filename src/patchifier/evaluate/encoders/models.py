@@ -49,6 +49,14 @@ def random_checkpoint(
         Training clips, for the batch-norm statistics.
     seed : int
         Of the weights.
+
+    Examples
+    --------
+    >>> data = Cache("demo-cache")
+    >>> config = update(Config(), {"model": {"n_layers": 1}})
+    >>> made = random_checkpoint(config, data, [0, 1, 2], seed=0)
+    >>> as_encoder("random", made).encode(data, [0]).shape
+    (1, 512)
     """
     model = accelerate(Patchifier(config, seed=seed))
     length, silence = config.model.patch_frames, config.spectrogram.silence
@@ -106,7 +114,14 @@ def calibrate(model: Patchifier, patches: torch.Tensor) -> None:
 def as_encoder(
     name: str, made: Checkpoint, *, seed: int | None = None, device: str = "cpu"
 ) -> Encoder:
-    """Encoder of a model, on log-mels (:func:`log_mels`), with the settings of its config."""
+    """Encoder of a model, on log-mels (:func:`log_mels`), with the settings of its config.
+
+    Examples
+    --------
+    >>> encoder = as_encoder("paper", checkpoint.load("patchifier-paper"))
+    >>> encoder.encode(Cache("demo-cache"), [0, 1]).shape, encoder.note
+    ((2, 512), 'mean+std of layers -1')
+    """
     embedder = checkpoint.embedder_of(made, device=device)
 
     def encode(data: Cache, indices: Sequence[int], *, progress: Progress = silent) -> np.ndarray:

@@ -12,7 +12,14 @@ from patchifier.tasks import Task
 
 @dataclass(frozen=True)
 class Probed:
-    """Predictions of the test clips, (n_test, C), and the setting that was chosen without them."""
+    """Predictions of the test clips, (n_test, C), and the setting that was chosen without them.
+
+    Examples
+    --------
+    >>> found = Probed(np.array([[0.9, 0.1], [0.2, 0.8]]), {"C": 1.0})
+    >>> found.predictions.argmax(axis=1).tolist(), found.chosen
+    ([0, 1], {'C': 1.0})
+    """
 
     predictions: np.ndarray
     chosen: dict[str, Any] = field(default_factory=dict)

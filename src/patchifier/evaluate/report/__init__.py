@@ -54,6 +54,13 @@ def report(
     ------
     RequestError
         If nothing was found, ``out`` is a file, or matplotlib or jinja2 is not installed.
+
+    Examples
+    --------
+    >>> from patchifier.evaluate import compare, encoders
+    >>> _ = compare.compare("demo-cache", encoders.encoders("mel-stats"), "runs/mel-stats")
+    >>> report("runs/mel-stats", "report").as_posix()
+    'report/index.html'
     """
     roots = [Path(runs)] if isinstance(runs, str | Path) else [Path(path) for path in runs]
     out = Path(out)

@@ -16,7 +16,14 @@ LEAST_LENGTH = 1e-9  # of what has a direction
 
 @dataclass(frozen=True)
 class Stretches:
-    """Two stretches, one of each of two files, in seconds, and their cosine."""
+    """Two stretches, one of each of two files, in seconds, and their cosine.
+
+    Examples
+    --------
+    >>> found = Stretches(10.0, 15.0, 40.0, 45.0, score=0.98)
+    >>> found.second_start_s - found.first_start_s
+    30.0
+    """
 
     first_start_s: float
     first_end_s: float

@@ -58,6 +58,16 @@ class Duplicate:
         Of both files.
     reason : str
         Why a pair was not checked.
+
+    Examples
+    --------
+    >>> import shutil
+    >>> from patchifier.library import embed_library, search
+    >>> _ = shutil.copy("music/one.ogg", "copy.ogg")
+    >>> _ = embed_library(["music/one.ogg", "copy.ogg"], "copies.parquet", workers=1)
+    >>> (found,) = duplicates(search.load("copies.parquet"), workers=1)
+    >>> found.kind, found.agreement, found.offset_s
+    ('same recording', 1.0, 0.0)
     """
 
     first: SearchResult

@@ -76,6 +76,17 @@ class Index(VectorStore):
     ann_rows : int
         From how many rows on an approximate index is kept; below, every search compares with every
         row.
+
+    Examples
+    --------
+    >>> index = Index.build("music.parquet", "music.lance")
+    >>> (found,) = index.similar(patchifier.load().embed("music/one.ogg"), 1)
+    >>> round(found.score, 3)
+    1.0
+    >>> index.remove([found.path]), len(Index.open("music.lance"))
+    (Changes(added=0, replaced=0, removed=1, kept=2), 2)
+    >>> index.update("music.parquet")
+    Changes(added=1, replaced=0, removed=0, kept=2)
     """
 
     def __init__(self, table: Any, *, name: str) -> None:

@@ -255,6 +255,14 @@ class SearchResult:
     track_id : str or None
         Of the file, as :func:`patchifier.library.stored.track_ids` in a table in memory. An index
         has the digest of the audio, which copies share; None if it was made from an older table.
+
+    Examples
+    --------
+    >>> from patchifier.library import search
+    >>> store = search.load("music.parquet")
+    >>> first, second = store.similar(patchifier.load().embed("music/one.ogg"), 2)
+    >>> first.path.endswith("one.ogg"), round(first.score, 3), second.score < 1
+    (True, 1.0, True)
     """
 
     path: str
@@ -267,7 +275,15 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Changes:
-    """Numbers of files that were added, replaced, removed and not changed in an index."""
+    """Numbers of files that were added, replaced, removed and not changed in an index.
+
+    Examples
+    --------
+    >>> from patchifier.library import search
+    >>> index = search.Index.build("music.parquet", "changes.lance")
+    >>> index.update("music.parquet")
+    Changes(added=0, replaced=0, removed=0, kept=3)
+    """
 
     added: int = 0
     replaced: int = 0

@@ -41,7 +41,15 @@ Seeds = Query | Sequence[Query]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two files that sound nearly the same: their two nearest sections and the cosine of these."""
+    """Two files that sound nearly the same: their two nearest sections and the cosine of these.
+
+    Examples
+    --------
+    >>> from patchifier.library import search
+    >>> pair = search.load("music.parquet").nearest_pair()
+    >>> pair.first.path != pair.second.path, pair.score < 1
+    (True, True)
+    """
 
     first: SearchResult
     second: SearchResult
@@ -61,6 +69,14 @@ class VectorStore(abc.ABC):
         Length E of a vector.
     slices : dict of str to int, or None
         Sizes of the slices of a vector, in their order; None if the store does not state them.
+
+    Examples
+    --------
+    >>> from patchifier.library import search
+    >>> store = search.load("music.parquet")
+    >>> one, two, three = (row.path for row in store.filter(search.Filter()))
+    >>> len(store.similar(one, 1)), len(store.mix(one, 3)), len(store.path(one, two, 3))
+    (1, 3, 3)
     """
 
     name: str

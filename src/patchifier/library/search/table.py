@@ -32,6 +32,13 @@ class Table(VectorStore):
         What :func:`patchifier.library.search.read` gives.
     name : str
         For messages.
+
+    Examples
+    --------
+    >>> table = Table.open("music.parquet")
+    >>> (found,) = table.similar(patchifier.load().embed("music/one.ogg"), 1)
+    >>> len(table), round(found.score, 3)
+    (3, 1.0)
     """
 
     def __init__(self, rows: EmbeddingTable, *, name: str = "the table") -> None:
