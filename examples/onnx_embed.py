@@ -1,15 +1,13 @@
 """Embed audio files with an exported model; torch is not needed.
 
 patchifier export --onnx model.onnx              # once, where torch is
-pip install numpy soundfile soxr onnxruntime     # then these alone
+pip install numpy soundfile soxr onnxruntime     # then these alone; the next variable keeps
+export ORT_DISABLE_TELEMETRY=1                   # onnxruntime from sending usage events
 python onnx_embed.py model.onnx song.mp3 another.flac --out vectors.npz
 """
 
 import argparse
-import os
 import sys
-
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # or onnxruntime would send events to its maker
 
 try:
     import numpy as np
@@ -24,8 +22,7 @@ def read(path: str, sample_rate: int) -> np.ndarray:
     """Mono waveform (S,) float32 at `sample_rate`."""
     with open(path, "rb") as stream:
         samples, own_rate = soundfile.read(stream, dtype="float32", always_2d=True)
-    mono = samples.mean(axis=1)
-    if not np.isfinite(mono).all() or not len(mono):
+    if not np.isfinite(mono := samples.mean(axis=1)).all() or not len(mono):
         raise ValueError("holds no audio, or NaN")
     return mono if own_rate == sample_rate else soxr.resample(mono, own_rate, sample_rate)
 

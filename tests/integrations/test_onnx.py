@@ -147,6 +147,7 @@ def tone_of_16_bits():
     return (np.rint(tone * 32767) / 32768)[None].astype(np.float32)
 
 
+@pytest.mark.slow  # it exports another graph
 def test_a_tone_of_16_bits_agrees_where_patch_vectors_are_not_normalised(tmp_path):
     made = embedder({"vector_norm": "none"})
     checkpoint.save(tmp_path / "model", checkpoint_of(made))
