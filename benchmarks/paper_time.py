@@ -11,13 +11,12 @@ What has not been measured is left out, and the table says so.
 
 import argparse
 import math
-import re
 import tempfile
 import time
 from pathlib import Path
 
 from scale import duration as long_duration
-from scale import result, table
+from scale import result, table, write_tables
 from timing import keep
 
 from patchifier.config import Config
@@ -260,16 +259,7 @@ def main():
     processor = result("train_step")["machine"]
     heads = ("step", "work", f"{processor}", "one GPU", "rates from")
     tables = {"time": table(heads, times()), "disk": table(("what", "size", "from"), disk())}
-    text = PAGE.read_text(encoding="utf-8")
-    for name, rows in tables.items():
-        print(f"{name}\n{rows}\n")
-        text = re.sub(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)",
-            lambda found, rows=rows: f"{found[1]}{rows}\n{found[2]}",
-            text,
-            flags=re.DOTALL,
-        )
-    PAGE.write_text(text, encoding="utf-8")
+    write_tables(PAGE, tables)
 
 
 if __name__ == "__main__":

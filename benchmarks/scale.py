@@ -120,6 +120,20 @@ def table(head, rows):
     return "\n".join(lines)
 
 
+def write_tables(page, tables):
+    """Print tables and write each between its comments in a page."""
+    text = page.read_text(encoding="utf-8")
+    for name, rows in tables.items():
+        print(f"{name}\n{rows}\n")
+        text = re.sub(
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)",
+            lambda found, rows=rows: f"{found[1]}{rows}\n{found[2]}",
+            text,
+            flags=re.DOTALL,
+        )
+    page.write_text(text, encoding="utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hours", type=float, default=1e6)
@@ -146,16 +160,7 @@ def main():
         "preparation": table(("what", "figure", "from"), preparation(flags)),
         "training": table(("what", "rate", f"{flags.epochs:g} epochs"), training(flags)),
     }
-    text = PAGE.read_text(encoding="utf-8")
-    for name, rows in tables.items():
-        print(f"{name}\n{rows}\n")
-        text = re.sub(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)",
-            lambda found, rows=rows: f"{found[1]}{rows}\n{found[2]}",
-            text,
-            flags=re.DOTALL,
-        )
-    PAGE.write_text(text, encoding="utf-8")
+    write_tables(PAGE, tables)
 
 
 if __name__ == "__main__":
