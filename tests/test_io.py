@@ -1,6 +1,9 @@
 """Files that every part shares: CSV cells, lines about skipped files."""
 
 import csv
+import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +58,18 @@ def test_a_skipped_file_is_one_line_with_its_path_once_and_each_remedy_is_there_
         "skipped x.wav: is empty.",
         f"to read 3 of them: {install}",
     ]
+
+
+def test_an_array_on_a_full_disk_fails_with_the_number_of_the_error(tmp_path: Path) -> None:
+    script = (
+        "import resource, sys; import numpy as np; from pathlib import Path; "
+        "from patchifier.io import save_array; "
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "try: save_array(Path(sys.argv[1]), np.zeros(100_000))\n"
+        "except OSError as error: print(error.errno, error.filename)"
+    )
+    path = tmp_path / "numbers.npy"
+    shown = subprocess.check_output([sys.executable, "-c", script, path], text=True)
+    assert shown.split() == [str(errno.EFBIG), str(path)]
+    assert not list(tmp_path.iterdir())

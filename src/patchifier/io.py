@@ -9,8 +9,12 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMULA = re.compile(
     r"'*[=+\-@\t\r]"
@@ -87,6 +91,26 @@ def replaced_file(path: Path) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):  # Windows, of a file that is still open
                 new.unlink(missing_ok=True)
+
+
+def save_array(path: Path, array: "np.ndarray") -> None:
+    """Write an array as .npy by :func:`replaced_file`.
+
+    numpy itself writes to a file by C, whose error on a full disk has no number and no reason.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> save_array(Path("numbers.npy"), np.arange(3))
+    >>> np.load("numbers.npy").tolist()
+    [0, 1, 2]
+    """
+    import numpy as np
+
+    held = BytesIO()
+    np.save(held, array, allow_pickle=False)
+    with replaced_file(path) as new:
+        new.write_bytes(held.getbuffer())
 
 
 def leftover(path: Path) -> Path | None:

@@ -21,7 +21,7 @@ from patchifier.app.parameters import RefusedError
 from patchifier.app.state import Served
 from patchifier.app.teach_routes import labels_of
 from patchifier.config import RequestError
-from patchifier.io import replaced_file
+from patchifier.io import save_array
 
 POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("cluster", "<u2")])
 VERSION = 1  # of the layout; another one is made anew
@@ -123,8 +123,7 @@ class Map:
         """Keep the map beside the table, or in the user's cache where that cannot be written."""
         for file in self.files():
             with contextlib.suppress(OSError):
-                with replaced_file(file) as new, new.open("wb") as stream:
-                    np.save(stream, points)
+                save_array(file, points)
                 return
 
 

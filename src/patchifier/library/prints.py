@@ -10,7 +10,7 @@ import numpy as np
 
 from patchifier import audio, jobs, spectrogram
 from patchifier.config import RequestError, SpectrogramConfig
-from patchifier.io import Progress, replaced_file, require_file, silent
+from patchifier.io import Progress, require_file, save_array, silent
 from patchifier.matching import CODE_SHIFTS, FLIPS, Print, print_of
 
 CONFIG = SpectrogramConfig()
@@ -115,9 +115,5 @@ def _keep(path: str, cache: Path | None, one: Print, stamp: np.ndarray | None) -
         return
     weakest = np.ascontiguousarray(one.weakest.reshape(len(one), -1)).view(np.uint32)
     rows = np.concatenate([stamp[None], np.concatenate([one.bits, weakest], axis=1)])
-    with (
-        contextlib.suppress(PermissionError),
-        replaced_file(_place(path, cache)) as new,
-        new.open("wb") as stream,
-    ):
-        np.save(stream, rows, allow_pickle=False)
+    with contextlib.suppress(PermissionError):
+        save_array(_place(path, cache), rows)

@@ -9,7 +9,7 @@ import numpy as np
 from patchifier.cache import Cache
 from patchifier.config import RequestError, digest
 from patchifier.evaluate.encoders.interface import Encoder
-from patchifier.io import Progress, replaced_file, require_file, silent
+from patchifier.io import Progress, require_file, save_array, silent
 
 FORMAT = 1  # raised whenever an encoder of this package changes its numbers
 
@@ -55,8 +55,7 @@ def cached(
     if found is not None:
         return found
     features = _checked(encoder, data, indices, progress)
-    with replaced_file(path) as new, new.open("wb") as stream:
-        np.save(stream, features, allow_pickle=False)
+    save_array(path, features)
     return features
 
 
