@@ -254,7 +254,8 @@ def tag(
     estimate : str
         Which tags: tempo (bpm), key, both or none.
     labels : str
-        CSV of 'patchifier predict', whose labels become the tag PATCHIFIER.
+        CSV of 'patchifier predict', or of your own with the columns path and label or target: its
+        labels become the tag PATCHIFIER.
     overwrite : bool
         Replace tags that files have.
     write : bool
