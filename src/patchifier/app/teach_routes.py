@@ -1,7 +1,6 @@
 """Endpoints: labels that are taught by a few songs, and models that predict."""
 
 import csv
-import dataclasses
 import io
 import re
 import sys
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from patchifier import heads
 from patchifier.app.parameters import RefusedError
 from patchifier.app.state import Served
-from patchifier.app.teach import teach
+from patchifier.app.teach import GROUPING, shared, teach
 from patchifier.config import RequestError
 from patchifier.io import to_cell
 
@@ -112,13 +111,15 @@ def taught(served: Served, params: TeachParams) -> dict[str, Any]:
         found = teach(
             collection.directions, places, identity=collection.table.identity, model=served.model
         )
-    facts = found.to_dict()
-    shown = ("accuracy", "interval", "n", "method", "enough")
-    known = dict(found.head.facts) | {"accuracy": {name: facts[name] for name in shown}}
     served.heads.pop(params.name, None)
-    served.heads[params.name] = dataclasses.replace(found.head, facts=known)
+    served.heads[params.name] = found.head
     while len(served.heads) > KEPT:
         served.heads.pop(next(iter(served.heads)))
+    tags = {tag: collection.column(tag) for tag in GROUPING}
+    alike = [
+        {"tag": tag, "n": count, "most": value}
+        for tag, (count, value) in shared(places, tags).items()
+    ]
     names = found.head.names
     doubtful = [
         {
@@ -128,7 +129,7 @@ def taught(served: Served, params: TeachParams) -> dict[str, Any]:
         }
         for place in found.doubtful
     ]
-    return {"head": params.name, **facts, "doubtful": doubtful}
+    return {"head": params.name, **found.to_dict(), "shared": alike, "doubtful": doubtful}
 
 
 def _head(served: Served, name: str) -> heads.Head:

@@ -22,7 +22,7 @@ class Row:
 
 
 def read(path: str | Path) -> list[Row]:
-    """Read a CSV with the columns path and label.
+    r"""Read a CSV with the columns path and label.
 
     The columns may be separated by commas, semicolons or tabs. The column of the label may be
     called "target", and "group" is a column that may be missing.
@@ -34,7 +34,7 @@ def read(path: str | Path) -> list[Row]:
 
     Examples
     --------
-    >>> _ = Path("moods.csv").write_text("path,target\\none.ogg,calm\\n")
+    >>> _ = Path("moods.csv").write_text("path,target\none.ogg,calm\n")
     >>> read("moods.csv")
     [Row(path='one.ogg', label='calm', group='')]
     """
