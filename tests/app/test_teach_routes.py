@@ -10,6 +10,7 @@ import pytest
 import patchifier
 from patchifier import heads
 from patchifier.app import Settings
+from patchifier.app.teach_csv import teach_csv
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,28 @@ def test_what_is_known_of_a_head_is_said(taught, ids):
     low, high = taught["interval"]
     assert 0 <= low <= taught["accuracy"] <= high <= 1
     assert [one["track"]["id"] for one in taught["doubtful"]] == [ids[5]]
+
+
+def test_what_the_accuracy_is_compared_with_is_said(taught):
+    assert taught["majority"] == {"label": "=low", "accuracy": 0.6}
+    right = [row[place] for place, row in enumerate(taught["confusion"])]
+    assert taught["never_right"] == [n for n, count in zip(taught["names"], right) if not count]
+    assert {"tag": "artist", "n": 2, "most": "Grieg"} in taught["shared"]
+    assert {"tag": "album", "n": 4, "most": "Peer Gynt"} in taught["shared"]
+
+
+def test_a_csv_teaches_the_same_and_a_tag_groups_its_songs(taught, table, music, tmp_path):
+    rows = [f"{number} song.flac,{'high' if number > 2 else '=low'}" for number in range(5)]
+    (tmp_path / "pitch.csv").write_text(
+        "\n".join(["path,target", *rows]).replace("\n", f"\n{music}/")
+    )
+    found = teach_csv(table, tmp_path / "pitch.csv")
+    assert found.taught.accuracy == taught["accuracy"]
+    assert found.shared["artist"] == (2, "Grieg")
+    grouped = teach_csv(table, tmp_path / "pitch.csv", group="album")
+    assert grouped.taught.method == "leave one group out"
+    assert (grouped.grouped_by, grouped.ungrouped, grouped.shared) == ("album", 0, {})
+    assert grouped.taught.confusion.sum() == 5
 
 
 def test_a_head_labels_the_whole_library(client, taught, ids):

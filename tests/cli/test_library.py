@@ -416,6 +416,9 @@ def test_a_column_group_is_held_out_together_and_labels_that_are_alike_are_named
     assert "labels that differ in case or spaces alone: 'x', 'X'" in shown.err
 
 
+FOUR = "path,label\na/low.wav,x\na/lower.wav,x\na/high.wav,y\nb/higher.wav,y"
+
+
 @pytest.mark.parametrize(
     ("rows", "flags", "said"),
     [
@@ -424,6 +427,7 @@ def test_a_column_group_is_held_out_together_and_labels_that_are_alike_are_named
         ("path,label\na/low.wav,x\na/low.wav,y", "", "has the labels 'x' and 'y'"),
         ("path,label\na/low.wav,1.5\na/high.wav,2.5", "", "0 labels have two songs or more"),
         ("path,label\na/low.wav,x", "--group mood", "--group is 'mood', expected artist"),
+        (FOUR, "--group artist", "none of the 4 labelled songs has that tag"),
     ],
 )
 def test_a_csv_that_cannot_teach_is_refused(rows, flags, said, home, run, tmp_path):
@@ -436,8 +440,7 @@ def test_a_csv_that_cannot_teach_is_refused(rows, flags, said, home, run, tmp_pa
 def test_a_table_of_another_model_is_not_taught_and_no_other_folder_is_replaced(
     home, run, tmp_path
 ):
-    rows = ["a/low.wav,x", "a/lower.wav,x", "a/high.wav,y", "b/higher.wav,y"]
-    (home / "two.csv").write_text("\n".join(["path,label", *rows]))
+    (home / "two.csv").write_text(FOUR)
     command = f"teach {home}/all.parquet {home}/two.csv --out"
     assert "with --model" in run(f"{command} {tmp_path}/x", code=2).err
     shown = run(f"{command} {home}/a --model {home}/model", code=2)

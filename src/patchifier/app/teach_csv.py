@@ -29,6 +29,8 @@ class TaughtByCsv:
         Number of songs of each label.
     grouped_by : str
         "group", the column of the CSV, or a tag; empty where each song stands alone.
+    ungrouped : int
+        Number of songs without a group, where others have one; each stands alone.
     shared : dict of str to (int, str)
         Where each song stands alone, as :func:`patchifier.app.teach.shared`; else empty.
     too_few : tuple of str
@@ -40,6 +42,7 @@ class TaughtByCsv:
     taught: Taught
     songs: dict[str, int]
     grouped_by: str
+    ungrouped: int
     shared: dict[str, tuple[int, str]]
     too_few: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
@@ -110,6 +113,7 @@ def teach_csv(
         taught,
         {label: len(places) for label, places in enough.items()},
         grouped_by,
+        sum(not groups[place] for some in enough.values() for place in some) if groups else 0,
         shared(enough, tags),
         tuple(label for label in by_label if label not in enough),
         skipped,
@@ -149,7 +153,13 @@ def _groups(
 ) -> tuple[list[str] | None, str]:
     """Group of each song of the library, and what groups them; None if nothing does."""
     if tag:
-        return [str(value or "") for value in collection.column(tag)], ALIKE[tag]
+        groups = [str(value or "") for value in collection.column(tag)]
+        if not any(groups[place] for place in rows):
+            raise RequestError(
+                f"--group is {tag}, but none of the {len(rows)} labelled songs has that tag: leave "
+                "it out, or add a column 'group' to the CSV."
+            )
+        return groups, ALIKE[tag]
     if not any(row.group for row in rows.values()):
         return None, ""
     groups = [""] * len(collection)

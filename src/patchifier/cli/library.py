@@ -248,13 +248,19 @@ def taught_text(found: "TaughtByCsv", out: str) -> str:
     if taught.note:
         lines.append(taught.note)
     if found.grouped_by:
-        lines.append(f"Songs of one {found.grouped_by} are held out together.")
+        alone = f" {found.ungrouped} of {taught.n} have none: each is alone." * (
+            found.ungrouped > 0
+        )
+        lines.append(f"Songs of one {found.grouped_by} are held out together.{alone}")
     else:
-        lines.append("Each song stands alone, for the CSV has no column group.")
+        lines.append(
+            "Each song stands alone, for the CSV has no column group: songs of one artist or album "
+            "may be on both sides of the test."
+        )
     for tag, (count, value) in found.shared.items():
         lines.append(
-            f"{count} of {taught.n} songs share their {tag} with another one ({value}), and may be "
-            f"tested while that one teaches: the accuracy may be too high. Try --group {tag}."
+            f"{count} of {taught.n} songs share their {tag} with another labelled song ({value}): "
+            f"the accuracy may be too high. --group {tag} holds them out together."
         )
     lines += [
         f"accuracy {100 * taught.accuracy:.1f} %, 95 % interval {100 * low:.1f} to "
