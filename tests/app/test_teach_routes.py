@@ -132,6 +132,10 @@ def test_saved_heads_are_read_and_one_that_cannot_be_used_is_named_and_left_out(
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         archive.extractall(tmp_path)
     again = serve(table, Settings(heads=tmp_path))
+    (tmp_path / "zipped").mkdir()
+    (tmp_path / "zipped" / "pitch.zip").write_bytes(answer.content)
+    of_zip = serve(table, Settings(heads=tmp_path / "zipped"))
+    assert of_zip.get("/api/heads").json() == again.get("/api/heads").json()
     before = client.get("/api/heads").json()[0]
     assert again.get("/api/heads").json() == [before]
     assert before["accuracy"]["n"] == 5

@@ -391,6 +391,12 @@ def test_a_csv_teaches_a_head_that_predicts(home, run, told, tmp_path):
     assert "b/gone.wav" in (tmp_path / "kinds.skipped.csv").read_text()
     results = told(command, code=1)
     assert (results["songs"], results["skipped"]) == ({"deep": 2, "bright": 2}, 1)
+    described = run(f"info {tmp_path}/kinds").out
+    assert re.search(
+        r"score +accuracy .+ on 4 songs, leave one out; always saying 'deep' 0\.500; too few",
+        described,
+    )
+    assert re.search(r"doubts +no: it answers for every file", described)
     command = f"predict {tmp_path}/kinds {home}/a --out {tmp_path}/labels.csv --workers 1"
     assert told(command)["rows"] == 3
     with (tmp_path / "labels.csv").open() as stream:

@@ -66,12 +66,16 @@ class PredictParams:
 
 
 def read_heads(folder: Path | None, identity: str) -> dict[str, heads.Head]:
-    """Heads by name from the folders in a folder; one that cannot be used is named and left out."""
-    found = {}
+    """Heads by name from the folders and zip files in a folder.
+
+    One that cannot be used is named and left out.
+    """
+    found = dict[str, heads.Head]()
     for one in sorted(folder.iterdir()) if folder else []:
         if heads.is_head(one):
             try:
-                found[one.name] = _of_model(heads.read(one), identity, one)
+                name = one.name if one.is_dir() else one.stem
+                found.setdefault(name, _of_model(heads.read(one), identity, one))
             except RequestError as error:
                 print(f"left out: {error}", file=sys.stderr, flush=True)
     return found

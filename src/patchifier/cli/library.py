@@ -287,7 +287,8 @@ def predict(
     ----------
     model : str
         From 'patchifier finetune', such as RUN/full/model; a head of the package, as 'patchifier
-        info' lists them; or the folder of a head, from 'patchifier teach' or the page.
+        info' lists them; the folder of a head from 'patchifier teach'; or the zip file of one from
+        the page.
     sources : list of str
         As for 'embed'.
     out : str
