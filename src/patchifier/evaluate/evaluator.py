@@ -139,7 +139,9 @@ class Evaluator:
             )
             row = score.row(name, method) | {"subset": subset, "condition": condition}
             rows.append(row | dict(more) | self.other_metrics(truth, predictions))
-        steps.finish()
+        first = rows[0]  # of all clips, unperturbed
+        interval = f"[{first['low']:.3f}, {first['high']:.3f}]"
+        steps.finish(f"{first['metric']} {first['value']:.3f} {interval}")
         return rows
 
     def other_metrics(
