@@ -74,10 +74,12 @@ def test_heads_are_listed(client, taught):
 def test_labels_are_saved_as_csv_that_no_spreadsheet_computes(client, taught):
     answer = client.post("/api/teach/save", json={"head": "pitch", "what": "csv"})
     rows = answer.text.splitlines()
-    assert rows[0] == "path,label,probability"
+    assert rows[0] == "path,label,probability,given"
     assert len(rows) == 7
     assert ",'=low," in rows[1]
-    assert answer.headers["content-disposition"] == 'attachment; filename="pitch.csv"'
+    assert [row.rpartition(",")[2] for row in rows[1:]] == [*["'=low"] * 3, "high", "high", ""]
+    name = answer.headers["content-disposition"]
+    assert name == 'attachment; filename="pitch-predicted.csv"'
 
 
 def test_a_saved_head_predicts_what_the_page_does(client, taught, ids, music, tmp_path):

@@ -51,7 +51,7 @@ class HeadParams:
 
 @dataclass(frozen=True)
 class SaveParams:
-    """A head by name, and what is saved: labels of the library, or the head."""
+    """A head by name, and what is saved: predictions for the library, or the head."""
 
     head: str
     what: Literal["csv", "head"] = "csv"
@@ -117,8 +117,11 @@ def taught(served: Served, params: TeachParams) -> dict[str, Any]:
         )
     served.heads.pop(params.name, None)
     served.heads[params.name] = found.head
+    served.given[params.name] = {one: label for label, ids in params.labels.items() for one in ids}
     while len(served.heads) > KEPT:
-        served.heads.pop(next(iter(served.heads)))
+        oldest = next(iter(served.heads))
+        served.heads.pop(oldest)
+        served.given.pop(oldest, None)
     tags = {tag: collection.column(tag) for tag in GROUPING}
     alike = [
         {"tag": tag, "n": count, "most": value}
@@ -175,10 +178,12 @@ def predict(served: Served, params: PredictParams) -> dict[str, Any]:
 
 
 def saved(served: Served, params: SaveParams) -> Response:
-    """Labels of the library as CSV, or the head as a zip file of its folder."""
+    """Predictions for the library as CSV, or the head as a zip file of its folder."""
     stem = re.sub(r"[^\w.+-]+", "-", params.head, flags=re.ASCII).strip("-") or "head"
     if params.what == "csv":
-        return download(_csv(served, params.head), f"{stem}.csv", "text/csv; charset=utf-8")
+        return download(
+            _csv(served, params.head), f"{stem}-predicted.csv", "text/csv; charset=utf-8"
+        )
     head = _head(served, params.head)
     folder = served.folder / "heads" / stem
     with served.one_at_a_time(f"head {stem}"):
@@ -191,11 +196,15 @@ def saved(served: Served, params: SaveParams) -> Response:
 
 
 def _csv(served: Served, name: str) -> bytes:
+    """Predictions for the library; `given` is the label that the user gave, empty for none."""
     stream = io.StringIO()
     table = csv.writer(stream)
-    table.writerow(["path", "label", "probability"])
-    for path, (label, probability) in zip(served.collection.paths, labels_of(served, name)):
-        table.writerow([to_cell(path), to_cell(label), probability])
+    table.writerow(["path", "label", "probability", "given"])
+    rows = zip(served.collection.ids, served.collection.paths, labels_of(served, name))
+    given = served.given.get(name, {})
+    for one, path, (label, probability) in rows:
+        own = given.get(one, "")
+        table.writerow([to_cell(path), to_cell(label), probability, to_cell(own)])
     return stream.getvalue().encode("utf-8", "replace")
 
 
