@@ -188,7 +188,7 @@ function drawAnswer(view) {
         answer.majority && el("p.lead", {}, `Always saying “${answer.majority.label}” would give ${percent(answer.majority.accuracy)}.`),
         answer.note && el("p.lead", {}, answer.note),
         never(answer),
-        (answer.shared ?? []).map(({ tag, n, most }) => el("p.lead.shared", {}, `${n} of ${plural(answer.n, "song")} share their ${tag} with another labelled song (most: ${most}). Songs of one ${tag} stand on both sides of the test, so the accuracy may be too high.`)),
+        related(answer),
         el("p.small.soft", {}, `${answer.method}, ${plural(answer.n, "song")}`),
         confusion(answer),
       ),
@@ -210,6 +210,14 @@ function drawAnswer(view) {
 function never({ never_right: names }) {
   if (!names?.length) return null;
   return el("p.lead.never", {}, `No song was named right of: ${names.join(", ")}.`);
+}
+
+/** Songs of one artist or album, of which one is tested while the other teaches. */
+function related({ shared, n }) {
+  if (!shared?.length) return null;
+  const counts = shared.map((one) => `${one.n} of ${n} songs share their ${one.tag} with another labelled song (most: ${one.most})`);
+  const tags = shared.map((one) => one.tag).join(" or ");
+  return el("p.lead.shared", {}, `${counts.join(", ")}. Songs of one ${tags} stand on both sides of the test, so the accuracy may be too high.`);
 }
 
 /** Rows are the labels that were given, columns those that were predicted without the song itself. */
