@@ -419,7 +419,7 @@ def test_a_column_group_is_held_out_together_and_labels_that_are_alike_are_named
     shown = run(command)
     assert "leave one group out" in shown.out
     assert "Songs of one group are held out together." in shown.out
-    assert "labels that differ in case or spaces alone: 'x', 'X'" in shown.err
+    assert "labels that differ in case or spaces alone are different labels: 'x', 'X'" in shown.err
 
 
 FOUR = "path,label\na/low.wav,x\na/lower.wav,x\na/high.wav,y\nb/higher.wav,y"

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from patchifier.cli.command import Outcome, counted, print_skipped
+from patchifier.cli.command import Outcome, counted, print_alike, print_skipped
 from patchifier.cli.progress import progress
 from patchifier.config import RequestError
 from patchifier.io import skipped_lines
@@ -213,7 +213,6 @@ def teach(table: str, labels: str, *, out: str, group: str = "", model: str = ""
     from patchifier.app.teach_csv import teach_csv
     from patchifier.io import write_skipped
     from patchifier.jobs import file_lock
-    from patchifier.tasks import alike
 
     with file_lock(Path(out), "teach"):
         found = teach_csv(table, labels, group=group, model=model)
@@ -222,8 +221,7 @@ def teach(table: str, labels: str, *, out: str, group: str = "", model: str = ""
         if found.skipped or listed.exists():
             write_skipped(listed, ("path", "reason"), found.skipped)
     text = taught_text(found, out) + print_skipped(found.skipped, listed)
-    for names in alike([*found.songs, *found.too_few]):
-        print(f"note: labels that differ in case or spaces alone: {names}", file=sys.stderr)
+    print_alike([*found.songs, *found.too_few])
     results = found.taught.to_dict() | {
         "songs": found.songs,
         "grouped_by": found.grouped_by,
