@@ -127,7 +127,7 @@ class Evaluator:
         parts += [(condition, "", everything) for condition in runs[0] if condition]
         method = "none" if name == "majority" else self.protocol
         shown = steps.next("intervals")
-        rows = []
+        rows, note = [], ""
         for condition, subset, indices in parts:
             predictions = [run[condition][indices] for run in runs]
             truth = targets[self.tested[indices]]
@@ -137,11 +137,10 @@ class Evaluator:
                 tasks.mean_score(self.task, truth, predictions),
                 progress=shown,
             )
+            note = note or str(score)  # the first is of all clips, unperturbed
             row = score.row(name, method) | {"subset": subset, "condition": condition}
             rows.append(row | dict(more) | self.other_metrics(truth, predictions))
-        first = rows[0]  # of all clips, unperturbed
-        interval = f"[{first['low']:.3f}, {first['high']:.3f}]"
-        steps.finish(f"{first['metric']} {first['value']:.3f} {interval}")
+        steps.finish(note)
         return rows
 
     def other_metrics(
