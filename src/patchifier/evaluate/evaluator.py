@@ -185,10 +185,7 @@ class Evaluator:
         return {name: np.concatenate(parts) for name, parts in predictions.items()}, chosen
 
     def features(self, encoder: Encoder, steps: Steps) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Features of all clips, and of the tested clips under each perturbation.
-
-        Stored ones are read.
-        """
+        """Features of all clips, and of those tested under perturbations; stored ones are read."""
         caches = {"": self.data} | ({} if encoder.precomputed else dict(self.perturbed))
         folder, found = self.folder / "features", {}
         for name, data in caches.items():
