@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -38,6 +39,53 @@ def test_a_saved_head_is_the_same(head, tmp_path):
     found = heads.read(head.save(tmp_path / "head"))
     assert (found.names, found.identity, found.facts) == (head.names, head.identity, head.facts)
     np.testing.assert_array_equal(found.weight, head.weight)
+
+
+def zipped(folder, path, *, prefix="head/"):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in folder.iterdir():
+            archive.write(file, f"{prefix}{file.name}")
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["head/", ""])
+def test_a_head_is_read_from_a_zip_file_of_its_folder(head, model, tmp_path, prefix):
+    path = zipped(head.save(tmp_path / "head"), tmp_path / "h.zip", prefix=prefix)
+    assert heads.is_head(path)
+    np.testing.assert_array_equal(heads.read(path).weight, head.weight)
+    assert patchifier.load(path).task.names == head.names
+    with pytest.raises(RequestError):
+        head.save(path)
+
+
+@pytest.mark.parametrize("kind", ["weights missing", "too large", "a torn file", "encrypted"])
+def test_a_damaged_zip_file_is_refused(head, tmp_path, kind, monkeypatch):
+    folder = head.save(tmp_path / "head")
+    if kind == "weights missing":
+        (folder / heads.WEIGHTS).unlink()
+    if kind == "too large":
+        monkeypatch.setattr(heads, "MOST_BYTES", 1000)
+    path = zipped(folder, tmp_path / "h.zip")
+    content = bytearray(path.read_bytes())
+    if kind == "a torn file":
+        content[200:260] = bytes(60)
+    if kind == "encrypted":
+        for mark, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+            start = content.find(mark)
+            while start >= 0:
+                content[start + place] |= 1
+                start = content.find(mark, start + 1)
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match=r"h\.zip"):
+        heads.read(path)
+
+
+def test_a_zip_file_of_other_things_is_no_head(tmp_path):
+    (tmp_path / "music").mkdir()
+    (tmp_path / "music" / "song.txt").write_text("x")
+    assert not heads.is_head(zipped(tmp_path / "music", tmp_path / "music.zip"))
+    (tmp_path / "text.zip").write_text("no zip")
+    assert not heads.is_head(tmp_path / "text.zip")
 
 
 def test_probabilities_sum_to_one_also_for_large_vectors(head):

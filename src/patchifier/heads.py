@@ -5,9 +5,13 @@ A head is two small files: ``head.json`` (names, the model, its identity) and ``
 also know where the vectors of its training lie, and doubts other sound.
 """
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Mapping
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +25,7 @@ from patchifier.io import parse_json, read_text, replaced_folder, require_file, 
 
 FORMAT = 2  # 1: a label of several, without `known`
 MOST_NAMES, MOST_LETTERS, MOST_SIZE = 1_000, 200, 2**16
+MOST_BYTES = 2**28  # of a file in a zip: 1,000 labels of 2**16 numbers
 JSON, WEIGHTS = "head.json", "head.safetensors"
 KNOWN, LIMITS = ("mean", "scale", "music"), ("furthest", "beyond", "least")
 Kind = Literal["one-of", "many-of"]
@@ -147,7 +152,7 @@ class Head:
             If the folder holds anything else.
         """
         folder = Path(folder)
-        if folder.exists() and not is_head(folder):
+        if folder.exists() and not (folder / JSON).is_file():
             raise RequestError(f"{folder} exists and is not a head: choose another name.")
         plain = self.kind == "one-of" and self.known is None  # earlier versions read it
         values = {"format": 1 if plain else FORMAT, "names": list(self.names)}
@@ -181,12 +186,46 @@ def unstandardised(
 
 
 def is_head(path: str | Path | None) -> bool:
-    """Whether a path is the folder of a head."""
-    return path is not None and (Path(path) / JSON).is_file()
+    """Whether a path is the folder of a head, or such a folder in a zip file."""
+    if path is None:
+        return False
+    return (Path(path) / JSON).is_file() or JSON in _members(Path(path))
+
+
+def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
+    """The two files of a head in a zip file, by name; none in another file."""
+    if path.suffix.lower() != ".zip" or not path.is_file():
+        return {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {one.filename: one for one in archive.infolist()}
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return {}
+    for name in members:
+        folder, slash, file = name.rpartition("/")
+        if file == JSON and "/" not in folder:
+            beside = {one: members.get(f"{folder}{slash}{one}") for one in (JSON, WEIGHTS)}
+            return {one: member for one, member in beside.items() if member}
+    return {}
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """Folder of a head; that of a zip file is a temporary one."""
+    members = _members(path)
+    if not members:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
+        for name, member in members.items():
+            if member.file_size > MOST_BYTES:
+                raise ValueError(f"{name} has {member.file_size} bytes")
+            (Path(folder) / name).write_bytes(archive.read(member))
+        yield Path(folder)
 
 
 def read(folder: str | Path) -> Head:
-    """Read a head.
+    """Read a head from its folder, or from a zip file of it, as the page saves it.
 
     Raises
     ------
@@ -200,9 +239,26 @@ def read(folder: str | Path) -> Head:
     >>> head.names, head.model
     (('drums', 'no drums'), 'patchifier-base')
     """
-    folder = Path(folder)
+    given = Path(folder)
     try:
-        values = parse_json(read_text(folder / JSON))
+        with _unpacked(given) as folder:
+            return _read(folder, given)
+    except RequestError:
+        raise
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(given, error) from error  # RuntimeError: encrypted, or compressed otherwise
+
+
+def _damaged(folder: Path, error: Exception) -> RequestError:
+    return RequestError(
+        f"{folder} is not a head, or is damaged ({error}): save it again from the page."
+    )
+
+
+def _read(files: Path, folder: Path) -> Head:
+    """Read a head from its files; messages name the folder or the zip file."""
+    try:
+        values = parse_json(read_text(files / JSON))
         if type(values["format"]) is not int:
             raise TypeError(f"its format is {values['format']!r}")
         if values["format"] > FORMAT:
@@ -218,14 +274,12 @@ def read(folder: str | Path) -> Head:
         if is_head(values["model"]):
             raise ValueError("its model is a head")
         kind, known = _kind_and_limits(values)
-        tensors = _tensors(folder / WEIGHTS, len(names), known=known is not None)
+        tensors = _tensors(files / WEIGHTS, len(names), known=known is not None)
         facts = dict(values.get("facts") or {})
     except RequestError:
         raise
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise RequestError(
-            f"{folder} is not a head, or is damaged ({error}): save it again from the page."
-        ) from error
+        raise _damaged(folder, error) from error
     if values["model"].startswith("hf://"):
         raise RequestError(f"{folder} names the model {values['model']}: download it first.")
     where = None

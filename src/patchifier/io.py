@@ -59,9 +59,9 @@ class Steps:
         show(0, 1, "")
         return show
 
-    def finish(self) -> None:
-        """Show that the job is done."""
-        self.shown(100 * self.count, 100 * self.count, "")
+    def finish(self, note: str = "") -> None:
+        """Show that the job is done, and what came out."""
+        self.shown(100 * self.count, 100 * self.count, note)
 
 
 @contextlib.contextmanager

@@ -51,6 +51,9 @@ class Score:
     n: int
     p: float | None = None
 
+    def __str__(self) -> str:
+        return f"{self.metric} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
     def row(self, encoder: str, method: str) -> dict[str, Any]:
         """Return the score as a row of a results table."""
         names = {"encoder": encoder, "method": method, "metric": self.metric}

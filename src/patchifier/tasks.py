@@ -20,7 +20,7 @@ The kinds are stored in caches and checkpoints. Frame-wise tasks are evaluated b
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -117,6 +117,20 @@ def infer(targets: Sequence[Any]) -> Task | None:
         "targets are a mixture, expected for every clip a name, a list of names, or equally many "
         "numbers. In a manifest, a column 'task' says which: multiclass, multilabel or regression."
     )
+
+
+def alike(names: Iterable[str]) -> list[str]:
+    """Names that differ in case or spaces alone, in a text for each such set.
+
+    Examples
+    --------
+    >>> alike(["Calm", "calm ", "loud", "calm"])
+    ["'Calm', 'calm ', 'calm'"]
+    """
+    found: dict[str, dict[str, None]] = {}
+    for name in names:
+        found.setdefault("".join(name.casefold().split()), {})[name] = None
+    return [", ".join(map(repr, same)) for same in found.values() if len(same) > 1]
 
 
 def encode_targets(task: Task, targets: Sequence[Any]) -> np.ndarray:

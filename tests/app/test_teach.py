@@ -65,6 +65,67 @@ def test_two_labels_and_the_saved_head_give_the_same_probabilities(tmp_path):
     assert found.accuracy > 0.9
 
 
+def test_the_level_of_guessing_and_labels_that_are_never_right_are_said():
+    vectors = library(3.0)
+    vectors[[2, 5]] = vectors[[0, 3]]  # two songs that lie among those of the first label
+    labels = {"calm": range(0, 36, 3), "loud": range(1, 25, 3), "odd": [2, 5]}
+    found = teach(vectors, labels, identity="x", model="patchifier-base")
+    assert found.majority == ("calm", 12 / 22)
+    assert found.never_right == ("odd",)
+    facts = found.to_dict()
+    assert facts["majority"] == {"label": "calm", "accuracy": 12 / 22}
+    assert facts["never_right"] == ["odd"]
+    assert found.head.facts["accuracy"]["interval"] == list(found.interval)
+
+
+def artists(n=60, of_each=4):
+    """Vectors that tell 15 artists apart and nothing else, and the artists."""
+    names = [f"artist {row // of_each}" for row in range(n)]
+    centres = np.random.default_rng(1).standard_normal((n // of_each, 40))
+    noise = np.random.default_rng(2).standard_normal((n, 40))
+    return 10 * centres[np.arange(n) // of_each] + noise, names
+
+
+def test_what_is_learnt_of_artists_is_no_accuracy_when_they_are_held_out():
+    vectors, names = artists()
+    labels = {"even": [r for r in range(60) if r // 4 % 2 == 0]}
+    labels["odd"] = [r for r in range(60) if r // 4 % 2]
+    options = {"identity": "x", "model": "patchifier-base"}
+    alone = teach(vectors, labels, **options)
+    together = teach(vectors, labels, groups=names, **options)
+    assert alone.accuracy == 1
+    assert together.accuracy < 0.8
+    assert together.method == "5-fold cross-validation by group"
+    assert together.interval[1] - together.interval[0] > 0.25
+    np.testing.assert_array_equal(alone.probabilities, together.probabilities)
+
+
+def test_few_groups_are_left_out_one_by_one_and_a_song_without_one_is_alone():
+    vectors = library(3.0)
+    labels = {"calm": range(0, 30, 3), "loud": range(1, 31, 3)}
+    groups = ["A" if row < 12 else "B" if row < 24 else "" for row in range(60)]
+    found = teach(vectors, labels, groups=groups, identity="x", model="patchifier-base")
+    assert found.method == "leave one group out"
+    assert found.enough
+    assert found.note == ""
+
+
+def test_a_label_of_one_group_alone_counts_as_wrong_and_is_named():
+    vectors = library(3.0)
+    labels = {"calm": range(0, 30, 3), "loud": range(1, 31, 3)}
+    groups = ["A" if row % 3 == 0 else f"B{row % 2}" for row in range(60)]
+    found = teach(vectors, labels, groups=groups, identity="x", model="patchifier-base")
+    assert found.never_right == ("calm",)
+    assert not found.enough
+    assert "one group (calm)" in found.note
+    both = ["A" if row % 3 == 0 else "B" for row in range(60)]
+    none = teach(vectors, labels, groups=both, identity="x", model="patchifier-base")
+    assert none.accuracy == 0
+    assert none.interval[1] > 0.5  # two groups say little
+    with pytest.raises(RequestError):
+        teach(vectors, labels, groups=["A"] * 60, identity="x", model="patchifier-base")
+
+
 REFUSED = {
     "one label": {"a": [0, 1]},
     "eleven labels": {str(n): [2 * n, 2 * n + 1] for n in range(11)},

@@ -10,6 +10,7 @@ import pytest
 import patchifier
 from patchifier import heads
 from patchifier.app import Settings
+from patchifier.app.teach_csv import teach_csv
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,28 @@ def test_what_is_known_of_a_head_is_said(taught, ids):
     low, high = taught["interval"]
     assert 0 <= low <= taught["accuracy"] <= high <= 1
     assert [one["track"]["id"] for one in taught["doubtful"]] == [ids[5]]
+
+
+def test_what_the_accuracy_is_compared_with_is_said(taught):
+    assert taught["majority"] == {"label": "=low", "accuracy": 0.6}
+    right = [row[place] for place, row in enumerate(taught["confusion"])]
+    assert taught["never_right"] == [n for n, count in zip(taught["names"], right) if not count]
+    assert {"tag": "artist", "n": 2, "most": "Grieg"} in taught["shared"]
+    assert {"tag": "album", "n": 4, "most": "Peer Gynt"} in taught["shared"]
+
+
+def test_a_csv_teaches_the_same_and_a_tag_groups_its_songs(taught, table, music, tmp_path):
+    rows = [f"{number} song.flac,{'high' if number > 2 else '=low'}" for number in range(5)]
+    (tmp_path / "pitch.csv").write_text(
+        "\n".join(["path,target", *rows]).replace("\n", f"\n{music}/")
+    )
+    found = teach_csv(table, tmp_path / "pitch.csv")
+    assert found.taught.accuracy == taught["accuracy"]
+    assert found.shared["artist"] == (2, "Grieg")
+    grouped = teach_csv(table, tmp_path / "pitch.csv", group="album")
+    assert grouped.taught.method == "leave one group out"
+    assert (grouped.grouped_by, grouped.ungrouped, grouped.shared) == ("album", 0, {})
+    assert grouped.taught.confusion.sum() == 5
 
 
 def test_a_head_labels_the_whole_library(client, taught, ids):
@@ -51,10 +74,12 @@ def test_heads_are_listed(client, taught):
 def test_labels_are_saved_as_csv_that_no_spreadsheet_computes(client, taught):
     answer = client.post("/api/teach/save", json={"head": "pitch", "what": "csv"})
     rows = answer.text.splitlines()
-    assert rows[0] == "path,label,probability"
+    assert rows[0] == "path,label,probability,given"
     assert len(rows) == 7
     assert ",'=low," in rows[1]
-    assert answer.headers["content-disposition"] == 'attachment; filename="pitch.csv"'
+    assert [row.rpartition(",")[2] for row in rows[1:]] == [*["'=low"] * 3, "high", "high", ""]
+    name = answer.headers["content-disposition"]
+    assert name == 'attachment; filename="pitch-predicted.csv"'
 
 
 def test_a_saved_head_predicts_what_the_page_does(client, taught, ids, music, tmp_path):
@@ -109,6 +134,10 @@ def test_saved_heads_are_read_and_one_that_cannot_be_used_is_named_and_left_out(
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         archive.extractall(tmp_path)
     again = serve(table, Settings(heads=tmp_path))
+    (tmp_path / "zipped").mkdir()
+    (tmp_path / "zipped" / "pitch.zip").write_bytes(answer.content)
+    of_zip = serve(table, Settings(heads=tmp_path / "zipped"))
+    assert of_zip.get("/api/heads").json() == again.get("/api/heads").json()
     before = client.get("/api/heads").json()[0]
     assert again.get("/api/heads").json() == [before]
     assert before["accuracy"]["n"] == 5

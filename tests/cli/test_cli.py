@@ -548,6 +548,19 @@ def test_an_interrupted_job_says_how_to_go_on(monkeypatch, run):
     assert said.strip() == "interrupted: run the same command again, and it goes on"
 
 
+def test_time_is_not_extrapolated_from_the_first_items(capsys, monkeypatch):
+    clock = iter([0.0, 20.0, 40.0, 60.0])
+    monkeypatch.setattr("patchifier.cli.progress.time.monotonic", lambda: next(clock))
+    show = progress("mfcc")
+    for done, note in ((0, ""), (1, "features"), (100, "features"), (700, "accuracy 0.2")):
+        show(done, 700, note)
+    assert capsys.readouterr().err.splitlines() == [
+        "mfcc: 1 of 700, features",
+        "mfcc: 100 of 700, 240 s left, features",
+        "mfcc: 700 of 700, 0 s left, accuracy 0.2",
+    ]
+
+
 def test_progress_in_a_pipe_is_plain_lines(capsys):
     show = progress("log-mels")
     for done in range(1, 4):

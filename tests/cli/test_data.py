@@ -43,6 +43,14 @@ def test_prepare_prints_the_task_that_the_manifest_states(songs: Path, capsys) -
     }
 
 
+def test_labels_that_differ_in_case_alone_are_named_and_stay_different(songs: Path, capsys) -> None:
+    rows = ["path,label", "0.wav,Calm", "1.wav,calm", "2.wav,loud"]
+    assert prepare(songs, *rows) == 0
+    shown = capsys.readouterr()
+    assert "spaces alone are different labels: 'Calm', 'calm'\n" in shown.err
+    assert "task: multiclass (3: Calm, calm, loud)" in shown.out
+
+
 def test_prepare_names_each_skipped_file_once_and_ends_with_count_and_list(
     songs: Path, capsys, monkeypatch
 ) -> None:

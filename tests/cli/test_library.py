@@ -375,3 +375,80 @@ def test_export_needs_one_of_its_flags(run, flags, given):
     said = run(f"export {flags}", code=2).err
     assert f"export writes one thing, but {given}" in said
     assert len(said.splitlines()) == 1
+
+
+def test_a_csv_teaches_a_head_that_predicts(home, run, told, tmp_path):
+    rows = ["a/low.wav,deep", "a/lower.wav,deep", "a/high.wav,bright", "b/higher.wav,bright"]
+    rows += ["b/noise.wav,noisy", "b/gone.wav,deep", "b/more noise.wav,"]
+    labels = home / "kinds.csv"
+    labels.write_text("\n".join(["path,target", *rows]))
+    command = f"teach {home}/all.parquet {labels} --model {home}/model --out {tmp_path}/kinds"
+    shown = run(command, code=1)
+    assert re.search(r"accuracy [\d.]+ %, 95 % interval .+: 4 songs, leave one out", shown.out)
+    assert "always saying 'deep' would give 50.0 %" in shown.out
+    assert "left out, with one song: noisy" in shown.out
+    assert "skipped b/gone.wav: it is not in the table" in shown.err
+    assert "b/gone.wav" in (tmp_path / "kinds.skipped.csv").read_text()
+    results = told(command, code=1)
+    assert (results["songs"], results["skipped"]) == ({"deep": 2, "bright": 2}, 1)
+    described = run(f"info {tmp_path}/kinds").out
+    assert re.search(
+        r"score +accuracy .+ on 4 songs, leave one out; always saying 'deep' 0\.500; too few",
+        described,
+    )
+    assert re.search(r"doubts +no: it answers for every file", described)
+    command = f"predict {tmp_path}/kinds {home}/a --out {tmp_path}/labels.csv --workers 1"
+    assert told(command)["rows"] == 3
+    with (tmp_path / "labels.csv").open() as stream:
+        found = {row["path"].rpartition("/")[2]: row["label"] for row in csv.DictReader(stream)}
+    assert found == {"low.wav": "deep", "lower.wav": "deep", "high.wav": "bright"}
+
+
+def test_a_column_group_is_held_out_together_and_labels_that_are_alike_are_named(
+    home, run, tmp_path
+):
+    names = ["a/low", "a/lower", "a/high", "b/higher", "b/noise"]
+    rows = [
+        f"{home}/{name}.wav,{kind}"
+        for name, kind in zip(names, ["x,A", "x,B", "X,A", "X,B", "x,C"])
+    ]
+    (tmp_path / "kinds.csv").write_text("\n".join(["path,label,group", *rows]))
+    command = (
+        f"teach {home}/all.parquet {tmp_path}/kinds.csv --model {home}/model --out {tmp_path}/k"
+    )
+    shown = run(command)
+    assert "leave one group out" in shown.out
+    assert "Songs of one group are held out together." in shown.out
+    assert "labels that differ in case or spaces alone are different labels: 'x', 'X'" in shown.err
+
+
+FOUR = "path,label\na/low.wav,x\na/lower.wav,x\na/high.wav,y\nb/higher.wav,y"
+
+
+@pytest.mark.parametrize(
+    ("rows", "flags", "said"),
+    [
+        ("path,mood\na/low.wav,x", "", "no column 'label or target'"),
+        ("path,label\nlow.wav,x", "", "none of its 1 paths is in the table"),
+        ("path,label\na/low.wav,x\na/low.wav,y", "", "has the labels 'x' and 'y'"),
+        ("path,label\na/low.wav,1.5\na/high.wav,2.5", "", "0 labels have two songs or more"),
+        ("path,label\na/low.wav,x", "--group mood", "--group is 'mood', expected artist"),
+        (FOUR, "--group artist", "none of the 4 labelled songs has that tag"),
+    ],
+)
+def test_a_csv_that_cannot_teach_is_refused(rows, flags, said, home, run, tmp_path):
+    (home / "wrong.csv").write_text(rows)
+    command = f"teach {home}/all.parquet {home}/wrong.csv --model {home}/model --out {tmp_path}/x"
+    assert said in run(f"{command} {flags}", code=2).err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_table_of_another_model_is_not_taught_and_no_other_folder_is_replaced(
+    home, run, tmp_path
+):
+    (home / "two.csv").write_text(FOUR)
+    command = f"teach {home}/all.parquet {home}/two.csv --out"
+    assert "with --model" in run(f"{command} {tmp_path}/x", code=2).err
+    shown = run(f"{command} {home}/a --model {home}/model", code=2)
+    assert "is not a head" in shown.err
+    assert (home / "a" / "low.wav").exists()

@@ -73,6 +73,7 @@ QUIET = {  # command -> its smallest real input; the order counts
     "duplicates": "all.parquet",
     "tag": "all.parquet",
     "index": "all.parquet --out index",
+    "teach": "all.parquet clips.csv --model run/model --out head",
     "distance": "all.parquet all.parquet",
     "predict": "tuned/full/model 0.wav --out labels.csv --workers 1",
     "info": "run/model",

@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import soundfile
-from tools.figures import architecture, commands
+from tools.figures import architecture, commands, intervals
 from tools.figures.__main__ import FIGURES
 
 from patchifier import cli, datasets, jobs
@@ -288,3 +288,15 @@ def test_the_site_builds_without_a_warning_and_asks_nothing_of_other_places(tmp_
     assert all(name in names or members.fullmatch(name) for name in found)
     for sheet in (tmp_path / "site").rglob("*.css"):
         assert not re.search(r"url\(['\"]?https?:|@import ['\"]https?:", text_of(sheet)), sheet
+
+
+def test_the_table_of_intervals_has_the_numbers_of_its_picture():
+    page = (ROOT / "docs" / "concepts" / "intervals.md").read_text(encoding="utf-8")
+    assert "\n".join(intervals.rows()) in page
+
+
+def test_below_each_picture_that_is_made_stands_what_draws_it():
+    for path in (ROOT / "docs").rglob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        for picture in re.findall(r"!\[[^\]]*\]\([^)]*made/[^)]*\)\n(.*\n.*)", text):
+            assert "make figures" in picture, path

@@ -14,6 +14,7 @@ from patchifier import audio, cache, datasets
 from patchifier.cache import Cache
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset
+from patchifier.datasets.splits import ungrouped_note
 from patchifier.evaluate import compare, leaks, report, robustness
 from patchifier.evaluate.encoders import Encoder, each_clip, encoders
 from patchifier.evaluate.evaluator import Evaluator
@@ -252,6 +253,32 @@ def test_a_class_of_tested_clips_alone_is_a_note(data, tmp_path):
     assert "high (10 clips)" in notes
 
 
+def test_clips_without_a_group_stand_alone_and_a_note_says_what_that_means(data, tmp_path):
+    results = compare.compare(changed(data, group=lambda _: None), [knows()], tmp_path / "alone")
+    assert results["split"] == "each of 5 folds (made here, each file alone) tested in turn"
+    (note,) = [note for note in results["notes"] if "stands alone" in note]
+    assert "No clip has a group" in note
+    assert "column 'group'" in note
+    results = compare.compare(data, [knows()], tmp_path / "grouped")
+    assert results["split"] == "each of 5 folds (made here, by group) tested in turn"
+    assert not [note for note in results["notes"] if "stands alone" in note]
+    assert (
+        "18 clips have no group"
+        in ungrouped_note(
+            changed(data, group=lambda number: f"g{number // 2}" if number < 22 else None).clips
+        )[0]
+    )
+    assert not ungrouped_note(changed(data, group=lambda _: None, fold=lambda n: n % 4).clips)
+
+
+def test_a_label_of_one_group_alone_is_named_with_what_to_do(data, tmp_path):
+    other = changed(data, group=lambda number: "H" if label(number) == "high" else f"g{number}")
+    (note,) = compare.compare(other, [knows()], tmp_path / "run")["notes"]
+    assert "high (10 clips of fold " in note
+    assert "All clips of a label are of one group (high)" in note
+    assert "Add clips of a second group" in note
+
+
 def test_other_metrics_of_repeated_encoders_are_their_mean_not_those_of_an_ensemble(data, tmp_path):
     task = Task("numbers", ("log hertz",))
     pitches = changed(data, task, target=lambda number: [float(np.log(hertz(number)))])
@@ -314,7 +341,7 @@ def test_clips_that_were_heard_in_training_are_named_and_searched_for_once(
     seeds = [encoder("model", loudness, trained_on=run, seed=seed) for seed in (0, 1)]
     seeds.append(encoder("unknown", loudness, trained_on=tmp_path / "gone"))
     results = compare.compare(tmp_path / "tested-cache", seeds, tmp_path / "run")
-    first, second, unknown = results["notes"]
+    first, second, unknown, _ = results["notes"]  # the last: no clip has a group
     assert first == second
     assert first.endswith("are in this test: t5.")
     assert "could not be looked for" in unknown
@@ -414,6 +441,7 @@ def test_every_step_of_an_encoder_shows_progress(compared):
     assert {f"features, {number} of {CLIPS}" for number in range(1, CLIPS + 1)} <= set(notes)
     assert sum(note.startswith("probe of fold 5, ") for note in notes) == 7  # strengths
     assert "intervals" in notes
+    assert re.fullmatch(r"accuracy \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", notes[-1])
 
 
 # --- the run folder ---

@@ -317,6 +317,23 @@ def test_labels_of_relative_paths_are_of_the_files_of_the_table(table, monkeypat
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "folder"),
+    [
+        ("path,target\na.flac,calm\n", "music"),
+        ("\ufefffile;label\na.flac; calm\n", "music"),
+        ("path,label,target\nmusic/a.flac,calm,0.9\n", "."),
+    ],
+)
+def test_labels_of_a_csv_of_ones_own_are_found_from_its_folder(text, folder, table):
+    source = table.parent / folder / "labels.csv"
+    source.write_text(text, encoding="utf-8")
+    _, found = propose(table, (), labels=source)
+    assert [(Path(change.path).name, change.after) for change in found.changes] == [
+        ("a.flac", "calm")
+    ]
+
+
 def test_a_table_that_is_none_is_refused(tmp_path):
     for name in ("none.parquet", "text.parquet"):
         (tmp_path / "text.parquet").write_text("no table")

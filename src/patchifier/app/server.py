@@ -58,7 +58,7 @@ class Settings:
     workers : int or None
         Processes that embed a folder; one for each core by default.
     heads : Path or None
-        Folder of saved heads, a folder each.
+        Folder of saved heads, a folder or zip file each.
     page : bool
         Whether the page is served, too.
     limits : UploadLimits

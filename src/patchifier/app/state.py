@@ -185,6 +185,10 @@ class Served:
         The job that makes the collection.
     arriving : int
         Uploads that arrive now.
+    heads : dict of str to Head
+        Taught here or read from disk, by name.
+    given : dict of str to dict
+        Of each head that was taught here, the label that each id was given.
     folder : Path
         For temporary files; removed by :meth:`close`.
     """
@@ -209,6 +213,7 @@ class Served:
         self.map: Map | None = None
         self.check: Check | None = None
         self.heads: dict[str, Head] = {}
+        self.given: dict[str, dict[str, str]] = {}
         self.kept = Kept(KEPT)
 
     def close(self) -> None:

@@ -1,20 +1,23 @@
 """Train a head on the stored vectors of a few songs of each label, and say how well it predicts."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from patchifier.config import RequestError
 from patchifier.heads import Head, require_names, unit, unstandardised
-from patchifier.statistics import wilson
+from patchifier.statistics import bootstrap, wilson
 
 MOST_LABELS = 10
 REGULARISATION_C = 0.1  # of the logistic regression, on standardised vectors
 ENOUGH, FOLDS = 8, 5  # songs of each label that allow cross-validation, and its folds
 N_DOUBTFUL = 12
+GROUPING = ("artist", "album")  # tags whose songs resemble each other
+MEASURED = ("accuracy", "interval", "n", "method", "enough")
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,14 @@ class Taught:
     accuracy : float
         Share of labelled songs whose label was predicted by a head that was trained without them.
     interval : tuple of float
-        95 % interval of the accuracy (Wilson).
+        95 % interval of the accuracy: Wilson's, or with groups by bootstrap over groups.
     n : int
         Number of labelled songs.
     method : str
-        "5-fold cross-validation" or "leave one out".
+        "5-fold cross-validation" or "leave one out"; with groups "... by group" or "leave one group
+        out".
     enough : bool
-        Whether there are eight songs of every label.
+        Whether there are eight songs of every label, and songs of two groups.
     note : str
         What to keep in mind; empty for nothing.
     confusion : ndarray, shape (C, C), int
@@ -57,8 +61,22 @@ class Taught:
     probabilities: np.ndarray
     doubtful: tuple[int, ...]
 
+    @property
+    def majority(self) -> tuple[str, float]:
+        """The label with most songs, and the accuracy of always saying it."""
+        counts = self.confusion.sum(1)
+        return self.head.names[int(counts.argmax())], float(counts.max() / self.n)
+
+    @property
+    def never_right(self) -> tuple[str, ...]:
+        """Labels of which no song was predicted right."""
+        return tuple(
+            name for name, right in zip(self.head.names, self.confusion.diagonal()) if not right
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """What is known about the head, without what concerns single songs."""
+        label, share = self.majority
         return {
             "names": list(self.head.names),
             "accuracy": self.accuracy,
@@ -67,12 +85,20 @@ class Taught:
             "method": self.method,
             "enough": self.enough,
             "note": self.note,
+            "majority": {"label": label, "accuracy": share},
+            "never_right": list(self.never_right),
             "confusion": self.confusion.tolist(),
         }
 
 
 def teach(
-    vectors: np.ndarray, labels: Mapping[str, Sequence[int]], *, identity: str, model: str
+    vectors: np.ndarray,
+    labels: Mapping[str, Sequence[int]],
+    *,
+    identity: str,
+    model: str,
+    groups: Sequence[str] | None = None,
+    most: int = MOST_LABELS,
 ) -> Taught:
     """Train a head on labelled rows of a library.
 
@@ -85,6 +111,11 @@ def teach(
         Rows with each label; a song has one label.
     identity, model : str
         Of the model that made the vectors.
+    groups : sequence of str, length n
+        Artist, album or track of each song of the library. Songs of a group are held out together;
+        a song whose group is empty is alone. By default every song is alone.
+    most : int
+        Largest number of labels.
 
     Returns
     -------
@@ -93,8 +124,8 @@ def teach(
     Raises
     ------
     RequestError
-        For fewer than two or more than ten labels, a label with fewer than two songs, or a song
-        with two labels.
+        For fewer than two or more than `most` labels, a label with fewer than two songs, a song
+        with two labels, or labelled songs of a single group.
 
     Examples
     --------
@@ -105,46 +136,51 @@ def teach(
     >>> taught.method, taught.accuracy > 0.8, taught.head.names
     ('5-fold cross-validation', True, ('high', 'low'))
     """
-    names, rows, targets = _examples(labels, len(vectors))
+    names, rows, targets = _examples(labels, len(vectors), most)
+    parts = None if groups is None else _parts([groups[row] for row in rows])
     vectors = unit(vectors)
     mean, deviation = vectors.mean(0), vectors.std(0)
     scale = 1 / np.maximum(deviation, 1e-6 * max(1e-12, float(deviation.max())))
     examples = (vectors[rows] - mean) * scale  # (labelled, E)
-    fewest = int(np.bincount(targets).min())
-    enough = fewest >= ENOUGH
-    predicted = _held_out(examples, targets, FOLDS if enough else None)
-    right = int((predicted == targets).sum())
+    found = _trial(examples, targets, parts)
+    right = found.predicted == targets
     weight, bias = _fit(examples, targets, len(names))
-    facts = {"songs": {name: len(labels[name]) for name in names}}
-    head = Head(names, *unstandardised(weight, bias, mean, scale), identity, model, facts)
+    head = Head(names, *unstandardised(weight, bias, mean, scale), identity, model)
     probabilities = head.probabilities(vectors)
     confusion = np.zeros((len(names), len(names)), int)
-    np.add.at(confusion, (targets, predicted), 1)
-    return Taught(
+    np.add.at(confusion, (targets, found.predicted), 1)
+    taught = Taught(
         head,
-        right / len(targets),
-        wilson(right, len(targets)),
+        float(right.mean()),
+        _interval(right, parts),
         len(targets),
-        f"{FOLDS}-fold cross-validation" if enough else "leave one out",
-        enough,
-        "" if enough else _too_few(names, targets),
+        found.method,
+        found.enough,
+        _note(names, targets, parts),
         confusion,
         probabilities,
         _doubtful(probabilities, rows),
     )
+    facts = {"songs": {name: len(labels[name]) for name in names}, "accuracy": _measured(taught)}
+    return replace(taught, head=replace(head, facts=facts))
+
+
+def _measured(taught: Taught) -> dict[str, Any]:
+    """What a head keeps of its cross-validation."""
+    facts = taught.to_dict()
+    return {name: facts[name] for name in (*MEASURED, "majority")}
 
 
 def _examples(
-    labels: Mapping[str, Sequence[int]], n_songs: int
+    labels: Mapping[str, Sequence[int]], n_songs: int, most: int
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Names of the labels, rows of the labelled songs, and the number of each one's label."""
     names = tuple(labels)
     if len(names) > 1:
         require_names(names)
-    if not 2 <= len(names) <= MOST_LABELS:
+    if not 2 <= len(names) <= most:
         raise RequestError(
-            f"there are {len(names)} labels, expected 2 to {MOST_LABELS}: add a label, or remove "
-            "some."
+            f"there are {len(names)} labels, expected 2 to {most}: add a label, or remove some."
         )
     for name in names:
         if len(labels[name]) < 2:
@@ -159,18 +195,77 @@ def _examples(
     return names, rows, np.repeat(np.arange(len(names)), [len(labels[name]) for name in names])
 
 
-def _held_out(examples: np.ndarray, targets: np.ndarray, folds: int | None) -> np.ndarray:
-    """Predicted labels of examples, each by a head that was trained without it."""
-    from sklearn.model_selection import LeaveOneOut, StratifiedKFold
+def _parts(groups: Sequence[str]) -> np.ndarray:
+    """Number of the group of each labelled song; a song without one is alone."""
+    numbers: dict[object, int] = {}
+    parts = np.array(
+        [numbers.setdefault(one or row, len(numbers)) for row, one in enumerate(groups)]
+    )
+    if len(numbers) < 2:
+        raise RequestError(
+            f"all {len(groups)} labelled songs are of the group {groups[0]!r}, expected at least 2 "
+            "groups: one is held out while the others teach."
+        )
+    return parts
 
-    splitter = LeaveOneOut()
-    if folds:
-        splitter = StratifiedKFold(folds, shuffle=True, random_state=0)
+
+@dataclass(frozen=True)
+class _Trial:
+    """Predicted labels of examples, each by a head that was trained without it."""
+
+    predicted: np.ndarray
+    method: str
+    enough: bool
+
+
+def _trial(examples: np.ndarray, targets: np.ndarray, parts: np.ndarray | None) -> _Trial:
+    """Cross-validate: in folds where there are enough songs and groups, else one by one."""
+    from sklearn import model_selection
+
+    enough = _fewest(targets) >= ENOUGH
+    options: dict[str, Any] = {"shuffle": True, "random_state": 0}
+    splitter: Any
+    if parts is None:
+        name = f"{FOLDS}-fold cross-validation" if enough else "leave one out"
+        splitter = model_selection.LeaveOneOut()
+        if enough:
+            splitter = model_selection.StratifiedKFold(FOLDS, **options)
+    else:
+        n_groups = int(_groups_of_each(targets, parts).min())
+        in_folds = enough and n_groups >= FOLDS
+        enough = enough and n_groups >= 2
+        name = f"{FOLDS}-fold cross-validation by group" if in_folds else "leave one group out"
+        splitter = model_selection.LeaveOneGroupOut()
+        if in_folds:
+            splitter = model_selection.StratifiedGroupKFold(FOLDS, **options)
     predicted = np.zeros_like(targets)
-    for train, test in splitter.split(examples, targets):
-        weight, bias = _fit(examples[train], targets[train], int(targets.max()) + 1)
-        predicted[test] = (examples[test] @ weight.T + bias).argmax(1)
-    return predicted
+    for train, test in splitter.split(examples, targets, parts):
+        known, numbers = np.unique(targets[train], return_inverse=True)  # a group may take a label
+        best = np.zeros(len(test), int)
+        if len(known) > 1:
+            weight, bias = _fit(examples[train], numbers, len(known))
+            best = (examples[test] @ weight.T + bias).argmax(1)
+        predicted[test] = known[best]
+    return _Trial(predicted, name, enough)
+
+
+def _fewest(targets: np.ndarray) -> int:
+    return int(np.bincount(targets).min())
+
+
+def _groups_of_each(targets: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Number of groups in which each label occurs: (C,)."""
+    return np.array([len(np.unique(parts[targets == label])) for label in np.unique(targets)])
+
+
+def _interval(right: np.ndarray, parts: np.ndarray | None) -> tuple[float, float]:
+    """95 % interval of the share of songs whose label was predicted."""
+    if parts is None:
+        return wilson(int(right.sum()), len(right))
+    if right.all() or not right.any():  # every draw of the bootstrap would be the same
+        n_groups = len(np.unique(parts))
+        return wilson(n_groups * int(right.all()), n_groups)
+    return bootstrap(parts.astype(str).tolist(), lambda songs: float(right[songs].mean()))
 
 
 def _fit(examples: np.ndarray, targets: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -186,12 +281,59 @@ def _fit(examples: np.ndarray, targets: np.ndarray, n_labels: int) -> tuple[np.n
     return model.coef_, model.intercept_
 
 
-def _too_few(names: Sequence[str], targets: np.ndarray) -> str:
+def _note(names: Sequence[str], targets: np.ndarray, parts: np.ndarray | None) -> str:
+    """What to keep in mind: labels of too few songs, and labels of one group alone."""
     counts = np.bincount(targets, minlength=len(names))
     small = ", ".join(f"{name} {count}" for name, count in zip(names, counts) if count < ENOUGH)
-    return (
-        f"Too few songs to say how well this works ({small}): give at least {ENOUGH} of each label."
-    )
+    notes = []
+    if small:
+        notes.append(
+            f"Too few songs to say how well this works ({small}): give at least {ENOUGH} of each "
+            "label."
+        )
+    if parts is not None:
+        n_groups = _groups_of_each(targets, parts)
+        alone = ", ".join(name for name, count in zip(names, n_groups) if count == 1)
+        if alone:
+            notes.append(
+                f"All songs of a label are of one group ({alone}): while it is held out nothing "
+                "teaches that label, so its songs count as wrong. Add songs of a second group."
+            )
+    return " ".join(notes)
+
+
+def shared(
+    labels: Mapping[str, Sequence[int]], tags: Mapping[str, Sequence[Any]]
+) -> dict[str, tuple[int, str]]:
+    """Count labelled songs that share a tag with another labelled song.
+
+    Where such songs are not one group, one is tested while the other teaches, and the accuracy may
+    come out too high.
+
+    Parameters
+    ----------
+    labels : mapping of str to sequence of int
+        As of :func:`teach`.
+    tags : mapping of str to sequence
+        Such as "artist" and "album": the value of each song of the library; None for none.
+
+    Returns
+    -------
+    dict of str to (int, str)
+        Of each tag that is shared: the number of such songs, and the value that most have.
+
+    Examples
+    --------
+    >>> shared({"calm": [0, 1], "loud": [2]}, {"artist": ["A", "B", "A"], "album": [None] * 3})
+    {'artist': (2, 'A')}
+    """
+    rows = [row for some in labels.values() for row in some]
+    found = {}
+    for tag, values in tags.items():
+        counts = Counter(values[row] for row in rows if values[row])
+        if several := {value: count for value, count in counts.items() if count > 1}:
+            found[tag] = sum(several.values()), str(max(several, key=several.__getitem__))
+    return found
 
 
 def _doubtful(probabilities: np.ndarray, labelled: np.ndarray) -> tuple[int, ...]:

@@ -1,7 +1,6 @@
 """Endpoints: labels that are taught by a few songs, and models that predict."""
 
 import csv
-import dataclasses
 import io
 import re
 import sys
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from patchifier import heads
 from patchifier.app.parameters import RefusedError
 from patchifier.app.state import Served
-from patchifier.app.teach import teach
+from patchifier.app.teach import GROUPING, shared, teach
 from patchifier.config import RequestError
 from patchifier.io import to_cell
 
@@ -52,7 +51,7 @@ class HeadParams:
 
 @dataclass(frozen=True)
 class SaveParams:
-    """A head by name, and what is saved: labels of the library, or the head."""
+    """A head by name, and what is saved: predictions for the library, or the head."""
 
     head: str
     what: Literal["csv", "head"] = "csv"
@@ -67,12 +66,16 @@ class PredictParams:
 
 
 def read_heads(folder: Path | None, identity: str) -> dict[str, heads.Head]:
-    """Heads by name from the folders in a folder; one that cannot be used is named and left out."""
-    found = {}
+    """Heads by name from the folders and zip files in a folder.
+
+    One that cannot be used is named and left out.
+    """
+    found = dict[str, heads.Head]()
     for one in sorted(folder.iterdir()) if folder else []:
         if heads.is_head(one):
             try:
-                found[one.name] = _of_model(heads.read(one), identity, one)
+                name = one.name if one.is_dir() else one.stem
+                found.setdefault(name, _of_model(heads.read(one), identity, one))
             except RequestError as error:
                 print(f"left out: {error}", file=sys.stderr, flush=True)
     return found
@@ -112,13 +115,18 @@ def taught(served: Served, params: TeachParams) -> dict[str, Any]:
         found = teach(
             collection.directions, places, identity=collection.table.identity, model=served.model
         )
-    facts = found.to_dict()
-    shown = ("accuracy", "interval", "n", "method", "enough")
-    known = dict(found.head.facts) | {"accuracy": {name: facts[name] for name in shown}}
     served.heads.pop(params.name, None)
-    served.heads[params.name] = dataclasses.replace(found.head, facts=known)
+    served.heads[params.name] = found.head
+    served.given[params.name] = {one: label for label, ids in params.labels.items() for one in ids}
     while len(served.heads) > KEPT:
-        served.heads.pop(next(iter(served.heads)))
+        oldest = next(iter(served.heads))
+        served.heads.pop(oldest)
+        served.given.pop(oldest, None)
+    tags = {tag: collection.column(tag) for tag in GROUPING}
+    alike = [
+        {"tag": tag, "n": count, "most": value}
+        for tag, (count, value) in shared(places, tags).items()
+    ]
     names = found.head.names
     doubtful = [
         {
@@ -128,7 +136,7 @@ def taught(served: Served, params: TeachParams) -> dict[str, Any]:
         }
         for place in found.doubtful
     ]
-    return {"head": params.name, **facts, "doubtful": doubtful}
+    return {"head": params.name, **found.to_dict(), "shared": alike, "doubtful": doubtful}
 
 
 def _head(served: Served, name: str) -> heads.Head:
@@ -170,10 +178,12 @@ def predict(served: Served, params: PredictParams) -> dict[str, Any]:
 
 
 def saved(served: Served, params: SaveParams) -> Response:
-    """Labels of the library as CSV, or the head as a zip file of its folder."""
+    """Predictions for the library as CSV, or the head as a zip file of its folder."""
     stem = re.sub(r"[^\w.+-]+", "-", params.head, flags=re.ASCII).strip("-") or "head"
     if params.what == "csv":
-        return download(_csv(served, params.head), f"{stem}.csv", "text/csv; charset=utf-8")
+        return download(
+            _csv(served, params.head), f"{stem}-predicted.csv", "text/csv; charset=utf-8"
+        )
     head = _head(served, params.head)
     folder = served.folder / "heads" / stem
     with served.one_at_a_time(f"head {stem}"):
@@ -186,11 +196,15 @@ def saved(served: Served, params: SaveParams) -> Response:
 
 
 def _csv(served: Served, name: str) -> bytes:
+    """Predictions for the library; `given` is the label that the user gave, empty for none."""
     stream = io.StringIO()
     table = csv.writer(stream)
-    table.writerow(["path", "label", "probability"])
-    for path, (label, probability) in zip(served.collection.paths, labels_of(served, name)):
-        table.writerow([to_cell(path), to_cell(label), probability])
+    table.writerow(["path", "label", "probability", "given"])
+    rows = zip(served.collection.ids, served.collection.paths, labels_of(served, name))
+    given = served.given.get(name, {})
+    for one, path, (label, probability) in rows:
+        own = given.get(one, "")
+        table.writerow([to_cell(path), to_cell(label), probability, to_cell(own)])
     return stream.getvalue().encode("utf-8", "replace")
 
 

@@ -38,7 +38,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         evaluate.demo,
         evaluate.paper,
     ),
-    "library": (library.embed, library.distance, library.predict, library.tag),
+    "library": (library.embed, library.distance, library.teach, library.predict, library.tag),
     "search": (search.similar, search.path, search.mix, search.duplicates, search.index),
     "listen": (listen.app, listen.serve, listen.navidrome),
     "models": (models.info, models.export),

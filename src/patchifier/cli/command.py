@@ -8,7 +8,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -99,6 +99,17 @@ def print_skipped(skipped: Sequence[tuple[str, str]], listed: str | Path) -> str
     for line in skipped_lines(skipped):
         print(line, file=sys.stderr)
     return f"; {len(skipped)} skipped, named in {listed}" if skipped else ""
+
+
+def print_alike(names: Iterable[str]) -> None:
+    """Name on standard error the labels that may be meant to be one."""
+    from patchifier.tasks import alike
+
+    for same in alike(names):
+        print(
+            f"note: labels that differ in case or spaces alone are different labels: {same}",
+            file=sys.stderr,
+        )
 
 
 Command = Callable[..., Outcome | None]

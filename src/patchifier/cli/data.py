@@ -6,7 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from patchifier.cli.command import Outcome, Overrides, counted, print_skipped, read_config
+from patchifier.cli.command import (
+    Outcome,
+    Overrides,
+    counted,
+    print_alike,
+    print_skipped,
+    read_config,
+)
 from patchifier.cli.progress import progress
 from patchifier.config import Config, RequestError, SpectrogramConfig, update
 
@@ -76,6 +83,8 @@ def prepare(
     )
     for clip, note in done.notes:
         print(f"note about {clip.id}: {note}", file=sys.stderr)
+    if dataset.task and dataset.task.kind in ("one-of", "many-of"):
+        print_alike(dataset.task.names)
     skipped = [(clip.path, reason) for clip, reason in done.skipped]
     skipped_text = print_skipped(skipped, Path(out) / "skipped.csv")
     results = {

@@ -1,16 +1,17 @@
-"""Commands about a library: tag, embed, distance, predict."""
+"""Commands about a library: tag, embed, distance, teach, predict."""
 
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from patchifier.cli.command import Outcome, counted, print_skipped
+from patchifier.cli.command import Outcome, counted, print_alike, print_skipped
 from patchifier.cli.progress import progress
 from patchifier.config import RequestError
 from patchifier.io import skipped_lines
 
 if TYPE_CHECKING:
+    from patchifier.app.teach_csv import TaughtByCsv
     from patchifier.library.build import Embedded
     from patchifier.library.tagging import Proposal
 
@@ -178,6 +179,97 @@ def distance(first: str, second: str) -> Outcome:
     return Outcome(found.to_dict(), "\n".join(lines))
 
 
+def teach(table: str, labels: str, *, out: str, group: str = "", model: str = "") -> Outcome:
+    """Teach labels by a CSV of 20 to 200 songs: a head for predict, tag and app.
+
+    The network is not trained: a logistic regression learns from the vectors of the table. It is
+    tested by cross-validation, on songs that it was not taught.
+
+    Parameters
+    ----------
+    table : str
+        From 'patchifier embed'.
+    labels : str
+        CSV with the columns path, and label or target; one label for each song. Paths are as in the
+        table, whole, or relative to the working folder or to the folder of the CSV. Songs with the
+        same value in the column group, if there is one, are never on both sides of the test.
+    out : str
+        Folder of the head; a head that is there is replaced.
+    group : str
+        Group songs by a tag instead: artist, album or albumartist.
+    model : str
+        Model that made the table; those of the package are tried by default.
+
+    Examples
+    --------
+    Teach moods, and predict them for a folder:
+        $ patchifier teach music.parquet moods.csv --out heads/moods
+        $ patchifier predict heads/moods ~/Music --out labels.csv
+
+    Songs of one artist are held out together; the page shows the heads of a folder:
+        $ patchifier teach music.parquet moods.csv --out heads/moods --group artist
+        $ patchifier app music.parquet --heads heads
+    """
+    from patchifier.app.teach_csv import teach_csv
+    from patchifier.io import write_skipped
+    from patchifier.jobs import file_lock
+
+    with file_lock(Path(out), "teach"):
+        found = teach_csv(table, labels, group=group, model=model)
+        found.taught.head.save(out)
+        listed = Path(f"{Path(out)}.skipped.csv")
+        if found.skipped or listed.exists():
+            write_skipped(listed, ("path", "reason"), found.skipped)
+    text = taught_text(found, out) + print_skipped(found.skipped, listed)
+    print_alike([*found.songs, *found.too_few])
+    results = found.taught.to_dict() | {
+        "songs": found.songs,
+        "grouped_by": found.grouped_by,
+        "too_few": found.too_few,
+        "skipped": len(found.skipped),
+        "out": out,
+    }
+    return Outcome(results, text, int(bool(found.skipped)))
+
+
+def taught_text(found: "TaughtByCsv", out: str) -> str:
+    """Lay a head and its cross-validation out for a terminal; the accuracy is last but one."""
+    taught, (likely, share) = found.taught, found.taught.majority
+    low, high = taught.interval
+    width = max(24, *(len(name) + 2 for name in found.songs))
+    lines = [f"{'label':<{width}}{'songs':>6}{'right':>7}"]
+    for name, right in zip(taught.head.names, taught.confusion.diagonal(), strict=True):
+        none = "  none is predicted right" * (name in taught.never_right)
+        lines.append(f"{name:<{width}}{found.songs[name]:>6}{right:>7}{none}")
+    if found.too_few:
+        lines.append(f"left out, with one song: {', '.join(found.too_few)}")
+    if taught.note:
+        lines.append(taught.note)
+    if found.grouped_by:
+        alone = f" {found.ungrouped} of {taught.n} have none: each is alone." * (
+            found.ungrouped > 0
+        )
+        lines.append(f"Songs of one {found.grouped_by} are held out together.{alone}")
+    else:
+        lines.append(
+            "Each song stands alone, for the CSV has no column group: songs of one artist or album "
+            "may be on both sides of the test."
+        )
+    for tag, (count, value) in found.shared.items():
+        lines.append(
+            f"{count} of {taught.n} songs share their {tag} with another labelled song ({value}): "
+            f"the accuracy may be too high. --group {tag} holds them out together."
+        )
+    lines += [
+        f"accuracy {100 * taught.accuracy:.1f} %, 95 % interval {100 * low:.1f} to "
+        f"{100 * high:.1f} %: "
+        f"{counted(taught.n, 'song')}, {taught.method}",
+        f"always saying {likely!r} would give {100 * share:.1f} %",
+        f"the head is in {out}: 'patchifier predict {out} MUSIC --out labels.csv' uses it",
+    ]
+    return "\n".join(lines)
+
+
 def predict(
     model: str,
     sources: list[str],
@@ -193,7 +285,8 @@ def predict(
     ----------
     model : str
         From 'patchifier finetune', such as RUN/full/model; a head of the package, as 'patchifier
-        info' lists them; or the folder of a head.
+        info' lists them; the folder of a head from 'patchifier teach'; or the zip file of one from
+        the page.
     sources : list of str
         As for 'embed'.
     out : str
@@ -254,7 +347,8 @@ def tag(
     estimate : str
         Which tags: tempo (bpm), key, both or none.
     labels : str
-        CSV of 'patchifier predict', whose labels become the tag PATCHIFIER.
+        CSV of 'patchifier predict', or of your own with the columns path and label or target: its
+        labels become the tag PATCHIFIER.
     overwrite : bool
         Replace tags that files have.
     write : bool

@@ -37,7 +37,8 @@ def app(
     workers : int
         Number of processes that embed a folder; 0 is one for each core.
     heads : str
-        Folder of saved heads, a folder each.
+        Folder that exists, with saved heads: folders of 'patchifier teach', or zip files of the
+        page. The map can be coloured by them.
     no_browser : bool
         Do not open the browser.
 
@@ -101,7 +102,7 @@ def serve(
     model : str
         Model that made the table, for uploads; the bundled models are tried by default.
     heads : str
-        Folder of saved heads, a folder each, which predict labels.
+        Folder that exists, with saved heads, a folder or zip file each, which predict labels.
 
     Examples
     --------

@@ -16,6 +16,11 @@ LABELS = {  # of facts whose own name does not say what they count
     "list": "list of its music",
 }
 
+DOUBTS = {
+    True: "yes: no answer for sound unlike that of its training, or without a probable label",
+    False: "no: it answers for every file",
+}
+
 
 def info(path: str = "", *, verify: bool = False, parts: int = 0, system: bool = False) -> Outcome:
     """Describe a model, a head, a cache or a table; without a path, what the package has.
@@ -90,6 +95,8 @@ def _describe_table(path: str) -> Outcome:
 
 def _fact(name: str, value: object) -> str:
     """One line: what it is, and the value with thousands apart."""
+    if name == "doubts":
+        value = DOUBTS[bool(value)]
     label = LABELS.get(name, name.replace("_", " "))
     counts = isinstance(value, int) and not isinstance(value, bool) and name != "seed"
     return f"{label:<22}{format(value, ',') if counts else value}"
@@ -135,7 +142,7 @@ def _head_facts(folder: Path) -> dict[str, Any]:
     card = folder / "README.md"
     facts = {
         "kind": "head",
-        "name": folder.name,
+        "name": folder.name if folder.is_dir() else folder.stem,
         "model": head.model,
         "identity": head.identity,
         "task": head.kind,
@@ -147,7 +154,22 @@ def _head_facts(folder: Path) -> dict[str, Any]:
         low, high = measured["low"], measured["high"]
         score = f"{measured['metric']} {measured['value']:.3f} [{low:.3f}, {high:.3f}]"
         facts["score"] = f"{score}, chance {head.facts['chance']:.3f}"
+    elif score := _score(head.facts.get("accuracy")):
+        facts["score"] = score
     return facts | dict(head.facts) | ({"card": str(card)} if card.is_file() else {})
+
+
+def _score(accuracy: Any) -> str:
+    """Accuracy of a head that was taught on labelled songs, in words; empty if it is not stated."""
+    try:
+        low, high = accuracy["interval"]
+        text = f"accuracy {accuracy['accuracy']:.3f} [{low:.3f}, {high:.3f}] on "
+        text += f"{accuracy['n']} songs, {accuracy['method']}"
+        if most := accuracy.get("majority"):
+            text += f"; always saying {most['label']!r} {most['accuracy']:.3f}"
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ""
+    return text if accuracy.get("enough", True) else f"{text}; too few songs to say"
 
 
 def _bundled_facts(name: str) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import sys
 import time
 from collections.abc import Callable
 
+ENOUGH, ENOUGH_SHARE = 20, 0.02  # items, or share of all, from which time is extrapolated
+
 
 def progress(title: str) -> Callable[[int, int, str], None]:
     """Show a step on standard error: a bar on a terminal, a line every ten seconds in a pipe."""
@@ -41,8 +43,18 @@ def _lines(title: str) -> Callable[[int, int, str], None]:
             start, printed = (now, done), now
         if now - printed >= 10 or done >= total:
             printed = now
-            left = (now - start[0]) / max(1, done - start[1]) * (total - done)
-            line = f"{title}: {done} of {total}, {left:.0f} s left{', ' + note if note else ''}"
-            print(line, file=sys.stderr, flush=True)
+            parts = [
+                f"{title}: {done} of {total}",
+                _left(now - start[0], done - start[1], total - done),
+                note,
+            ]
+            print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
     return show
+
+
+def _left(seconds: float, done: int, left: int) -> str:
+    """Time that is left; none is said after the first items, which wait for imports and models."""
+    if left > 0 and done < min(ENOUGH, ENOUGH_SHARE * (done + left)):
+        return ""
+    return f"{seconds / max(1, done) * left:.0f} s left"

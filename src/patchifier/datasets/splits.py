@@ -178,6 +178,8 @@ def cross_validation(clips: Sequence[Clip]) -> list[list[str]]:
 def untrained_note(task: Task, clips: Sequence[Clip], splits: Sequence[Splits]) -> list[str]:
     """Name classes and tags of test clips that no training clip of the same fold has.
 
+    Those whose clips are all of one group are named with what to do.
+
     Returns
     -------
     list of str
@@ -185,7 +187,7 @@ def untrained_note(task: Task, clips: Sequence[Clip], splits: Sequence[Splits]) 
     """
     if task.kind not in ("one-of", "many-of"):
         return []
-    found = []
+    found, names = [], dict[str, None]()
     for number, split in enumerate(splits, 1):
         trained, tested = (
             Counter(name for index in part for name in _names_of(clips[index]))
@@ -193,12 +195,49 @@ def untrained_note(task: Task, clips: Sequence[Clip], splits: Sequence[Splits]) 
         )
         fold = f" of fold {number}" if len(splits) > 1 else ""
         for name in sorted(tested.keys() - trained.keys()):
+            names[name] = None
             found.append(f"{name} ({tested[name]} clip{'s' * (tested[name] > 1)}{fold})")
     if not found:
         return []
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    listed = ", ".join(found[:SHOWN])
-    return [f"Tested, but in no training clip, so that nothing can predict them: {listed}{more}."]
+    note = "Tested, but in no training clip, so that nothing can predict them: "
+    note += f"{_listed(found)}."
+    if alone := [name for name in names if len(_groups_with(name, clips)) == 1]:
+        note += (
+            f" All clips of a label are of one group ({_listed(alone)}), and a group is never on "
+            "both sides of a split: each of these clips counts as wrong, whatever the encoder. Add "
+            "clips of a second group, or leave the label out."
+        )
+    return [note]
+
+
+def ungrouped_note(clips: Sequence[Clip]) -> list[str]:
+    """Say that clips without groups may have relatives on the other side of a split made here.
+
+    Returns
+    -------
+    list of str
+        One note, or none: where the data set has its own split or folds, or every clip has a group.
+    """
+    alone = sum(not clip.group for clip in clips)
+    if not alone or any(clip.split for clip in clips) or folds_of(clips):
+        return []
+    which = "No clip has a group" if alone == len(clips) else f"{alone} clips have no group"
+    return [
+        f"{which}: each such file stands alone, and songs of one artist or album may be on both "
+        "sides of a split, which makes scores too high. A column 'group' in the list of clips "
+        "keeps them together."
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
+
+
+def _groups_with(name: str, clips: Sequence[Clip]) -> set[str]:
+    """Groups that have clips of a class or tag."""
+    groups = zip(clips, groups_of(clips), strict=True)
+    return {group for clip, group in groups if clip.group and name in _names_of(clip)}
 
 
 def _names_of(clip: Clip) -> Sequence[str]:

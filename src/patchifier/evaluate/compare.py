@@ -8,7 +8,13 @@ import numpy as np
 
 from patchifier.cache import Cache
 from patchifier.config import RequestError
-from patchifier.datasets.splits import Splits, cross_validation, folds_of, untrained_note
+from patchifier.datasets.splits import (
+    Splits,
+    cross_validation,
+    folds_of,
+    ungrouped_note,
+    untrained_note,
+)
 from patchifier.evaluate import robustness
 from patchifier.evaluate.encoders import Encoder
 from patchifier.evaluate.evaluator import Evaluator
@@ -93,7 +99,7 @@ def compare(
             data, data.task, protocol, splits, seed, perturbed, run.path, progress
         )
         results = evaluator.results(encoders)
-        notes += untrained_note(data.task, data.clips, splits)
+        notes += ungrouped_note(data.clips) + untrained_note(data.task, data.clips, splits)
         results["notes"] = notes + results.get("notes", [])
         results |= {"dataset": data.name, "protocol": protocol, "split": facts["split"]}
         _write(run.path, results)
@@ -113,7 +119,9 @@ def describe(data: Cache) -> str:
     """Describe in words how clips are split."""
     if any(clip.split for clip in data.clips):
         return "the data set's own split"
-    made = "" if folds_of(data.clips) else " (made here, by group)"
+    grouped = any(clip.group for clip in data.clips)
+    made = f" (made here, {'by group' if grouped else 'each file alone'})"
+    made *= not folds_of(data.clips)
     count = len(cross_validation(data.clips))
     return f"each of {count} folds{made} tested in turn" if count > 1 else "one fold tested"
 

@@ -127,7 +127,7 @@ class Evaluator:
         parts += [(condition, "", everything) for condition in runs[0] if condition]
         method = "none" if name == "majority" else self.protocol
         shown = steps.next("intervals")
-        rows = []
+        rows, note = [], ""
         for condition, subset, indices in parts:
             predictions = [run[condition][indices] for run in runs]
             truth = targets[self.tested[indices]]
@@ -137,9 +137,10 @@ class Evaluator:
                 tasks.mean_score(self.task, truth, predictions),
                 progress=shown,
             )
+            note = note or str(score)  # the first is of all clips, unperturbed
             row = score.row(name, method) | {"subset": subset, "condition": condition}
             rows.append(row | dict(more) | self.other_metrics(truth, predictions))
-        steps.finish()
+        steps.finish(note)
         return rows
 
     def other_metrics(
@@ -184,10 +185,7 @@ class Evaluator:
         return {name: np.concatenate(parts) for name, parts in predictions.items()}, chosen
 
     def features(self, encoder: Encoder, steps: Steps) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Features of all clips, and of the tested clips under each perturbation.
-
-        Stored ones are read.
-        """
+        """Features of all clips, and of those tested under perturbations; stored ones are read."""
         caches = {"": self.data} | ({} if encoder.precomputed else dict(self.perturbed))
         folder, found = self.folder / "features", {}
         for name, data in caches.items():

@@ -1,6 +1,5 @@
 """Tempo, key and predicted labels as tags of the files of a table: proposed, written, undone."""
 
-import csv
 import os
 import shutil
 from collections import Counter
@@ -12,7 +11,8 @@ from patchifier import estimates, jobs
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder, load
-from patchifier.io import Progress, from_cell, require_file, silent
+from patchifier.io import Progress, silent
+from patchifier.library import labels as labels_csv
 from patchifier.library import table
 from patchifier.library.journal import Journal
 from patchifier.library.tags import read_written
@@ -88,8 +88,9 @@ def propose(
     tags : sequence of str
         Of "bpm" and "key". Where the music does not say, none is proposed.
     labels : str or Path
-        CSV of ``patchifier predict``: the labels that at least half of a file's rows have become
-        its tag "label", which players show as "PATCHIFIER".
+        CSV of ``patchifier predict``, or with the columns path and label or target: the labels
+        that at least half of a file's rows have become its tag "label", which players show as
+        "PATCHIFIER". Paths are found as by :class:`patchifier.library.labels.Finder`.
     overwrite : bool
         Propose also what replaces a tag; by default only what a file lacks.
     embedder : Embedder
@@ -261,28 +262,16 @@ def _remove_if_done(folder: Path) -> None:
 
 
 def read_labels(path: str | Path) -> dict[str, str]:
-    """Labels of files in a CSV of ``patchifier predict``, several joined by "; ".
+    """Labels of files in a CSV of ``patchifier predict`` or of your own, several joined by "; ".
 
     Raises
     ------
     RequestError
-        If it cannot be read, or has no columns path and label.
+        As of :func:`patchifier.library.labels.read`.
     """
-    path, rows = Path(path), list[tuple[str, str]]()
-    try:
-        require_file(path)
-        with path.open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                rows.append((from_cell(row["path"]), from_cell(row["label"])))
-    except (OSError, UnicodeError, csv.Error, KeyError, TypeError, AttributeError) as error:
-        reason = f"there is no column {error}" if isinstance(error, KeyError) else error
-        raise RequestError(
-            f"{path} cannot be read as predictions ({reason}): give a CSV with the columns path "
-            "and label, as 'patchifier predict' writes for a model of labels."
-        ) from error
     of_file: dict[str, list[str]] = {}
-    for file, label in rows:
-        of_file.setdefault(file, []).append(label)
+    for row in labels_csv.read(path):
+        of_file.setdefault(row.path, []).append(row.label)
     return {file: text for file, labels in of_file.items() if (text := _common(labels))}
 
 
@@ -290,15 +279,13 @@ def _of_table(
     predicted: Mapping[str, str], paths: Collection[str], source: str | Path | None
 ) -> dict[str, str]:
     """Labels by the table's own paths; refused if there are some, and none is of its files."""
-    found = {path: label for path, label in predicted.items() if path in paths}
-    for path, label in predicted.items():
-        absolute = os.path.abspath(path)
-        if path not in paths and absolute in paths:
-            found[absolute] = label
+    finder = labels_csv.Finder(paths, source or "")
+    found = {place: text for file, text in predicted.items() if (place := finder.find(file))}
     if predicted and not found:
         raise RequestError(
             f"{source}: none of its {len(predicted)} paths is in the table, whose first file is "
-            f"{next(iter(paths), 'missing')}: write paths as the table has them."
+            f"{next(iter(paths), 'missing')}: write paths as the table has them, or relative to "
+            "the folder of the CSV."
         )
     return found
 

@@ -65,6 +65,22 @@ def test_few_songs_are_called_too_few(page):
     assert sum(cells) == 10
 
 
+def test_the_level_of_guessing_and_shared_albums_are_said(page):
+    train(page)
+    page.get_by_text("Always saying “calm” would give 50 %.").wait_for()
+    shared = page.locator(".shared").all_inner_texts()
+    assert any("10 of 10 songs share their album" in text for text in shared)
+
+
+def test_a_label_of_which_no_song_is_right_is_named(page):
+    def changed(route):
+        route.fulfill(json=route.fetch().json() | {"never_right": ["driving"]})
+
+    page.route("**/api/teach", changed)
+    train(page)
+    page.get_by_text("No song was named right of: driving.").wait_for()
+
+
 def test_a_doubtful_song_is_labelled_with_one_click(page):
     train(page)
     row = page.locator(".teach-results .song").first
@@ -80,12 +96,17 @@ def test_labels_of_the_library_are_applied_saved_and_shown_on_the_map(page, tmp_
     page.get_by_role("button", name="Label the whole library").click()
     page.get_by_text("songs labelled").first.wait_for()
     with page.expect_download() as waiting:
-        page.get_by_role("button", name="Save labels (CSV)").click()
+        page.get_by_role("button", name="Save predictions (CSV)").click()
+    assert waiting.value.suggested_filename == "mood-predicted.csv"
     waiting.value.save_as(tmp_path / "labels.csv")
-    assert len((tmp_path / "labels.csv").read_text().splitlines()) > 40
+    rows = (tmp_path / "labels.csv").read_text().splitlines()
+    assert len(rows) > 40
+    assert sum(row.endswith((",calm", ",driving")) for row in rows) == 10  # the user's own
+    page.get_by_text("has the labels that are yours").wait_for()
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Save the classifier").click()
-    assert waiting.value.suggested_filename
+    assert waiting.value.suggested_filename == "mood.zip"
+    page.get_by_text("patchifier predict mood.zip").wait_for()
     page.get_by_role("button", name="See them on the map").click()
     page.locator(".map-legend").get_by_text("driving").wait_for(timeout=90_000)
 

@@ -185,7 +185,10 @@ function drawAnswer(view) {
         el("h2", {}, "How well it does"),
         answer.accuracy !== null && answer.accuracy !== undefined && el(answer.enough ? "p.big" : "p.big.soft", {}, percent(answer.accuracy), el("span.small.soft", {}, range)),
         !answer.enough && el("p.tag", {}, "Too few to say"),
+        answer.majority && el("p.lead", {}, `Always saying “${answer.majority.label}” would give ${percent(answer.majority.accuracy)}.`),
         answer.note && el("p.lead", {}, answer.note),
+        never(answer),
+        related(answer),
         el("p.small.soft", {}, `${answer.method}, ${plural(answer.n, "song")}`),
         confusion(answer),
       ),
@@ -195,12 +198,26 @@ function drawAnswer(view) {
       "div.buttons.teach-buttons",
       {},
       button("Label the whole library", () => apply(view, done), { kind: "primary" }),
-      button("Save labels (CSV)", () => saveAs(answer.head, "csv", saved)),
+      button("Save predictions (CSV)", () => saveAs(answer.head, "csv", saved), { title: "A label for every song; the column “given” has those that are yours" }),
       button("Save the classifier", () => saveAs(answer.head, "head", saved)),
     ),
     saved,
     done,
   );
+}
+
+/** Labels of which no song was named right. */
+function never({ never_right: names }) {
+  if (!names?.length) return null;
+  return el("p.lead.never", {}, `No song was named right of: ${names.join(", ")}.`);
+}
+
+/** Songs of one artist or album, of which one is tested while the other teaches. */
+function related({ shared, n }) {
+  if (!shared?.length) return null;
+  const counts = shared.map((one) => `${one.n} of ${n} songs share their ${one.tag} with another labelled song (most: ${one.most})`);
+  const tags = shared.map((one) => one.tag).join(" or ");
+  return el("p.lead.shared", {}, `${counts.join(", ")}. Songs of one ${tags} stand on both sides of the test, so the accuracy may be too high.`);
 }
 
 /** Rows are the labels that were given, columns those that were predicted without the song itself. */
@@ -267,9 +284,10 @@ async function apply(view, place) {
 
 async function saveAs(head, what, place) {
   try {
-    const { blob, name } = await api.postForFile("api/teach/save", { head, what }, what === "csv" ? "labels.csv" : "head.safetensors");
+    const { blob, name } = await api.postForFile("api/teach/save", { head, what }, what === "csv" ? "predicted.csv" : "head.zip");
     download(blob, name);
-    fill(place, el("p.small", {}, `Saved as ${name}.`));
+    const use = what === "csv" ? "The column “given” has the labels that are yours; the others are predicted." : `As it is, it is a model of “patchifier predict ${name} MUSIC --out labels.csv”.`;
+    fill(place, el("p.small", {}, `Saved as ${name}. ${use}`));
   } catch (error) {
     fill(place, errorMessage(error));
   }
