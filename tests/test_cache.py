@@ -266,6 +266,12 @@ def test_folder_that_is_no_cache_is_left_alone(audio_folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_cache_whose_first_file_was_never_written_begins(audio_folder, tmp_path):
+    for name in (".cache.json.new", ".cache.json.new.lock"):  # what a kill leaves
+        (tmp_path / name).touch()
+    assert cache.prepare(datasets.load(audio_folder), tmp_path).clips > 0
+
+
 def parts_of(frames: int, count: int) -> list[np.ndarray]:
     chance = np.random.default_rng(0)
     return [chance.random((frames, 64)).astype(np.float16) for _ in range(count)]

@@ -44,6 +44,7 @@ from patchifier.datasets import Clip, Dataset
 from patchifier.excerpts import Source, read_each, runs_of_one_file
 from patchifier.io import (
     Progress,
+    has_others,
     parse_json,
     read_text,
     replaced_file,
@@ -184,7 +185,7 @@ def _claim(out: Path, config: SpectrogramConfig) -> None:
     if facts.exists():
         _require_same(_settings(out), config, out)
         return
-    if out.exists() and any(out.iterdir()):
+    if has_others(out, "cache.json"):
         raise RequestError(f"{out} exists and is not a cache: choose another --out.")
     with replaced_file(facts) as new:
         new.write_text(

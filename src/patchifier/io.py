@@ -133,6 +133,28 @@ def leftover(path: Path) -> Path | None:
     return None
 
 
+def has_others(folder: Path, *names: str, lock: str = "") -> bool:
+    """Whether a folder has files of others, beside what a kill leaves.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder that lacks the files `names`, which :func:`replaced_file` writes first.
+    lock : str
+        Name of a lock file that may be there.
+
+    Examples
+    --------
+    >>> _ = Path("begun").mkdir(), Path("begun", ".cache.json.new").touch()
+    >>> has_others(Path("begun"), "cache.json")
+    False
+    """
+    left = tuple(f".{name}.new" for name in names)
+    return folder.exists() and any(
+        each.name != lock and not each.name.startswith(left) for each in folder.iterdir()
+    )
+
+
 @contextlib.contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder to fill, then put it in place of `folder`; on an error nothing changes."""

@@ -19,7 +19,7 @@ import torch
 
 import patchifier
 from patchifier.config import Config, RequestError, current_form, to_dict, update
-from patchifier.io import parse_json, read_text, write_json
+from patchifier.io import has_others, parse_json, read_text, write_json
 from patchifier.jobs import LOCK, folder_lock
 
 
@@ -149,7 +149,7 @@ class Run:
                         f"{self.path} was started with other settings: {'; '.join(differ)}. "
                         f"Resume with --config {old}, or choose another --out."
                     )
-        elif self.path.exists() and any(not _is_left(each.name) for each in self.path.iterdir()):
+        elif has_others(self.path, "config.json", "run.json", lock=LOCK):
             raise RequestError(f"{self.path} exists and is not a run: choose another --out.")
         if config is None:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -194,11 +194,6 @@ class Run:
                 if kind in (Interrupted, KeyboardInterrupt)
                 else "failed"
             )
-
-
-def _is_left(name: str) -> bool:
-    """Whether a file is the lock of a run, or what a kill left while its first file was written."""
-    return name == LOCK or name.startswith((".config.json.new", ".run.json.new"))
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:
