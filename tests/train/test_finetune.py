@@ -24,7 +24,7 @@ from patchifier.nn.encode import model_hash
 from patchifier.nn.model import Patchifier
 from patchifier.seeding import generator
 from patchifier.tasks import Task
-from patchifier.train import finetune
+from patchifier.train import finetune, precision
 from patchifier.train.finetune import METHODS, Inputs, TunedModel
 from patchifier.train.run import Interrupted
 from patchifier.train.tuning import _score
@@ -200,7 +200,9 @@ def test_progress_shows_every_step_and_every_clip_that_is_encoded(bench):
         return lambda *row: shown.append((title, *row))
 
     bench.tune(precision="32", progress=progress)
-    assert {title for title, *_ in shown if title != "test of bf16"} == {"patchifier, linear-probe"}
+    assert {title for title, *_ in shown if title != precision.TITLE} == {
+        "patchifier, linear-probe"
+    }
     notes = [row for _, *row in shown]
     steps = [done for done, _, note in notes if "loss" in note]
     assert steps == [*range(1, 24), 23]  # the last step closes no bar: test clips are to come

@@ -126,7 +126,7 @@ def finetune(
             device,
             lambda: (tuning.trial(splits[0]) for tuning in tunings),
             flag="finetune.precision",
-            progress=progress("test of bf16"),
+            progress=progress(precision.TITLE),
         )
         for tuning in (replace(tuning, arithmetic=arithmetic) for tuning in tunings):
             shown = progress(f"{encoder}, {tuning.method}")
@@ -153,7 +153,7 @@ def method_differences(
     steps, scores = Steps(progress, len(pairs)), []
     for pair in pairs:
         both = (tasks.mean_score(task, targets, tuned.predictions) for tuned in pair)
-        shown = steps.next(f"{pair[0].method} and {pair[1].method}")
+        shown = steps.next(f"{pair[0].method} and {pair[1].method}", "draws")
         scores.append(statistics.paired(task.metric, groups, *both, progress=shown))
     steps.finish()
     corrected = statistics.holm([score.p or 0.0 for score in scores])

@@ -148,7 +148,7 @@ def pretrain(
             device,
             lambda: trials(model, data, splits, config, devices=devices, nodes=nodes),
             flag="pretrain.precision",
-            progress=progress("test of bf16"),
+            progress=progress(precision.TITLE),
         )
         fabric = launch(device, devices=devices, nodes=nodes, precision=arithmetic.precision)
         keep_in_float32(model, precision.agree(fabric, run, arithmetic).kernels)
