@@ -1,6 +1,7 @@
 """Commands as a user meets them: exit codes, messages, --json, and no torch for --help."""
 
 import errno
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from patchifier import cache, checkpoint, cli, datasets, weights
 from patchifier.cli.command import Overrides, parse, parser
 from patchifier.cli.progress import progress
 from patchifier.config import Config, update
+from patchifier.io import Hundredths, Steps
 from patchifier.jobs import file_lock, folder_lock
 from patchifier.nn.model import Patchifier
 from patchifier.train.run import Interrupted
@@ -548,11 +550,63 @@ def test_an_interrupted_job_says_how_to_go_on(monkeypatch, run):
     assert said.strip() == "interrupted: run the same command again, and it goes on"
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Let each look at the clock of progress be eleven seconds later."""
+    times = itertools.count(0.0, 11.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
+
+
 def test_progress_in_a_pipe_is_plain_lines(capsys):
     show = progress("log-mels")
     for done in range(1, 4):
         show(done, 3, "")
-    assert capsys.readouterr().err == "log-mels: 3 of 3, 0 s left\n"
+    assert capsys.readouterr().err == "log-mels: 3 of 3\n"
+
+
+def test_no_remaining_time_is_shown_before_something_is_done(clock, capsys):
+    show = progress("log-mels")
+    for done in (5, 5, 6, 10):
+        show(done, 10, "")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["log-mels: 5 of 10", "log-mels: 6 of 10, 88 s left", "log-mels: 10 of 10"]
+
+
+def test_parts_of_a_job_are_shown_in_per_cent_and_by_their_items(clock, capsys):
+    steps = Steps(progress("mfcc"), 6)
+    shown = steps.next("features", "clips")
+    shown(7, 100, "")
+    steps.finish()
+    assert capsys.readouterr().err.splitlines() == [
+        "mfcc: 1 %, features, 7 of 100 clips",
+        "mfcc: 100 %",
+    ]
+
+
+def test_what_nobody_can_count_is_announced_and_shows_no_remaining_time(clock, capsys):
+    show = progress("testing")
+    for report in ((0, 0, "once a run"), (1, 0, "1 operation"), (2, 0, "2 operations")):
+        show(*report)
+    show(2, 2, "bf16")
+    assert capsys.readouterr().err.splitlines() == [
+        "testing: once a run",
+        "testing: 2 operations",
+        "testing: 2 of 2, bf16",
+    ]
+
+
+def test_a_bar_has_the_time_that_is_left_where_it_can_be_known(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    show = progress("mfcc")
+    show(0, 100, "")
+    show(3, Hundredths(100), "features")
+    show(100, Hundredths(100), "")
+    show(1, 0, "1 operation")
+    show(1, 1, "bf16")
+    shown = capsys.readouterr().err
+    assert "100 %" in shown
+    assert "100/100" not in shown
+    assert "1 operation" in shown
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from patchifier.evaluate import compare, leaks, report, robustness
 from patchifier.evaluate.encoders import Encoder, each_clip, encoders
 from patchifier.evaluate.evaluator import Evaluator
 from patchifier.evaluate.leak_notes import leak_notes
-from patchifier.io import silent
+from patchifier.io import Hundredths, silent
 from patchifier.tasks import Task
 
 CLIPS = 40
@@ -410,8 +410,9 @@ def test_every_step_of_an_encoder_shows_progress(compared):
     steps = [done for done, *_ in mine]
     assert steps == sorted(steps)
     assert mine[-1][0] == mine[-1][1]
+    assert all(isinstance(total, Hundredths) for _, total, _ in mine)
     notes = [note for *_, note in mine]
-    assert {f"features, {number} of {CLIPS}" for number in range(1, CLIPS + 1)} <= set(notes)
+    assert {f"features, {number} of {CLIPS} clips" for number in range(1, CLIPS + 1)} <= set(notes)
     assert sum(note.startswith("probe of fold 5, ") for note in notes) == 7  # strengths
     assert "intervals" in notes
 

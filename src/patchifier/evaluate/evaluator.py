@@ -126,7 +126,7 @@ class Evaluator:
             parts.append(("", subset, np.flatnonzero([subset in each for each in subsets])))
         parts += [(condition, "", everything) for condition in runs[0] if condition]
         method = "none" if name == "majority" else self.protocol
-        shown = steps.next("intervals")
+        shown = steps.next("intervals", "draws")
         rows = []
         for condition, subset, indices in parts:
             predictions = [run[condition][indices] for run in runs]
@@ -173,7 +173,7 @@ class Evaluator:
                 targets[rows],
                 extended,
                 seed=self.seed,
-                progress=steps.next(f"probe of fold {number}"),
+                progress=steps.next(f"probe of fold {number}", "settings"),
             )
             for each, part in zip(
                 predictions.values(), np.split(found.predictions, len(test)), strict=True
@@ -193,7 +193,8 @@ class Evaluator:
         for name, data in caches.items():
             if name:
                 self.require_tested(data, name)
-            shown, clips = steps.next(f"features {name}".strip()), range(len(data.clips))
+            shown = steps.next(f"features {name}".strip(), "clips")
+            clips = range(len(data.clips))
             found[name] = cached(encoder, data, clips, folder, progress=shown)
         return found.pop(""), found
 
@@ -243,7 +244,7 @@ class Evaluator:
         steps = Steps(self.progress("paired differences"), len(others))
         groups, scores = self.groups.tolist(), []
         for other in others:
-            shown, pair = steps.next(other), (by_name[first], by_name[other])
+            shown, pair = steps.next(other, "draws"), (by_name[first], by_name[other])
             scores.append(statistics.paired(metric, groups, *pair, progress=shown))
         if others:
             steps.finish()
@@ -347,7 +348,7 @@ class Evaluator:
             by_encoder[name] = statistic = _over_folds(found)
             size = by_name[name][0].parameters if name in by_name else 0
             more = {"subset": "", "condition": "", "seconds_per_second": None, "parameters": size}
-            shown = steps.next("interval")
+            shown = steps.next("interval", "draws")
             score = statistics.estimate(metric, self.groups.tolist(), statistic, progress=shown)
             steps.finish()
             rows.append(score.row(name, "per-frame") | more | _other_scores(found))
