@@ -282,6 +282,29 @@ def test_flags_win_over_the_config_file(folder, tmp_path, run):
     assert not (tmp_path / "run" / "stage-one").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            "",
+            "stage I: 2 steps of 4 clips, 0.5 passes; stage II: 2 steps of 4 clips, 0.5 passes",
+        ),
+        (
+            "--stage one --pretrain.stage_one.steps 0",
+            "stage I: 4,000 steps of 4 clips, 1,000 passes (as in the paper; a recipe such as "
+            "--config base takes fewer)",
+        ),
+    ],
+)
+def test_steps_and_passes_are_said_before_training(
+    changes, said, folder, tmp_path, run, monkeypatch
+):
+    monkeypatch.setattr("patchifier.train.pretrain.train_stage", lambda *args, **options: None)
+    command = f"pretrain {folder}/cache --out {tmp_path}/run --config {folder}/tiny.json"
+    shown = run(f"{command} --device cpu --pretrain.precision 32 {changes}")
+    assert shown.err.splitlines()[0] == f"16 training clips; {said}"
+
+
 @pytest.mark.parametrize("command", ["pretrain", "finetune {}/run/model"])
 def test_a_device_that_is_not_there_is_refused_and_nothing_is_written(
     command, folder, tmp_path, run, monkeypatch
