@@ -27,7 +27,12 @@ def progress(title: str) -> Callable[[int, int, str], None]:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        tqdm.write(line, file=sys.stderr)  # above a bar
+    else:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _bar(title: str) -> Callable[[int, int, str], None]:
