@@ -10,15 +10,16 @@ import time
 import numpy as np
 import pytest
 
-from patchifier import audio, cache, datasets
+from patchifier import audio, cache, checkpoint, datasets
 from patchifier.cache import Cache
-from patchifier.config import RequestError, SpectrogramConfig
+from patchifier.config import Config, RequestError, SpectrogramConfig, update
 from patchifier.datasets import Clip, Dataset
 from patchifier.evaluate import compare, leaks, report, robustness
-from patchifier.evaluate.encoders import Encoder, each_clip, encoders
+from patchifier.evaluate.encoders import Encoder, as_encoder, each_clip, encoders
 from patchifier.evaluate.evaluator import Evaluator
 from patchifier.evaluate.leak_notes import leak_notes
 from patchifier.io import Hundredths, silent
+from patchifier.nn.model import Patchifier
 from patchifier.tasks import Task
 
 CLIPS = 40
@@ -391,6 +392,20 @@ def test_of_a_bundled_model_it_is_said_that_nobody_can_look(data, tmp_path):
 def test_training_on_the_tested_clips_is_said(data, compared, trained):
     (note,) = compared(trained(data.path))["notes"]
     assert "this very cache" in note
+
+
+# --- other log-mels than the cache's ---
+
+
+def test_a_model_that_reads_other_log_mels_is_named_once_with_what_to_do(data, compared, caplog):
+    config = update(Config(), {"spectrogram": {"n_mels": 32}})
+    made = checkpoint.Checkpoint(Patchifier(config), config)
+    there = checkpoint.Checkpoint(Patchifier(Config()), Config())
+    coarse = [as_encoder(name, made) for name in ("random:coarse", "random:coarse", "coarse")]
+    compared(as_encoder("there", there), *coarse, blind())
+    (line,) = caplog.messages
+    assert line.startswith("random:coarse, coarse: the audio files are read again")
+    assert "'patchifier prepare --model coarse'" in line
 
 
 # --- progress ---

@@ -38,6 +38,7 @@ from patchifier.evaluate.encoders.models import (
     CALIBRATION_CLIPS,
     as_encoder,
     calibrate,
+    holds,
     random_checkpoint,
 )
 from patchifier.evaluate.encoders.store import cached
@@ -58,6 +59,7 @@ __all__ = [
     "encoders",
     "encoders_of",
     "handcrafted",
+    "holds",
     "mel_stats",
     "mfcc",
     "random_checkpoint",
