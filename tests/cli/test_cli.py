@@ -448,7 +448,9 @@ def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, run, told):
     sounds = {f"p_reconstructed_{ratio}.wav" for ratio in ratios}
     assert {path.name for path in tmp_path.glob("*.wav")} == {"p_original.wav"} | sounds
     assert soundfile.info(tmp_path / "p_original.wav").duration > 5
-    lines = [line for line in run(command).out.splitlines() if "ratio" in line]
+    said = run(command).out.splitlines()
+    assert said[0].startswith(f"{tmp_path}/p.png: MSE of masked patches in (dB/100)^2")
+    lines = [line for line in said if "ratio" in line]
     for line, ratio in zip(lines, ratios, strict=True):
         assert f"{ratio} " in line
         assert f"model {found['masked_mse'][ratio]:.5f}" in line

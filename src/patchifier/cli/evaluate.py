@@ -252,7 +252,9 @@ def reconstruct(
     with file_lock(picture, "reconstruct"):
         sounds = _save_sound(arrays, embedder.config, picture) if sound else []
         report.save_figure(report.reconstruction_figure(arrays, facts), picture)
-    lines = [f"{path}: sound" for path in sounds] + [f"{picture}: MSE of masked patches"]
+    unit = f"(dB/{1 / embedder.config.spectrogram.db_scale:g})^2"
+    lines = [f"{path}: sound" for path in sounds]
+    lines.append(f"{picture}: MSE of masked patches in {unit}; the picture has its root in dB")
     lines += [_error_line(ratio, error, baselines[ratio]) for ratio, error in errors.items()]
     results: dict[str, Any] = {
         "picture": str(picture),
