@@ -465,6 +465,14 @@ def test_the_page_tells_what_the_results_say(data, compared, tmp_path):
     assert {path.suffix for path in files} == {".md", ".png", ".svg"}
     (table,) = (path for path in files if path.suffix == ".md")
     assert "| knows | 100.0 % |" in table.read_text()
+    assert "on a machine that may have been busy" in page
+    listed = (tmp_path / "page" / "table.md").read_text()
+    assert "| knows | linear | accuracy (%) | 100.0 |" in listed
+    assert "subset: clean" in listed
+    rows = list(csv.DictReader((tmp_path / "page" / "table.csv").read_text().splitlines()))
+    told = [(row["encoder"], row["value"]) for row in rows if "subset" not in row["test"]]
+    assert [name for name, _ in told] == ["majority", "knows", "blind"]
+    assert told[1][1] == "1.0"
     (tmp_path / "run" / "results.json").write_text("{")
     page = report.report(tmp_path / "run", tmp_path / "page").read_text()
     assert "results.json cannot be read" in page

@@ -289,7 +289,7 @@ def test_a_model_of_this_report_and_its_random_weights_have_names(tmp_path, made
     _, text = made()
     section = text[text.index("Vectors by the same probe: moods") :]
     names = re.findall(r"<tr><td>([^<]*)</td>", section)
-    assert names[:3] == ["patchifier", "random", "mfcc"]
+    assert names[:3] == ["pretrain", "random:pretrain", "mfcc"]
     assert "<td>120</td>" in section
     assert "+10.0" in section
 

@@ -81,6 +81,23 @@ def comparison_of(
     }
 
 
+def comparison_rows(run: RunFolder, models: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of a comparison for the tables of all scores; none without a result.
+
+    A subset, or a perturbation, is named with the test: its scores are of other clips.
+    """
+    path = run.path / "results.json"
+    results = read_results(path, []) if path.exists() else {}
+    if not results:
+        return []
+    rows = []
+    for row in _with_names(results, models)["rows"]:
+        more = [f"{key}: {row[key]}" for key in ("subset", "condition") if row.get(key)]
+        test = "; ".join([run.test, *more])
+        rows.append({**row, "dataset": run.dataset, "test": test, "source": run.label})
+    return rows
+
+
 def _with_names(results: Row, models: Mapping[str, str]) -> dict[str, Any]:
     """Results with the names of models in place of their folders."""
 
@@ -100,7 +117,7 @@ def _name(spec: str, models: Mapping[str, str]) -> str:
     name = models.get(str(Path(path).resolve()), "")
     if not name:
         return spec
-    return name if path == spec else name.replace("patchifier", "random")
+    return name if path == spec else f"random:{name}"
 
 
 def _headline(rows: Sequence[Row]) -> dict[str, Any]:
