@@ -513,6 +513,8 @@ def test_compare_judges_the_packages_model_beside_what_it_has_to_beat(
     expected = "majority patchifier-base random:patchifier-base mel-stats mfcc"
     assert [row["encoder"] for row in results["rows"]] == expected.split()
     assert {row["first"] for row in results["differences"]} == {"patchifier-base"}
+    said = "random:patchifier-base: mean of 5 draws, random weights in the architecture of"
+    assert f"{said} patchifier-base" in cli.evaluate.comparison_text(results)
 
 
 # --- how commands end ---

@@ -82,6 +82,8 @@ def compare(
 
 def comparison_text(results: dict[str, Any]) -> str:
     """Lay a comparison out for a terminal: scores, then differences from the first."""
+    from patchifier.evaluate.report.tables import random_notes
+
     width = max([24, *(len(row["encoder"]) + 2 for row in results["rows"])])
     lines = [
         f"{results['dataset']}: {results['protocol']} probe, {results['split']}",
@@ -92,6 +94,7 @@ def comparison_text(results: dict[str, Any]) -> str:
         score = f"{row['encoder']:<{width}}{row['metric']:<12}{row['value']:>7.3f}"
         note = ", ".join(part for part in notes if part)
         lines.append(f"{score}   {_interval(row)}  {row['n']:>4}  {note}".rstrip())
+    lines += random_notes(results["rows"])
     for row in results["differences"]:
         lines.append(f"{row['first']} - {row['second']}: {_difference(row)}")
     return "\n".join(lines)

@@ -91,7 +91,7 @@ class Evaluator:
             steps = self.steps(name, len(repeated))
             found = [self.predict(encoder, targets, steps) for encoder in repeated]
             runs = [predictions for predictions, _ in found]
-            more = self.cost(repeated[0]) | {"note": repeated[0].note}
+            more = self.cost(repeated[0]) | {"note": note_of(repeated)}
             more |= {"chosen": [chosen for _, chosen in found]}
             rows += self.rows(name, targets, runs, more, steps)
             unperturbed = [predictions[""] for predictions in runs]
@@ -318,7 +318,8 @@ class Evaluator:
             )
             score = statistics.Score(self.task.metric, value, low, high, len(self.tested))
             row = score.row(name, f"few-shot, {same[0]['k']} a class")
-            rows.append(row | {"subset": "", "condition": ""} | self.cost(repeated[0]))
+            more = {"subset": "", "condition": "", "note": note_of(repeated)}
+            rows.append(row | more | self.cost(repeated[0]))
         return rows
 
     # --- frames ---
@@ -347,7 +348,9 @@ class Evaluator:
             metric = found[0][0].metric
             by_encoder[name] = statistic = _over_folds(found)
             size = by_name[name][0].parameters if name in by_name else 0
+            note = note_of(by_name[name]) if name in by_name else ""
             more = {"subset": "", "condition": "", "seconds_per_second": None, "parameters": size}
+            more |= {"note": note}
             shown = steps.next("interval", "draws")
             score = statistics.estimate(metric, self.groups.tolist(), statistic, progress=shown)
             steps.finish()
@@ -373,6 +376,12 @@ class Evaluator:
                 f"perturbed clips are tested with the protocols {', '.join(probes.PROTOCOLS)} on "
                 "tasks about whole clips alone."
             )
+
+
+def note_of(repeated: Sequence[Encoder]) -> str:
+    """Note of a row: how many draws it is the mean of, if several, and the encoder's own note."""
+    mean = f"mean of {len(repeated)} draws" if len(repeated) > 1 else ""
+    return ", ".join(part for part in (mean, repeated[0].note) if part)
 
 
 def _over_folds(found: Sequence[Sequence[frames.FrameResult]]) -> statistics.Statistic:

@@ -286,8 +286,11 @@ def test_a_model_of_this_report_and_its_random_weights_have_names(tmp_path, made
     differences = [{"first": str(model), "second": f"random:{model}", "value": 0.1, "p_holm": 0.5}]
     results = {"rows": rows, "differences": differences, "protocol": "linear"}
     write_json(compared / "results.json", results)
+    rows[1]["note"] = "mean of 5 draws, random weights in the architecture of x, cls"
+    write_json(compared / "results.json", results)
     _, text = made()
     section = text[text.index("Vectors by the same probe: moods") :]
+    assert "random:pretrain: mean of 5 draws, random weights in the architecture of x" in section
     names = re.findall(r"<tr><td>([^<]*)</td>", section)
     assert names[:3] == ["pretrain", "random:pretrain", "mfcc"]
     assert "<td>120</td>" in section

@@ -193,7 +193,8 @@ def encoders_of(
         if _is_random(spec):
             argument = spec.partition(":")[2]
             model = argument if argument and not argument.isdecimal() else source
-            made = [replace(one, note=f"architecture of {model}, {one.note}") for one in made]
+            about = f"random weights in the architecture of {model}"
+            made = [replace(one, note=f"{about}, {one.note}") for one in made]
         elif config is None and made[0].embedder is not None:
             config, source = made[0].embedder.config, spec
         found[spec] = made

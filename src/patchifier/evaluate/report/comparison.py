@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from patchifier.evaluate.report.drawing import new_figure, picture, stem_of, tidy, unit_of
 from patchifier.evaluate.report.folders import Row, RunFolder, read_results, to_number
-from patchifier.evaluate.report.tables import interval_text, label, score_text, with_unit
+from patchifier.evaluate.report.tables import (
+    interval_text,
+    label,
+    random_notes,
+    score_text,
+    with_unit,
+)
 from patchifier.io import write_text
 
 if TYPE_CHECKING:
@@ -59,6 +65,7 @@ def comparison_of(
         "metric": metric,
         "about": about,
         "notes": results["notes"],
+        "random": random_notes(plain),
         "heads": HEADS,
         "lines": [
             {"cells": _cells(row, differences), "sure": _is_sure(row, differences)} for row in plain

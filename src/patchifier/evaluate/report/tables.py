@@ -306,6 +306,23 @@ def comparison_label(difference: Row) -> str:
     return "beats" if low > 0 else "is beaten by" if high < 0 else "cannot be told apart from"
 
 
+def random_notes(rows: Sequence[Row]) -> list[str]:
+    """Say of each encoder with random weights of which architecture and how many draws it is.
+
+    Examples
+    --------
+    >>> note = "mean of 5 draws, random weights in the architecture of the paper, cls"
+    >>> random_notes([{"encoder": "mfcc", "note": ""}, {"encoder": "random", "note": note}])
+    ['random: mean of 5 draws, random weights in the architecture of the paper, cls.']
+    """
+    notes = {
+        row["encoder"]: str(row.get("note"))
+        for row in rows
+        if "architecture of" in str(row.get("note"))
+    }
+    return [f"{name}: {note}." for name, note in notes.items()]
+
+
 def label(row: Row) -> str:
     """Name of an encoder: the end of a long path, and the number of examples of few-shot."""
     name, method = str(row.get("encoder")), str(row.get("method", ""))
