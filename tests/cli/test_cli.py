@@ -332,10 +332,10 @@ def test_finetune_all_reports_and_info(folder, tmp_path, run, told):
     command = f"finetune {folder}/run/model {folder}/cache --out {tmp_path}/tuned --method all"
     rows = told(f"{command} --config {folder}/tiny.json --device cpu")["rows"]
     assert [(row["encoder"], row["method"]) for row in rows] == [
-        ("patchifier", "linear-probe"),
-        ("patchifier", "freeze-extractor"),
-        ("patchifier", "freeze-bottleneck"),
-        ("patchifier", "full"),
+        ("run", "linear-probe"),
+        ("run", "freeze-extractor"),
+        ("run", "freeze-bottleneck"),
+        ("run", "full"),
         ("majority", "none"),
         ("mel-stats", "logistic"),
         ("random", "linear-probe"),

@@ -170,7 +170,7 @@ def finetune(
     The paper's four ways, one after the other:
         $ patchifier finetune run/model genres --out finetuned --method all
     """
-    from patchifier import checkpoint
+    from patchifier import checkpoint, weights
     from patchifier.evaluate.controls import controls
     from patchifier.train import finetune
 
@@ -183,6 +183,7 @@ def finetune(
         out,
         methods=methods,
         config=config,
+        encoder=weights.title(model),
         resume=resume,
         device=device,
         progress=progress,

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from patchifier import checkpoint, statistics, tasks
+from patchifier import checkpoint, statistics, tasks, weights
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, FinetuneConfig, RequestError, digest
@@ -38,7 +38,7 @@ def finetune(
     *,
     methods: Sequence[str] = ("full",),
     config: Config | None = None,
-    encoder: str = "patchifier",
+    encoder: str = "",
     resume: bool = False,
     device: str = "auto",
     progress: Callable[[str], Progress] = lambda title: silent,
@@ -59,7 +59,8 @@ def finetune(
     config : Config
         The model's own by default; its finetune section counts.
     encoder : str
-        What to call the model in tables.
+        What to call the model in tables; by default its name or folder, or, for RUN/model, the
+        run's name (:func:`patchifier.weights.title`). A checkpoint in memory is "patchifier".
     resume, device, progress
         As for pre-training.
 
@@ -84,6 +85,7 @@ def finetune(
     ('linear-probe', (2, 7))
     """
     start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
+    encoder = encoder or ("patchifier" if isinstance(model, Checkpoint) else weights.title(model))
     config = config or start.config
     config = replace(config, model=start.config.model, spectrogram=start.config.spectrogram)
     data = Cache(cache).require(config.spectrogram)

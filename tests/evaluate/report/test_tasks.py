@@ -115,6 +115,18 @@ def test_a_baseline_that_needs_no_training_is_shown_once_for_two_runs(tmp_path, 
     assert text.count('class="value">25.0 %') == 1
 
 
+def test_a_model_is_called_by_its_name_and_stands_first(tmp_path, made):
+    run = tune(tmp_path / "runs" / "run", "moods", encoder="mine")
+    with_controls(run)
+    results = run / "linear-probe" / "results.json"
+    results.write_text(results.read_text().replace('"patchifier"', '"mine"'))
+    _, text = made()
+    table = text[text.index('table class="scores"') :]
+    assert re.findall(r'<tr class="first( ours)?"><td>([^<]*)', table)[0] == (" ours", "mine")
+    assert "<dt>mine</dt><dd>the model of this report</dd>" in text
+    assert "the linear probe reaches <strong>50.0 %</strong>" in text
+
+
 def test_what_a_run_does_not_say_is_left_out(tmp_path, made):
     run = tune(tmp_path / "runs" / "run", "moods", seed=7, hours=1.25)
     facts = json.loads((run / "run.json").read_text())

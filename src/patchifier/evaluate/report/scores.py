@@ -13,6 +13,7 @@ from patchifier.evaluate.report.tables import (
     APART,
     ENCODERS,
     METHOD_TEXTS,
+    OURS,
     Column,
     caution_text,
     comparison_label,
@@ -44,9 +45,15 @@ def score_table(
         "cautions": [(c.title, text) for c, g in groups.items() if (text := caution_text(g))],
         "apart": APART if len(columns) > 1 else "",
         "published": published(columns),
-        "names": [(name, text) for name, text in (ENCODERS | METHOD_TEXTS).items() if name in used],
+        "names": [(name, text) for name, text in _texts(rows).items() if name in used],
         "notes": [note for results in demos.values() for note in results.get("notes", [])],
     }
+
+
+def _texts(rows: Sequence[Row]) -> dict[str, str]:
+    """What the names in a table mean, our models first."""
+    ours = {str(row.get("encoder")): ENCODERS[OURS] for row in rows if row.get("ours")}
+    return ours | ENCODERS | METHOD_TEXTS
 
 
 def _line(line: Mapping[Column, Row], groups: Mapping[Column, Sequence[Row]]) -> Context:
@@ -54,6 +61,7 @@ def _line(line: Mapping[Column, Row], groups: Mapping[Column, Sequence[Row]]) ->
     first = next(iter(line.values()))
     return {
         "encoder": first.get("encoder"),
+        "ours": first.get("ours"),
         "method": first.get("method"),
         "model": str(first.get("model", ""))[:8],
         "rate": first.get("rate", ""),

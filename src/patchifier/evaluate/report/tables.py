@@ -21,10 +21,11 @@ from patchifier.evaluate.report.folders import (
 )
 from patchifier.io import to_cell
 
+OURS = "patchifier"  # the model of a demo; a fine-tuned one has the name of its folder
 ENCODERS = {  # in the order of the table
-    "patchifier": "the model of this report",
+    OURS: "the model of this report",
     "patchifier-base": "the model that comes with the package, trained for longer on other music",
-    "random": "the same network with random weights: what the architecture alone is worth",
+    "random": "the same network with random weights, drawn once: what the architecture is worth",
     "mel-stats": "mean and standard deviation of each mel band over the clip",
     "mfcc": "hand-made timbre features: mel-frequency cepstral coefficients",
     "chroma": "hand-made harmony features: energy of the twelve pitch classes",
@@ -99,7 +100,13 @@ def collect_rows(
         other = inside[0].task if inside else ""
         more = {"source": results["source"], "dataset": inside[0].dataset if inside else ""}
         rows += [
-            {**row, **more, "test": tests.get(str(row.get("n")), other), **_training(row, inside)}
+            {
+                **row,
+                **more,
+                "test": tests.get(str(row.get("n")), other),
+                "ours": row.get("encoder") == OURS,
+                **_training(row, inside),
+            }
             for row in results.get("rows", [])
         ]
     for run in runs:
@@ -122,6 +129,7 @@ def _run_rows(
             learns = method in METHODS
             here = {**row, **more, "rate": _rate(run) if row.get("method") in METHODS else ""}
             here["model"] = _model(run) if learns else ""
+            here["ours"] = learns and row.get("encoder") != "random"
             alike = [r for r in known if r["source"] in above]
             alike += [] if learns else [r for r in known if r["test"] == run.test]
             if not any(same_score(row, other) for other in alike):
@@ -173,7 +181,7 @@ def _line_order(row: Row) -> tuple[Any, ...]:
         return (list(known).index(name) if name in known else 99, str(name))
 
     return (
-        place(row.get("encoder"), ENCODERS),
+        (-1, str(row.get("encoder"))) if row.get("ours") else place(row.get("encoder"), ENCODERS),
         place(row.get("method"), METHOD_TEXTS),
         str(row.get("rate", "")),
     )
