@@ -343,9 +343,25 @@ def test_finetune_all_reports_and_info(folder, tmp_path, run, told):
     assert len({row["n"] for row in rows}) == 1
     assert rows[5]["value"] == 1.0  # tones and noise are told apart by their mean spectrum
     assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in rows)
+    (found,) = json.loads((tmp_path / "tuned" / "controls" / "differences.json").read_text())
+    assert (found["first"], found["second"]) == ("run, linear-probe", "random, linear-probe")
+    assert found["value"] == pytest.approx(rows[0]["value"] - rows[6]["value"])
     assert told(f"info {tmp_path}/tuned/full/model")["names"] == ["noise", "tone"]
     run(f"report {tmp_path}/tuned {folder}/run --out {tmp_path}/page")
     assert (tmp_path / "page" / "index.html").stat().st_size > 10_000
+
+
+def test_a_row_that_learnt_nothing_and_equal_predictions_have_no_interval():
+    row = {"encoder": "mine", "method": "full", "metric": "accuracy", "value": 0.5, "n": 9}
+    row |= {"low": 0.5, "high": 0.5, "learnt_nothing": "every clip is called jazz"}
+    text = cli.evaluate.results_table([row])
+    assert "[0.500, 0.500]" not in text
+    assert "mine, full: learnt nothing: every clip is called jazz." in text
+    assert "--finetune.learning_rates" in text
+    row = {"first": "a", "second": "b", "value": 0.0, "low": 0.0, "high": 0.0, "p_holm": 1.0}
+    results = {"rows": [], "dataset": "x", "protocol": "linear", "split": "its own"}
+    results |= {"differences": [row | {"equal_predictions": True}]}
+    assert cli.evaluate.comparison_text(results).endswith("a - b: +0.000, equal predictions")
 
 
 def test_finetuning_and_further_training_start_from_a_model_by_its_name(

@@ -102,22 +102,29 @@ def comparison_text(results: dict[str, Any]) -> str:
 
 def results_table(rows: list[dict[str, Any]]) -> str:
     """Lay rows of results out for a terminal."""
+    from patchifier.evaluate.report.tables import learnt_nothing_notes
+
     width = max([12, *(len(row["encoder"]) + 2 for row in rows)])
     lines = [f"{'encoder':<{width}}{'method':<20}{'metric':<10}{'value':>7}   95 % interval     n"]
     for row in rows:
         what = f"{row['encoder']:<{width}}{row['method']:<20}{row['metric']:<10}"
         lines.append(f"{what}{row['value']:>7.3f}   {_interval(row)}  {row['n']:>4}")
+    lines += learnt_nothing_notes(rows)
     return "\n".join(lines)
 
 
 def _difference(row: dict[str, Any]) -> str:
     if row["p_holm"] is None:
         return "not defined on the tested clips"
+    if row.get("equal_predictions"):
+        return f"{row['value']:+.3f}, equal predictions"
     interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]"
     return f"{row['value']:+.3f} {interval}, p = {row['p_holm']:.3f} (Holm)"
 
 
 def _interval(row: dict[str, Any]) -> str:
+    if row.get("learnt_nothing"):
+        return f"{'learnt nothing':<14}"
     return f"[{row['low']:.3f}, {row['high']:.3f}]"
 
 

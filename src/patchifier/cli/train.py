@@ -190,7 +190,14 @@ def finetune(
     )
     rows = [one.row for one in tuned]
     rows += controls(
-        start, cache, out, config=config, resume=resume, device=device, progress=progress
+        start,
+        cache,
+        out,
+        config=config,
+        tuned=tuned,
+        resume=resume,
+        device=device,
+        progress=progress,
     )
     return Outcome({"rows": rows}, results_table(rows))
 

@@ -87,6 +87,7 @@ class Evaluator:
         runs = [{"": self.majority(targets)}]
         rows = self.rows("majority", targets, runs, free, self.steps("majority", 0))
         clean: dict[str, statistics.Statistic] = {}
+        predicted: dict[str, list[np.ndarray]] = {}
         for name, repeated in by_name.items():
             steps = self.steps(name, len(repeated))
             found = [self.predict(encoder, targets, steps) for encoder in repeated]
@@ -94,11 +95,11 @@ class Evaluator:
             more = self.cost(repeated[0]) | {"note": note_of(repeated)}
             more |= {"chosen": [chosen for _, chosen in found]}
             rows += self.rows(name, targets, runs, more, steps)
-            unperturbed = [predictions[""] for predictions in runs]
+            unperturbed = predicted[name] = [predictions[""] for predictions in runs]
             clean[name] = tasks.mean_score(self.task, targets[self.tested], unperturbed)
             self.write_predictions(name, unperturbed)
         note = tasks.undefined_note(self.task, targets[self.tested])
-        differences = self.differences(self.task.metric, clean)
+        differences = self.differences(self.task.metric, clean, predicted)
         return {"rows": rows, "differences": differences, "notes": [note] if note else []}
 
     def steps(self, name: str, repeats: int) -> Steps:
@@ -234,11 +235,15 @@ class Evaluator:
         }
 
     def differences(
-        self, metric: str, by_name: Mapping[str, statistics.Statistic]
+        self,
+        metric: str,
+        by_name: Mapping[str, statistics.Statistic],
+        predicted: Mapping[str, Sequence[np.ndarray]] | None = None,
     ) -> list[Results]:
         """Compare the first encoder with each other one, paired by clip.
 
-        P values are corrected for their number.
+        P values are corrected for their number. `predicted` holds the predictions of each encoder,
+        where they are known.
         """
         first, *others = by_name
         steps = Steps(self.progress("paired differences"), len(others))
@@ -250,9 +255,20 @@ class Evaluator:
             steps.finish()
         corrected = statistics.holm([score.p for score in scores])
         return [
-            {"first": first, "second": other} | asdict(score) | {"p_holm": p}
+            {"first": first, "second": other}
+            | asdict(score)
+            | {"p_holm": p}
+            | {"equal_predictions": self.are_equal(first, other, predicted or {})}
             for other, score, p in zip(others, scores, corrected, strict=True)
         ]
+
+    def are_equal(
+        self, first: str, other: str, predicted: Mapping[str, Sequence[np.ndarray]]
+    ) -> bool:
+        """Whether two encoders' predictions are known and equal."""
+        return bool(predicted) and tasks.equal_predictions(
+            self.task, predicted[first], predicted[other]
+        )
 
     def write_predictions(self, name: str, runs: Sequence[np.ndarray]) -> None:
         """Write the predictions of the tested clips, averaged over repeated runs."""

@@ -115,6 +115,32 @@ def test_a_baseline_that_needs_no_training_is_shown_once_for_two_runs(tmp_path, 
     assert text.count('class="value">25.0 %') == 1
 
 
+def test_a_model_that_learnt_nothing_has_no_interval_and_equal_predictions_are_said(tmp_path, made):
+    run = tune(tmp_path / "runs" / "run", "moods", method="full")
+    row = score("patchifier", "full", 0.5, 24) | {"low": 0.5, "high": 0.5}
+    row |= {"learnt_nothing": "every clip is called calm"}
+    write_json(run / "full" / "results.json", {"rows": [row]})
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "n": 24, "equal_predictions": True}
+    write_json(run / "differences.json", [{"first": "full", "second": "linear-probe", **nothing}])
+    _, text = made()
+    assert '<span class="interval">learnt nothing: every clip is called calm</span>' in text
+    assert "50.0 to 50.0" not in text
+    assert "--finetune.learning_rates" in text
+    assert "<td>+0.0 points</td><td>equal predictions</td>" in text.replace("\n", "")
+    assert "learnt nothing" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_the_difference_from_random_weights_by_the_same_method_is_told(tmp_path, made):
+    run = tune(tmp_path / "runs" / "run", "moods", encoder="mine")
+    with_controls(run)
+    found = {"first": "mine, linear-probe", "second": "random, linear-probe", "n": 24}
+    found |= {"value": 0.1, "low": 0.05, "high": 0.15, "p": 0.01, "equal_predictions": False}
+    write_json(run / "controls" / "differences.json", [found])
+    _, text = made()
+    assert "moods: mine, linear-probe <b>beats</b> random, linear-probe" in text
+    assert "+5.0 to +15.0" in text
+
+
 def test_a_model_is_called_by_its_name_and_stands_first(tmp_path, made):
     run = tune(tmp_path / "runs" / "run", "moods", encoder="mine")
     with_controls(run)

@@ -18,6 +18,7 @@ from patchifier.evaluate.report.tables import (
     caution_text,
     comparison_label,
     interval_text,
+    learnt_nothing_notes,
     score_text,
     table_lines,
     with_unit,
@@ -43,6 +44,7 @@ def score_table(
         "models": len({line["model"] for line in lines if line["model"]}) > 1,
         "rates": len({line["rate"] for line in lines if line["rate"]}) > 1,
         "cautions": [(c.title, text) for c, g in groups.items() if (text := caution_text(g))],
+        "learnt_nothing": learnt_nothing_notes(rows),
         "apart": APART if len(columns) > 1 else "",
         "published": published(columns),
         "names": [(name, text) for name, text in _texts(rows).items() if name in used],
@@ -108,15 +110,19 @@ def _scale_text(column: Column, group: Sequence[Row]) -> str:
 def all_differences(
     runs: Sequence[RunFolder], demos: Mapping[Path, Row], problems: list[str]
 ) -> list[Context]:
-    """Paired differences of demos, and between the methods of each fine-tuning run."""
+    """Paired differences of demos, and of each fine-tuning run.
+
+    These are from random weights by the same method, and between methods.
+    """
     lines = [each for results in demos.values() for each in _differences(results)]
     for run in runs:
-        path = run.path / "differences.json"
-        if run.kind == "finetune" and path.is_file() and run.facts.get("encoder") != "random":
-            rows = [row for row in read_json(path, problems, kind=list) if isinstance(row, dict)]
-            lines += _differences(
-                {"rows": [{"metric": run.metric}], "differences": rows}, run.dataset
-            )
+        for path in (run.path / "controls" / "differences.json", run.path / "differences.json"):
+            tuned = run.kind == "finetune" and run.facts.get("encoder") != "random"
+            if tuned and path.is_file():
+                read = read_json(path, problems, kind=list)
+                rows = [row for row in read if isinstance(row, dict)]
+                results = {"rows": [{"metric": run.metric}], "differences": rows}
+                lines += _differences(results, run.dataset)
     return lines
 
 

@@ -45,6 +45,10 @@ METRICS = {
     "r2": "R² (1 is perfect)",
     "roc_auc": "ROC AUC (1 is perfect)",
 }
+ADVICE = (
+    "Try a higher learning rate (--finetune.learning_rates '[1e-5, 1e-4, 1e-3]' takes the one that "
+    "validates best) or more steps (--finetune.training.epochs)."
+)
 APART = "Columns are different test clips: compare within a column only."
 
 
@@ -233,7 +237,11 @@ def with_unit(row: Row) -> str:
 
 
 def interval_text(row: Row, metric: object, *, signed: bool = False) -> str:
-    """Write an interval of scores."""
+    """Write an interval of scores, or what stands in its place."""
+    if row.get("learnt_nothing"):
+        return f"learnt nothing: {row['learnt_nothing']}"
+    if row.get("equal_predictions"):
+        return "equal predictions"
     low, high = (score_text(row.get(key), metric, signed=signed) for key in ("low", "high"))
     return "–" if low == high == "–" else f"{low} to {high}"
 
@@ -312,6 +320,23 @@ def comparison_label(difference: Row) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return "has no interval, so cannot be told apart from"
     return "beats" if low > 0 else "is beaten by" if high < 0 else "cannot be told apart from"
+
+
+def learnt_nothing_notes(rows: Sequence[Row]) -> list[str]:
+    """Name the rows whose predictions are all the same, and what to try.
+
+    Examples
+    --------
+    >>> row = {"encoder": "mine", "method": "full", "learnt_nothing": "every clip is called jazz"}
+    >>> learnt_nothing_notes([row])[0]
+    'mine, full: learnt nothing: every clip is called jazz.'
+    """
+    lines = [
+        f"{row['encoder']}, {row['method']}: learnt nothing: {row['learnt_nothing']}."
+        for row in rows
+        if row.get("learnt_nothing")
+    ]
+    return [*lines, ADVICE] if lines else []
 
 
 def random_notes(rows: Sequence[Row]) -> list[str]:
