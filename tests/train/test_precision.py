@@ -353,7 +353,7 @@ def test_auto_takes_float32_where_a_product_is_faulty_and_says_so(fault, train, 
     assert found["precision test"]["refused"][0].startswith("mm of (")
     announced, *counted, last = [report for title, *report in shown if title == precision.TITLE]
     assert announced[:2] == [0, 0]
-    assert "once a run; --pretrain.precision 32 goes without it" in announced[2]
+    assert "once a run; if it takes long, --pretrain.precision 32 goes without it" in announced[2]
     assert counted[:2] == [[1, 0, "1 operation"], [2, 0, "2 operations"]]
     assert last[0] == last[1] == found["precision test"]["operations"]
     assert last[2].startswith("float32")

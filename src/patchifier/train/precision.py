@@ -127,7 +127,7 @@ def decide(
     if precision != "bf16" or not _on_cpu(device):
         return Arithmetic(precision)
     started = time.monotonic()
-    progress(0, 0, f"{ANNOUNCEMENT}; --{flag} 32 goes without it")
+    progress(0, 0, f"{ANNOUNCEMENT}; if it takes long, --{flag} 32 goes without it")
     result = self_test(trials(), progress=progress)
     if result.failed and wanted == "bf16":
         raise RequestError(

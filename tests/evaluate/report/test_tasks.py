@@ -125,6 +125,7 @@ def test_a_model_that_learnt_nothing_has_no_interval_and_equal_predictions_are_s
     _, text = made()
     assert '<span class="interval">learnt nothing: every clip is called calm</span>' in text
     assert "50.0 to 50.0" not in text
+    assert "<strong>50.0 %</strong> accuracy (learnt nothing: every clip is called calm)" in text
     assert "--finetune.learning_rates" in text
     assert "<td>+0.0 points</td><td>equal predictions</td>" in text.replace("\n", "")
     assert "learnt nothing" in (tmp_path / "out" / "table.md").read_text()

@@ -97,6 +97,7 @@ def score_sentence(column: Column, group: Sequence[Row]) -> dict[str, Any] | Non
         "metric": column.measure.partition(" (")[0],
         "value": with_unit(row),
         "interval": interval_text(row, column.metric),
+        "learnt_nothing": bool(row.get("learnt_nothing")),
         "others": [
             (OTHERS.get(name, name), with_unit(other))
             for name, other in zip(names, others, strict=True)

@@ -10,6 +10,7 @@ import numpy as np
 from patchifier.evaluate.report.folders import Row, RunFolder, read_json, to_number
 from patchifier.evaluate.report.published import published
 from patchifier.evaluate.report.tables import (
+    ADVICE,
     APART,
     ENCODERS,
     METHOD_TEXTS,
@@ -18,7 +19,6 @@ from patchifier.evaluate.report.tables import (
     caution_text,
     comparison_label,
     interval_text,
-    learnt_nothing_notes,
     score_text,
     table_lines,
     with_unit,
@@ -44,7 +44,7 @@ def score_table(
         "models": len({line["model"] for line in lines if line["model"]}) > 1,
         "rates": len({line["rate"] for line in lines if line["rate"]}) > 1,
         "cautions": [(c.title, text) for c, g in groups.items() if (text := caution_text(g))],
-        "learnt_nothing": learnt_nothing_notes(rows),
+        "advice": ADVICE if any(row.get("learnt_nothing") for row in rows) else "",
         "apart": APART if len(columns) > 1 else "",
         "published": published(columns),
         "names": [(name, text) for name, text in _texts(rows).items() if name in used],
