@@ -59,6 +59,24 @@ def test_models_are_listed_with_the_default_first(bundled):
     assert weights.names() == ("patchifier-base", "aaa", "patchifier-paper")
 
 
+@pytest.mark.parametrize(
+    ("model", "title"),
+    [
+        ("patchifier-base", "patchifier-base"),
+        ("hf://owner/name@main", "hf://owner/name@main"),
+        ("runs/mine/model", "mine"),
+        (Path("runs/mine"), "mine"),
+        ("./patchifier-base", "patchifier-base"),
+        ("model/", "work"),
+        ("/", "/"),
+    ],
+)
+def test_a_model_is_called_by_its_name_or_its_folder(model, title, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert weights.title(model) == title
+
+
 def test_a_name_means_the_same_in_every_working_directory(bundled, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     named = patchifier.load("patchifier-paper").identity

@@ -69,7 +69,7 @@ figure, axes = plt.subplots(figsize=(8, 2.6), layout="constrained")
 image = draw(axes, shown.log_mel, "the window; white lines are the edges of patches")
 axes.vlines(shown.start_s + width_s * np.arange(1, N), -0.5, 63.5, color="w", lw=0.6)
 axes.set_xlabel("time (s)")
-figure.colorbar(image, label="level (dB re full scale)", extend="both")
+figure.colorbar(image, label="level (dB)", extend="both")
 plt.show()
 
 # %% [markdown]
@@ -109,7 +109,7 @@ draw(axes[2], drawn.log_mel, "drawn by the model")
 draw(axes[3], references["visible_mean"], "mean of the visible patches")
 image = draw(axes[4], references["interpolation"], "interpolation between them")
 axes[4].set_xlabel("time (s)")
-label = "level (dB re full scale)"
+label = "level (dB)"
 figure.colorbar(image, ax=axes, label=label, extend="both", shrink=0.5)
 plt.show()
 

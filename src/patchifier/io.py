@@ -20,6 +20,10 @@ FORMULA = re.compile(
     r"'*[=+\-@\t\r]"
 )  # how text begins that a spreadsheet may compute, or that is guarded
 Progress = Callable[[int, int, str], None]
+"""Called with what is done, how much there is in all, and a note.
+
+0 in all is unknown; :class:`Hundredths` in all are parts of a job, and no items.
+"""
 RENAME_WAITS_S = (0.02, 0.1, 0.5, 1.0) if os.name == "nt" else ()
 """Waits between attempts to rename.
 
@@ -32,8 +36,15 @@ def silent(done: int, total: int, note: str) -> None:
     """Show no progress."""
 
 
+class Hundredths(int):
+    """How much there is in all where parts of a job are counted that take different times.
+
+    They tell neither a number of items nor the time that is left.
+    """
+
+
 class Steps:
-    """Progress of a job of several steps, each counted in hundredths.
+    """Progress of a job of several steps, each counted in hundredths; notes have the items.
 
     Parameters
     ----------
@@ -46,22 +57,30 @@ class Steps:
     def __init__(self, shown: Progress, count: int) -> None:
         self.shown, self.count, self.number = shown, count, -1
 
-    def next(self, what: str) -> Progress:
-        """Begin the next step, an equal share of the bar; return the function that shows it."""
+    @property
+    def total(self) -> Hundredths:
+        """The whole job."""
+        return Hundredths(100 * self.count)
+
+    def next(self, what: str, unit: str = "") -> Progress:
+        """Begin the next step, an equal share of the bar; return the function that shows it.
+
+        `unit` is what the step counts, such as "clips".
+        """
         self.number += 1
         before = 100 * self.number
 
         def show(done: int, total: int, note: str) -> None:
-            counted = f"{done} of {total}" if total > 1 else ""
+            counted = f"{done} of {total} {unit}".rstrip() if total > 1 else ""
             words = ", ".join(word for word in (what, counted, note) if word)
-            self.shown(before + 100 * done // max(1, total), 100 * self.count, words)
+            self.shown(before + 100 * done // max(1, total), self.total, words)
 
         show(0, 1, "")
         return show
 
     def finish(self, note: str = "") -> None:
         """Show that the job is done, and what came out."""
-        self.shown(100 * self.count, 100 * self.count, note)
+        self.shown(100 * self.count, self.total, note)
 
 
 @contextlib.contextmanager

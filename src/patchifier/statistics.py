@@ -79,7 +79,7 @@ def resample(
     draws, seed : int
         Number of draws, and the seed of the generator.
     progress : callable
-        Called with draws done, draws in all and a note, at most twice a second.
+        Called with draws done, draws in all and an empty note, at most twice a second.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def resample(
     for _ in range(draws):
         if time.monotonic() - shown_s > SHOWN_S:
             shown_s = time.monotonic()
-            progress(len(values), draws, "bootstrap")
+            progress(len(values), draws, "")
         drawn = generator.integers(0, len(members), len(members))
         values.append(statistic(np.concatenate([members[group] for group in drawn])))
     return np.array(values)

@@ -1,6 +1,7 @@
 """Commands as a user meets them: exit codes, messages, --json, and no torch for --help."""
 
 import errno
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from patchifier import cache, checkpoint, cli, datasets, weights
 from patchifier.cli.command import Overrides, parse, parser
 from patchifier.cli.progress import progress
 from patchifier.config import Config, update
+from patchifier.io import Hundredths, Steps
 from patchifier.jobs import file_lock, folder_lock
 from patchifier.nn.model import Patchifier
 from patchifier.train.run import Interrupted
@@ -280,6 +282,29 @@ def test_flags_win_over_the_config_file(folder, tmp_path, run):
     assert not (tmp_path / "run" / "stage-one").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            "",
+            "stage I: 2 steps of 4 clips, 0.5 passes; stage II: 2 steps of 4 clips, 0.5 passes",
+        ),
+        (
+            "--stage one --pretrain.stage_one.steps 0",
+            "stage I: 4,000 steps of 4 clips, 1,000 passes (as in the paper; a recipe such as "
+            "--config base takes fewer)",
+        ),
+    ],
+)
+def test_steps_and_passes_are_said_before_training(
+    changes, said, folder, tmp_path, run, monkeypatch
+):
+    monkeypatch.setattr("patchifier.train.pretrain.train_stage", lambda *args, **options: None)
+    command = f"pretrain {folder}/cache --out {tmp_path}/run --config {folder}/tiny.json"
+    shown = run(f"{command} --device cpu --pretrain.precision 32 {changes}")
+    assert shown.err.splitlines()[0] == f"16 training clips; {said}"
+
+
 @pytest.mark.parametrize("command", ["pretrain", "finetune {}/run/model"])
 def test_a_device_that_is_not_there_is_refused_and_nothing_is_written(
     command, folder, tmp_path, run, monkeypatch
@@ -307,10 +332,10 @@ def test_finetune_all_reports_and_info(folder, tmp_path, run, told):
     command = f"finetune {folder}/run/model {folder}/cache --out {tmp_path}/tuned --method all"
     rows = told(f"{command} --config {folder}/tiny.json --device cpu")["rows"]
     assert [(row["encoder"], row["method"]) for row in rows] == [
-        ("patchifier", "linear-probe"),
-        ("patchifier", "freeze-extractor"),
-        ("patchifier", "freeze-bottleneck"),
-        ("patchifier", "full"),
+        ("run", "linear-probe"),
+        ("run", "freeze-extractor"),
+        ("run", "freeze-bottleneck"),
+        ("run", "full"),
         ("majority", "none"),
         ("mel-stats", "logistic"),
         ("random", "linear-probe"),
@@ -318,9 +343,25 @@ def test_finetune_all_reports_and_info(folder, tmp_path, run, told):
     assert len({row["n"] for row in rows}) == 1
     assert rows[5]["value"] == 1.0  # tones and noise are told apart by their mean spectrum
     assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in rows)
+    (found,) = json.loads((tmp_path / "tuned" / "controls" / "differences.json").read_text())
+    assert (found["first"], found["second"]) == ("run, linear-probe", "random, linear-probe")
+    assert found["value"] == pytest.approx(rows[0]["value"] - rows[6]["value"])
     assert told(f"info {tmp_path}/tuned/full/model")["names"] == ["noise", "tone"]
     run(f"report {tmp_path}/tuned {folder}/run --out {tmp_path}/page")
     assert (tmp_path / "page" / "index.html").stat().st_size > 10_000
+
+
+def test_a_row_that_learnt_nothing_and_equal_predictions_have_no_interval():
+    row = {"encoder": "mine", "method": "full", "metric": "accuracy", "value": 0.5, "n": 9}
+    row |= {"low": 0.5, "high": 0.5, "learnt_nothing": "every clip is called jazz"}
+    text = cli.evaluate.results_table([row])
+    assert "[0.500, 0.500]" not in text
+    assert "mine, full: learnt nothing: every clip is called jazz." in text
+    assert "--finetune.learning_rates" in text
+    row = {"first": "a", "second": "b", "value": 0.0, "low": 0.0, "high": 0.0, "p_holm": 1.0}
+    results = {"rows": [], "dataset": "x", "protocol": "linear", "split": "its own"}
+    results |= {"differences": [row | {"equal_predictions": True}]}
+    assert cli.evaluate.comparison_text(results).endswith("a - b: +0.000, equal predictions")
 
 
 def test_finetuning_and_further_training_start_from_a_model_by_its_name(
@@ -423,7 +464,9 @@ def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, run, told):
     sounds = {f"p_reconstructed_{ratio}.wav" for ratio in ratios}
     assert {path.name for path in tmp_path.glob("*.wav")} == {"p_original.wav"} | sounds
     assert soundfile.info(tmp_path / "p_original.wav").duration > 5
-    lines = [line for line in run(command).out.splitlines() if "ratio" in line]
+    said = run(command).out.splitlines()
+    assert said[0].startswith(f"{tmp_path}/p.png: MSE of masked patches in (dB/100)^2")
+    lines = [line for line in said if "ratio" in line]
     for line, ratio in zip(lines, ratios, strict=True):
         assert f"{ratio} " in line
         assert f"model {found['masked_mse'][ratio]:.5f}" in line
@@ -486,6 +529,8 @@ def test_compare_judges_the_packages_model_beside_what_it_has_to_beat(
     expected = "majority patchifier-base random:patchifier-base mel-stats mfcc"
     assert [row["encoder"] for row in results["rows"]] == expected.split()
     assert {row["first"] for row in results["differences"]} == {"patchifier-base"}
+    said = "random:patchifier-base: mean of 5 draws, random weights in the architecture of"
+    assert f"{said} patchifier-base" in cli.evaluate.comparison_text(results)
 
 
 # --- how commands end ---
@@ -548,24 +593,63 @@ def test_an_interrupted_job_says_how_to_go_on(monkeypatch, run):
     assert said.strip() == "interrupted: run the same command again, and it goes on"
 
 
-def test_time_is_not_extrapolated_from_the_first_items(capsys, monkeypatch):
-    clock = iter([0.0, 20.0, 40.0, 60.0])
-    monkeypatch.setattr("patchifier.cli.progress.time.monotonic", lambda: next(clock))
-    show = progress("mfcc")
-    for done, note in ((0, ""), (1, "features"), (100, "features"), (700, "accuracy 0.2")):
-        show(done, 700, note)
-    assert capsys.readouterr().err.splitlines() == [
-        "mfcc: 1 of 700, features",
-        "mfcc: 100 of 700, 240 s left, features",
-        "mfcc: 700 of 700, 0 s left, accuracy 0.2",
-    ]
+@pytest.fixture
+def clock(monkeypatch):
+    """Let each look at the clock of progress be eleven seconds later."""
+    times = itertools.count(0.0, 11.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
 
 
 def test_progress_in_a_pipe_is_plain_lines(capsys):
     show = progress("log-mels")
     for done in range(1, 4):
         show(done, 3, "")
-    assert capsys.readouterr().err == "log-mels: 3 of 3, 0 s left\n"
+    assert capsys.readouterr().err == "log-mels: 3 of 3\n"
+
+
+def test_no_remaining_time_is_shown_before_something_is_done(clock, capsys):
+    show = progress("log-mels")
+    for done in (5, 5, 6, 10):
+        show(done, 10, "")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["log-mels: 5 of 10", "log-mels: 6 of 10, 88 s left", "log-mels: 10 of 10"]
+
+
+def test_parts_of_a_job_are_shown_in_per_cent_and_by_their_items(clock, capsys):
+    steps = Steps(progress("mfcc"), 6)
+    shown = steps.next("features", "clips")
+    shown(7, 100, "")
+    steps.finish()
+    assert capsys.readouterr().err.splitlines() == [
+        "mfcc: 1 %, features, 7 of 100 clips",
+        "mfcc: 100 %",
+    ]
+
+
+def test_what_nobody_can_count_is_announced_and_shows_no_remaining_time(clock, capsys):
+    show = progress("testing")
+    for report in ((0, 0, "once a run"), (1, 0, "1 operation"), (2, 0, "2 operations")):
+        show(*report)
+    show(2, 2, "bf16")
+    assert capsys.readouterr().err.splitlines() == [
+        "testing: once a run",
+        "testing: 2 operations",
+        "testing: 2 of 2, bf16",
+    ]
+
+
+def test_a_bar_has_the_time_that_is_left_where_it_can_be_known(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    show = progress("mfcc")
+    show(0, 100, "")
+    show(3, Hundredths(100), "features")
+    show(100, Hundredths(100), "")
+    show(1, 0, "1 operation")
+    show(1, 1, "bf16")
+    shown = capsys.readouterr().err
+    assert "100 %" in shown
+    assert "100/100" not in shown
+    assert "1 operation" in shown
 
 
 @pytest.mark.parametrize(

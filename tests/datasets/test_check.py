@@ -214,10 +214,30 @@ def test_a_wrong_request_is_refused(source, root, reason, tmp_path):
 
 
 @pytest.mark.parametrize("name", datasets.PUBLISHED)
-def test_an_empty_root_is_not_complete(name, tmp_path):
+def test_an_empty_root_is_not_complete_and_the_text_says_what_to_do(name, tmp_path):
     report = check(name, tmp_path)
     assert not report.complete
     assert report.unreadable
+    last = check_text(report).splitlines()[-1]
+    sheet, _ = datasets.find_sheet(name)
+    fetched = f"'patchifier fetch {name} --root {tmp_path}'" in last
+    assert fetched == bool(sheet.remotes)
+    assert sheet.steps in last
+    assert "patchifier check" not in check_text(report)
+
+
+@pytest.mark.parametrize("name", datasets.PUBLISHED)
+def test_a_missing_root_is_refused_with_what_to_do(name, tmp_path):
+    root = tmp_path / "nowhere"
+    with pytest.raises(RequestError) as caught:
+        check(name, root)
+    said = str(caught.value)
+    assert said.endswith(datasets.find_sheet(name)[0].how_to_get(root))
+    assert "patchifier check" not in said
+
+
+def test_a_complete_root_gives_no_advice(small_mtat, mtat):
+    assert check(small_mtat, mtat).how_to_get == ""
 
 
 def test_examine_knows_what_is_no_sound(tmp_path):

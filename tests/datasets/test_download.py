@@ -103,9 +103,22 @@ def test_a_file_is_downloaded_checked_and_then_left_alone(server, get, tmp_path)
 
 def test_progress_ends_at_its_total_once_a_file_and_step(serve, get):
     calls = []
-    get(serve("big", bytes(3_500_000)), progress=lambda *call: calls.append(call))
+    remote = serve("big", bytes(3_500_000))
+    get(remote, progress=lambda *call: calls.append(call))
+    assert calls.pop(0) == (0, 0, f"connecting to {remote.urls[0]}")
     assert [note for done, total, note in calls if done == total] == ["big", "checking big.part"]
     assert all(0 <= done <= total == 4 for done, total, _ in calls)
+
+
+def test_each_try_says_what_it_connects_to_and_why_the_last_one_failed(get):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/a"
+    notes = []
+    get(Remote("a", (url,)), attempts=2, progress=lambda done, total, note: notes.append(note))
+    first, failed, second = notes
+    assert first == second == f"connecting to {url}"
+    assert failed.startswith(f"{url} cannot be reached")
+    assert failed.endswith("next try in 0 s")
 
 
 def test_a_file_without_a_checksum_is_said_to_be_unverified(server, get):

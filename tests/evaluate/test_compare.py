@@ -10,16 +10,17 @@ import time
 import numpy as np
 import pytest
 
-from patchifier import audio, cache, datasets
+from patchifier import audio, cache, checkpoint, datasets
 from patchifier.cache import Cache
-from patchifier.config import RequestError, SpectrogramConfig
+from patchifier.config import Config, RequestError, SpectrogramConfig, update
 from patchifier.datasets import Clip, Dataset
 from patchifier.datasets.splits import ungrouped_note
 from patchifier.evaluate import compare, leaks, report, robustness
-from patchifier.evaluate.encoders import Encoder, each_clip, encoders
+from patchifier.evaluate.encoders import Encoder, as_encoder, each_clip, encoders
 from patchifier.evaluate.evaluator import Evaluator
 from patchifier.evaluate.leak_notes import leak_notes
-from patchifier.io import silent
+from patchifier.io import Hundredths, silent
+from patchifier.nn.model import Patchifier
 from patchifier.tasks import Task
 
 CLIPS = 40
@@ -420,6 +421,20 @@ def test_training_on_the_tested_clips_is_said(data, compared, trained):
     assert "this very cache" in note
 
 
+# --- other log-mels than the cache's ---
+
+
+def test_a_model_that_reads_other_log_mels_is_named_once_with_what_to_do(data, compared, caplog):
+    config = update(Config(), {"spectrogram": {"n_mels": 32}})
+    made = checkpoint.Checkpoint(Patchifier(config), config)
+    there = checkpoint.Checkpoint(Patchifier(Config()), Config())
+    coarse = [as_encoder(name, made) for name in ("random:coarse", "random:coarse", "coarse")]
+    compared(as_encoder("there", there), *coarse, blind())
+    (line,) = caplog.messages
+    assert line.startswith("random:coarse, coarse: the audio files are read again")
+    assert "'patchifier prepare --model coarse'" in line
+
+
 # --- progress ---
 
 
@@ -437,8 +452,9 @@ def test_every_step_of_an_encoder_shows_progress(compared):
     steps = [done for done, *_ in mine]
     assert steps == sorted(steps)
     assert mine[-1][0] == mine[-1][1]
+    assert all(isinstance(total, Hundredths) for _, total, _ in mine)
     notes = [note for *_, note in mine]
-    assert {f"features, {number} of {CLIPS}" for number in range(1, CLIPS + 1)} <= set(notes)
+    assert {f"features, {number} of {CLIPS} clips" for number in range(1, CLIPS + 1)} <= set(notes)
     assert sum(note.startswith("probe of fold 5, ") for note in notes) == 7  # strengths
     assert "intervals" in notes
     assert re.fullmatch(r"accuracy \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", notes[-1])
@@ -477,6 +493,14 @@ def test_the_page_tells_what_the_results_say(data, compared, tmp_path):
     assert {path.suffix for path in files} == {".md", ".png", ".svg"}
     (table,) = (path for path in files if path.suffix == ".md")
     assert "| knows | 100.0 % |" in table.read_text()
+    assert "on a machine that may have been busy" in page
+    listed = (tmp_path / "page" / "table.md").read_text()
+    assert "| knows | linear | accuracy (%) | 100.0 |" in listed
+    assert "subset: clean" in listed
+    rows = list(csv.DictReader((tmp_path / "page" / "table.csv").read_text().splitlines()))
+    told = [(row["encoder"], row["value"]) for row in rows if "subset" not in row["test"]]
+    assert [name for name, _ in told] == ["majority", "knows", "blind"]
+    assert told[1][1] == "1.0"
     (tmp_path / "run" / "results.json").write_text("{")
     page = report.report(tmp_path / "run", tmp_path / "page").read_text()
     assert "results.json cannot be read" in page

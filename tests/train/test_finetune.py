@@ -24,10 +24,10 @@ from patchifier.nn.encode import model_hash
 from patchifier.nn.model import Patchifier
 from patchifier.seeding import generator
 from patchifier.tasks import Task
-from patchifier.train import finetune
+from patchifier.train import finetune, precision
 from patchifier.train.finetune import METHODS, Inputs, TunedModel
 from patchifier.train.run import Interrupted
-from patchifier.train.tuning import _score
+from patchifier.train.tuning import Tuning, _score
 from tests.builders import TINY, close
 
 RATE = audio.SAMPLE_RATE
@@ -200,7 +200,9 @@ def test_progress_shows_every_step_and_every_clip_that_is_encoded(bench):
         return lambda *row: shown.append((title, *row))
 
     bench.tune(precision="32", progress=progress)
-    assert {title for title, *_ in shown if title != "test of bf16"} == {"patchifier, linear-probe"}
+    assert {title for title, *_ in shown if title != precision.TITLE} == {
+        "patchifier, linear-probe"
+    }
     notes = [row for _, *row in shown]
     steps = [done for done, _, note in notes if "loss" in note]
     assert steps == [*range(1, 24), 23]  # the last step closes no bar: test clips are to come
@@ -426,8 +428,24 @@ def test_methods_are_compared_two_by_two(bench):
         assert row["value"] == pytest.approx(difference, abs=1e-9)
         assert row["low"] <= row["value"] <= row["high"]
         assert row["p_holm"] >= row["p"]
+        assert row["equal_predictions"] in (True, False)
     bench.tune(out="one", training={"steps": 2})
     assert not (bench.folder / "one" / "differences.json").exists()
+
+
+def test_a_model_that_calls_every_clip_the_same_has_learnt_nothing(bench, monkeypatch):
+    learnt = bench.tune(training={"steps": 23})
+    assert "learnt_nothing" not in learnt.row
+
+    def the_same(tuning, folder, splits, seed, progress):
+        return np.tile([[0.2 + 0.1 * seed, 0.8 - 0.1 * seed]], (len(splits.test), 1))
+
+    monkeypatch.setattr(Tuning, "at_best_rate", the_same)
+    results = bench.all(["linear-probe", "full"], out="none", n_seeds=2)
+    said = f"every clip is called {KINDS.names[1]}"
+    assert [one.row["learnt_nothing"] for one in results] == [said, said]
+    (row,) = json.loads((bench.folder / "none" / "differences.json").read_text())
+    assert row["equal_predictions"] is True
 
 
 def test_a_run_says_what_it_was_given(bench):

@@ -344,17 +344,19 @@ def test_auto_takes_bf16_where_all_is_healthy_and_says_what_was_tested(
 
 @FAULTS
 def test_auto_takes_float32_where_a_product_is_faulty_and_says_so(fault, train, tmp_path, has_bf16):
-    said = []
-
-    def progress(title):
-        return lambda done, total, note: said.append((title, done == total, note[:7]))
+    shown = []
 
     with Faulty(fault, "mm"):
-        train(progress=progress)
+        train(progress=lambda title: lambda *report: shown.append((title, *report)))
     found = facts(tmp_path / "run")
     assert found["precision"] == "32"
     assert found["precision test"]["refused"][0].startswith("mm of (")
-    assert ("test of bf16", True, "float32") in said
+    announced, *counted, last = [report for title, *report in shown if title == precision.TITLE]
+    assert announced[:2] == [0, 0]
+    assert "once a run; if it takes long, --pretrain.precision 32 goes without it" in announced[2]
+    assert counted[:2] == [[1, 0, "1 operation"], [2, 0, "2 operations"]]
+    assert last[0] == last[1] == found["precision test"]["operations"]
+    assert last[2].startswith("float32")
 
 
 def test_a_run_in_float32_for_a_fault_is_the_run_that_asked_for_float32(train, tmp_path, has_bf16):

@@ -46,6 +46,22 @@ def test_a_run_that_wrote_no_step_says_so(run):
     assert not watched.ended
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "no row yet"),
+        ("step,loss\n", "no row yet"),
+        ("step,loss\n1,0.5\n", "1 row to step 1"),
+        ("step,loss\n1,0.5\n2,0.4\n", "2 rows to step 2"),
+    ],
+)
+def test_a_file_without_a_row_has_no_step(content, said, run):
+    (run / "stage_two" / "metrics.csv").write_text(content)
+    watched = Watched(run)
+    watched.update()
+    assert f"stage_two/metrics.csv, {said}" in watched.text().splitlines()
+
+
 def test_in_a_pipe_the_command_prints_once_and_ends(run, capsys):
     assert main(["watch", str(run)]) == 0
     text = capsys.readouterr().out

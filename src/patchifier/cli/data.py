@@ -230,6 +230,7 @@ def check_text(report: "Report") -> str:
     lines += _named("broken", _with_reasons(report.corrupt))
     lines += _named("known to be bad, and so here", _with_reasons(report.excused))
     lines += _named("known to be bad in some or all copies", _with_reasons(report.known_bad))
+    lines += [f"  to get what is missing: {report.how_to_get}"] if report.how_to_get else []
     return "\n".join(lines)
 
 

@@ -82,6 +82,8 @@ def compare(
 
 def comparison_text(results: dict[str, Any]) -> str:
     """Lay a comparison out for a terminal: scores, then differences from the first."""
+    from patchifier.evaluate.report.tables import random_notes
+
     width = max([24, *(len(row["encoder"]) + 2 for row in results["rows"])])
     lines = [
         f"{results['dataset']}: {results['protocol']} probe, {results['split']}",
@@ -92,6 +94,7 @@ def comparison_text(results: dict[str, Any]) -> str:
         score = f"{row['encoder']:<{width}}{row['metric']:<12}{row['value']:>7.3f}"
         note = ", ".join(part for part in notes if part)
         lines.append(f"{score}   {_interval(row)}  {row['n']:>4}  {note}".rstrip())
+    lines += random_notes(results["rows"])
     for row in results["differences"]:
         lines.append(f"{row['first']} - {row['second']}: {_difference(row)}")
     return "\n".join(lines)
@@ -99,22 +102,29 @@ def comparison_text(results: dict[str, Any]) -> str:
 
 def results_table(rows: list[dict[str, Any]]) -> str:
     """Lay rows of results out for a terminal."""
+    from patchifier.evaluate.report.tables import learnt_nothing_notes
+
     width = max([12, *(len(row["encoder"]) + 2 for row in rows)])
     lines = [f"{'encoder':<{width}}{'method':<20}{'metric':<10}{'value':>7}   95 % interval     n"]
     for row in rows:
         what = f"{row['encoder']:<{width}}{row['method']:<20}{row['metric']:<10}"
         lines.append(f"{what}{row['value']:>7.3f}   {_interval(row)}  {row['n']:>4}")
+    lines += learnt_nothing_notes(rows)
     return "\n".join(lines)
 
 
 def _difference(row: dict[str, Any]) -> str:
     if row["p_holm"] is None:
         return "not defined on the tested clips"
+    if row.get("equal_predictions"):
+        return f"{row['value']:+.3f}, equal predictions"
     interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]"
     return f"{row['value']:+.3f} {interval}, p = {row['p_holm']:.3f} (Holm)"
 
 
 def _interval(row: dict[str, Any]) -> str:
+    if row.get("learnt_nothing"):
+        return f"{'learnt nothing':<14}"
     return f"[{row['low']:.3f}, {row['high']:.3f}]"
 
 
@@ -252,7 +262,9 @@ def reconstruct(
     with file_lock(picture, "reconstruct"):
         sounds = _save_sound(arrays, embedder.config, picture) if sound else []
         report.save_figure(report.reconstruction_figure(arrays, facts), picture)
-    lines = [f"{path}: sound" for path in sounds] + [f"{picture}: MSE of masked patches"]
+    unit = f"(dB/{1 / embedder.config.spectrogram.db_scale:g})^2"
+    lines = [f"{path}: sound" for path in sounds]
+    lines.append(f"{picture}: MSE of masked patches in {unit}; the picture has its root in dB")
     lines += [_error_line(ratio, error, baselines[ratio]) for ratio, error in errors.items()]
     results: dict[str, Any] = {
         "picture": str(picture),

@@ -1,5 +1,6 @@
 """Commands that train: pretrain, finetune, watch."""
 
+import functools
 import json
 import sys
 import time
@@ -16,6 +17,7 @@ from patchifier.config import (
     FinetuneConfig,
     ModelConfig,
     PretrainConfig,
+    TrainingConfig,
     update,
 )
 
@@ -88,12 +90,27 @@ def pretrain(
             devices=devices,
             nodes=nodes,
             progress=progress if is_first() else lambda title: silent,
+            say=functools.partial(_say, config) if is_first() else lambda line: None,
         )
     except Interrupted:
         if is_first():
             raise
         return None  # the first process has saved for all, and reports it
     return _pretrained(model, out) if is_first() else None
+
+
+def _say(config: Config, line: str) -> None:
+    """Show the steps to come, and how to take fewer where they are as many as in the paper."""
+    stages = {"one": config.pretrain.stage_one, "two": config.pretrain.stage_two}
+    long = [
+        name
+        for name, training in stages.items()
+        if config.pretrain.stages in ("both", name)
+        and not training.steps
+        and training.epochs == TrainingConfig().epochs
+    ]
+    note = " (as in the paper; a recipe such as --config base takes fewer)" if long else ""
+    print(f"{line}{note}", file=sys.stderr, flush=True)
 
 
 def _base(path: str, init: str) -> Config:
@@ -153,7 +170,7 @@ def finetune(
     The paper's four ways, one after the other:
         $ patchifier finetune run/model genres --out finetuned --method all
     """
-    from patchifier import checkpoint
+    from patchifier import checkpoint, weights
     from patchifier.evaluate.controls import controls
     from patchifier.train import finetune
 
@@ -166,13 +183,21 @@ def finetune(
         out,
         methods=methods,
         config=config,
+        encoder=weights.title(model),
         resume=resume,
         device=device,
         progress=progress,
     )
     rows = [one.row for one in tuned]
     rows += controls(
-        start, cache, out, config=config, resume=resume, device=device, progress=progress
+        start,
+        cache,
+        out,
+        config=config,
+        tuned=tuned,
+        resume=resume,
+        device=device,
+        progress=progress,
     )
     return Outcome({"rows": rows}, results_table(rows))
 

@@ -239,10 +239,19 @@ def _load_published(source: str, root: str | Path | None, *, partial: bool) -> D
             f"DIR' lists what is there.{also}"
         )
     if not Path(root).is_dir():
-        raise RequestError(f"--root {root} is no folder, expected the folder of {sheet.title}.")
+        raise RequestError(
+            f"--root {root} is no folder, expected the folder of {sheet.title}. "
+            f"{sheet.how_to_get(root)}"
+        )
     name = sheet.name if variant == sheet.default else f"{sheet.name}:{variant}"
     name += " (stand-in)" if (Path(root) / STAND_IN).exists() else ""
-    dataset = replace(sheet.read(Path(root), variant), name=name)
+    try:
+        dataset = replace(sheet.read(Path(root), variant), name=name)
+    except RequestError as error:
+        raise RequestError(
+            f"{error} 'patchifier check {sheet.name} --root {root}' says what is there and how to "
+            "get the rest."
+        ) from error
     return _require_files(dataset, sheet, partial=partial)
 
 

@@ -90,6 +90,8 @@ class Report:
         Published files.
     unreadable : str
         Why the tables could not be read; empty if they could.
+    how_to_get : str
+        How a person gets what is missing; empty if nothing is.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Report:
     known_bad: dict[str, str] = field(default_factory=dict)
     downloads: tuple[Download, ...] = ()
     unreadable: str = ""
+    how_to_get: str = ""
 
     @property
     def complete(self) -> bool:
@@ -150,7 +153,10 @@ def check(
     sheet, variant = find_sheet(name) if isinstance(name, str) else (name, "")
     root = Path(root)
     if not root.is_dir():
-        raise RequestError(f"--root {root} is no folder, expected the folder of {sheet.title}.")
+        raise RequestError(
+            f"--root {root} is no folder, expected the folder of {sheet.title}. "
+            f"{sheet.how_to_get(root)}"
+        )
     report = Report(
         name=f"{sheet.name}:{variant}" if variant else sheet.name,
         root=str(root),
@@ -163,10 +169,11 @@ def check(
             for known in ([variant] if variant else sheet.variants)
         }
     except RequestError as error:
-        return replace(report, unreadable=str(error))
+        return replace(report, unreadable=str(error), how_to_get=sheet.how_to_get(root))
     paths = list(dict.fromkeys(clip.path for members in clips.values() for clip in members))
     wrong = _examine(paths, thorough, workers or os.cpu_count() or 1, progress)
-    return _complete(report, sheet, clips, paths, wrong)
+    found = _complete(report, sheet, clips, paths, wrong)
+    return found if found.complete else replace(found, how_to_get=sheet.how_to_get(root))
 
 
 def _examine(paths: list[str], thorough: bool, workers: int, progress: Progress) -> dict[str, str]:

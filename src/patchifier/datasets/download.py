@@ -87,7 +87,8 @@ def fetch(
     root : str or Path
         Folder for its files; made if it is not there.
     progress : callable
-        Called with megabytes done, megabytes in all, and what is being done; file by file.
+        Called with megabytes done, megabytes in all, and what is being done; file by file. With
+        0 in all, the note is what it connects to.
     retry : RetryPolicy
         When a connection has stalled, and when the next mirror is tried.
 

@@ -131,7 +131,6 @@ SHEET = Sheet(
         "https://web.archive.org/web/20211207012050/http://opihi.cs.uvic.ca/sound/genres.tar.gz "
         "(its sha256 must be the one stated); (2) https://huggingface.co/datasets/marsyas/gtzan, "
         "data/genres.tar.gz; (3) Kaggle, andradaolteanu/gtzan-dataset-music-genre-classification "
-        "(genres_original, jazz.00054 broken). Unpack it in the root, then run 'patchifier check "
-        "gtzan --root DIR'."
+        "(genres_original, jazz.00054 broken). Unpack it in the root."
     ),
 )

@@ -114,6 +114,15 @@ class Sheet:
         """Name of the default variant."""
         return next(iter(self.variants))
 
+    def how_to_get(self, root: str | Path) -> str:
+        """Say how a person gets the files into a folder."""
+        fetch = (
+            f"'patchifier fetch {self.name} --root {root}' makes the folder, downloads what its "
+            "addresses still give, and names the rest."
+        )
+        parts = (fetch if self.remotes or self.archives else "", self.steps)
+        return " ".join(part for part in parts if part) or f"See {self.home}."
+
     def excuse(self, path: str) -> str:
         """Return why this file is known to be broken, empty if it is not.
 
@@ -170,10 +179,7 @@ def read_rows(path: Path, *, delimiter: str) -> Iterator[list[str]]:
     Empty lines are skipped.
     """
     if not path.is_file():
-        raise RequestError(
-            f"{path} is not there, expected the table as published: 'patchifier check' lists what "
-            "is missing."
-        )
+        raise RequestError(f"{path} is not there, expected the table as published.")
     try:
         require_file(path)
         with path.open(newline="", encoding="utf-8-sig") as stream:

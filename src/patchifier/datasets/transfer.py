@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import http.client
 import json
-import logging
 import os
 import re
 import ssl
@@ -27,7 +26,6 @@ from patchifier.config import RequestError
 from patchifier.datasets.sheet import Remote
 from patchifier.io import Progress, put_in_place, write_json
 
-log = logging.getLogger(__name__)
 CHUNK_B = 2**20
 LONGEST_WAIT_S = 60.0  # between two tries, whatever a server demands
 RETRY_CODES = {408, 425, 429}  # and everything from 500 on
@@ -81,6 +79,7 @@ def download(
     path.parent.mkdir(parents=True, exist_ok=True)
     best_b, tries = transfer.resumable()[0], 0
     while not transfer.is_complete():
+        progress(0, 0, f"connecting to {url}")
         failure = transfer.attempt()
         if failure is None:
             break
@@ -90,7 +89,7 @@ def download(
             counted = f" (tried {tries} times without getting further)" if tries > 1 else ""
             raise UnavailableError(f"{failure}{counted}") from failure
         wait_s = retry.wait_s(tries, failure.wait_s)
-        log.info("%s %s; next try in %.0f s", url, failure, wait_s)
+        progress(0, 0, f"{url} {failure}; next try in {wait_s:.0f} s")
         time.sleep(wait_s)
     finish(transfer.part, path)
 

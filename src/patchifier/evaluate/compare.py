@@ -1,5 +1,6 @@
 """Compare encoders by the same probe on the same clips, with intervals and paired differences."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from patchifier.datasets.splits import (
     untrained_note,
 )
 from patchifier.evaluate import robustness
-from patchifier.evaluate.encoders import Encoder
+from patchifier.evaluate.encoders import Encoder, holds
 from patchifier.evaluate.evaluator import Evaluator
 from patchifier.evaluate.leak_notes import leak_notes
 from patchifier.io import Progress, silent, write_json, write_rows
 from patchifier.train.run import Run
+
+log = logging.getLogger(__name__)
 
 
 def compare(
@@ -89,6 +92,8 @@ def compare(
         "encoders": list(dict.fromkeys(e.name for e in encoders)),
     }  # fmt: skip
     with Run(out, None, resume=True, facts=facts) as run:
+        if note := other_log_mels_note(encoders, data):
+            log.warning(note)
         notes = leak_notes(encoders, data, tested.tolist(), run.path, progress=progress)
         perturbed = {}
         for name in robustness.PERTURBATIONS if robust else ():
@@ -104,6 +109,22 @@ def compare(
         results |= {"dataset": data.name, "protocol": protocol, "split": facts["split"]}
         _write(run.path, results)
     return results
+
+
+def other_log_mels_note(encoders: Sequence[Encoder], data: Cache) -> str:
+    """Name the models that read other log-mels than a cache holds; empty if there are none."""
+    names = dict.fromkeys(
+        encoder.name
+        for encoder in encoders
+        if encoder.embedder and not holds(data, encoder.embedder.config.spectrogram)
+    )
+    if not names:
+        return ""
+    model = next(iter(names)).removeprefix("random:").removeprefix("model:").partition("@")[0]
+    return (
+        f"{', '.join(names)}: the audio files are read again, since cache {data.path} holds other "
+        f"log-mels; a cache made with 'patchifier prepare --model {model}' avoids it."
+    )
 
 
 def splits_of(data: Cache) -> list[Splits]:

@@ -17,8 +17,8 @@ from patchifier.io import Progress, silent, write_json
 from patchifier.jobs import folder_lock
 from patchifier.tasks import Task
 from patchifier.train import precision
-from patchifier.train.finetune import test_folds
-from patchifier.train.tuning import Tuning
+from patchifier.train.finetune import paired_rows, test_folds
+from patchifier.train.tuning import Tuned, Tuning
 
 
 def controls(
@@ -28,6 +28,7 @@ def controls(
     *,
     config: Config | None = None,
     random: bool = True,
+    tuned: Sequence[Tuned] = (),
     resume: bool = False,
     device: str = "auto",
     progress: Callable[[str], Progress] = lambda title: silent,
@@ -41,7 +42,11 @@ def controls(
     out : str or Path
         The run folder; gets ``controls/``.
     random : bool
-        Also train a linear probe on the same architecture with random, calibrated weights.
+        Also train a linear probe on the same architecture with random, calibrated weights. They
+        are drawn once.
+    tuned : sequence of Tuned
+        Results of the model. Its linear probe is compared with that of random weights, in
+        ``controls/differences.json``.
 
     Returns
     -------
@@ -65,15 +70,25 @@ def controls(
             arithmetic = precision.of_run(Path(out)) or precision.decide(
                 config.finetune.precision, device, lambda: [tuning.trial(first)]
             )
-            tuned = replace(tuning, arithmetic=arithmetic).over_folds(
+            untrained = replace(tuning, arithmetic=arithmetic).over_folds(
                 Path(out) / "controls" / "random",
                 folds,
                 encoder="random",
                 progress=progress("random, linear-probe"),
             )
-            rows.append(tuned.row)
+            rows.append(untrained.row)
+            if pairs := [
+                (_named(one), _named(untrained)) for one in tuned if one.method == untrained.method
+            ]:
+                shown = progress("model and random weights")
+                differences = paired_rows(data, data.task, pairs, progress=shown)
+                write_json(Path(out) / "controls" / "differences.json", differences)
         write_json(Path(out) / "controls" / "results.json", {"rows": rows})
     return rows
+
+
+def _named(result: Tuned) -> tuple[str, Tuned]:
+    return f"{result.row['encoder']}, {result.method}", result
 
 
 def _untrained_rows(data: Cache, task: Task, folds: Sequence[int | None]) -> list[dict[str, Any]]:

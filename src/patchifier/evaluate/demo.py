@@ -215,6 +215,7 @@ class Tables:
             )
             names = {"first": ", ".join(first), "second": ", ".join(second)}
             figures = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+            figures["equal_predictions"] = tasks.equal_predictions(self.task, one, two)
             rows.append(names | figures)
         return rows
 

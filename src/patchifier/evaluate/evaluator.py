@@ -87,18 +87,19 @@ class Evaluator:
         runs = [{"": self.majority(targets)}]
         rows = self.rows("majority", targets, runs, free, self.steps("majority", 0))
         clean: dict[str, statistics.Statistic] = {}
+        predicted: dict[str, list[np.ndarray]] = {}
         for name, repeated in by_name.items():
             steps = self.steps(name, len(repeated))
             found = [self.predict(encoder, targets, steps) for encoder in repeated]
             runs = [predictions for predictions, _ in found]
-            more = self.cost(repeated[0]) | {"note": repeated[0].note}
+            more = self.cost(repeated[0]) | {"note": note_of(repeated)}
             more |= {"chosen": [chosen for _, chosen in found]}
             rows += self.rows(name, targets, runs, more, steps)
-            unperturbed = [predictions[""] for predictions in runs]
+            unperturbed = predicted[name] = [predictions[""] for predictions in runs]
             clean[name] = tasks.mean_score(self.task, targets[self.tested], unperturbed)
             self.write_predictions(name, unperturbed)
         note = tasks.undefined_note(self.task, targets[self.tested])
-        differences = self.differences(self.task.metric, clean)
+        differences = self.differences(self.task.metric, clean, predicted)
         return {"rows": rows, "differences": differences, "notes": [note] if note else []}
 
     def steps(self, name: str, repeats: int) -> Steps:
@@ -126,7 +127,7 @@ class Evaluator:
             parts.append(("", subset, np.flatnonzero([subset in each for each in subsets])))
         parts += [(condition, "", everything) for condition in runs[0] if condition]
         method = "none" if name == "majority" else self.protocol
-        shown = steps.next("intervals")
+        shown = steps.next("intervals", "draws")
         rows, note = [], ""
         for condition, subset, indices in parts:
             predictions = [run[condition][indices] for run in runs]
@@ -174,7 +175,7 @@ class Evaluator:
                 targets[rows],
                 extended,
                 seed=self.seed,
-                progress=steps.next(f"probe of fold {number}"),
+                progress=steps.next(f"probe of fold {number}", "settings"),
             )
             for each, part in zip(
                 predictions.values(), np.split(found.predictions, len(test)), strict=True
@@ -191,7 +192,8 @@ class Evaluator:
         for name, data in caches.items():
             if name:
                 self.require_tested(data, name)
-            shown, clips = steps.next(f"features {name}".strip()), range(len(data.clips))
+            shown = steps.next(f"features {name}".strip(), "clips")
+            clips = range(len(data.clips))
             found[name] = cached(encoder, data, clips, folder, progress=shown)
         return found.pop(""), found
 
@@ -231,25 +233,40 @@ class Evaluator:
         }
 
     def differences(
-        self, metric: str, by_name: Mapping[str, statistics.Statistic]
+        self,
+        metric: str,
+        by_name: Mapping[str, statistics.Statistic],
+        predicted: Mapping[str, Sequence[np.ndarray]] | None = None,
     ) -> list[Results]:
         """Compare the first encoder with each other one, paired by clip.
 
-        P values are corrected for their number.
+        P values are corrected for their number. `predicted` holds the predictions of each encoder,
+        where they are known.
         """
         first, *others = by_name
         steps = Steps(self.progress("paired differences"), len(others))
         groups, scores = self.groups.tolist(), []
         for other in others:
-            shown, pair = steps.next(other), (by_name[first], by_name[other])
+            shown, pair = steps.next(other, "draws"), (by_name[first], by_name[other])
             scores.append(statistics.paired(metric, groups, *pair, progress=shown))
         if others:
             steps.finish()
         corrected = statistics.holm([score.p for score in scores])
         return [
-            {"first": first, "second": other} | asdict(score) | {"p_holm": p}
+            {"first": first, "second": other}
+            | asdict(score)
+            | {"p_holm": p}
+            | {"equal_predictions": self.are_equal(first, other, predicted or {})}
             for other, score, p in zip(others, scores, corrected, strict=True)
         ]
+
+    def are_equal(
+        self, first: str, other: str, predicted: Mapping[str, Sequence[np.ndarray]]
+    ) -> bool:
+        """Whether two encoders' predictions are known and equal."""
+        return bool(predicted) and tasks.equal_predictions(
+            self.task, predicted[first], predicted[other]
+        )
 
     def write_predictions(self, name: str, runs: Sequence[np.ndarray]) -> None:
         """Write the predictions of the tested clips, averaged over repeated runs."""
@@ -315,7 +332,8 @@ class Evaluator:
             )
             score = statistics.Score(self.task.metric, value, low, high, len(self.tested))
             row = score.row(name, f"few-shot, {same[0]['k']} a class")
-            rows.append(row | {"subset": "", "condition": ""} | self.cost(repeated[0]))
+            more = {"subset": "", "condition": "", "note": note_of(repeated)}
+            rows.append(row | more | self.cost(repeated[0]))
         return rows
 
     # --- frames ---
@@ -344,8 +362,10 @@ class Evaluator:
             metric = found[0][0].metric
             by_encoder[name] = statistic = _over_folds(found)
             size = by_name[name][0].parameters if name in by_name else 0
+            note = note_of(by_name[name]) if name in by_name else ""
             more = {"subset": "", "condition": "", "seconds_per_second": None, "parameters": size}
-            shown = steps.next("interval")
+            more |= {"note": note}
+            shown = steps.next("interval", "draws")
             score = statistics.estimate(metric, self.groups.tolist(), statistic, progress=shown)
             steps.finish()
             rows.append(score.row(name, "per-frame") | more | _other_scores(found))
@@ -370,6 +390,12 @@ class Evaluator:
                 f"perturbed clips are tested with the protocols {', '.join(probes.PROTOCOLS)} on "
                 "tasks about whole clips alone."
             )
+
+
+def note_of(repeated: Sequence[Encoder]) -> str:
+    """Note of a row: how many draws it is the mean of, if several, and the encoder's own note."""
+    mean = f"mean of {len(repeated)} draws" if len(repeated) > 1 else ""
+    return ", ".join(part for part in (mean, repeated[0].note) if part)
 
 
 def _over_folds(found: Sequence[Sequence[frames.FrameResult]]) -> statistics.Statistic:

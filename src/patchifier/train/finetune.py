@@ -12,7 +12,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from patchifier import checkpoint, statistics, tasks
+import numpy as np
+
+from patchifier import checkpoint, statistics, tasks, weights
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, FinetuneConfig, RequestError, digest
@@ -38,7 +40,7 @@ def finetune(
     *,
     methods: Sequence[str] = ("full",),
     config: Config | None = None,
-    encoder: str = "patchifier",
+    encoder: str = "",
     resume: bool = False,
     device: str = "auto",
     progress: Callable[[str], Progress] = lambda title: silent,
@@ -59,7 +61,8 @@ def finetune(
     config : Config
         The model's own by default; its finetune section counts.
     encoder : str
-        What to call the model in tables.
+        What to call the model in tables; by default its name or folder, or, for RUN/model, the
+        run's name (:func:`patchifier.weights.title`). A checkpoint in memory is "patchifier".
     resume, device, progress
         As for pre-training.
 
@@ -84,6 +87,7 @@ def finetune(
     ('linear-probe', (2, 7))
     """
     start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
+    encoder = encoder or ("patchifier" if isinstance(model, Checkpoint) else weights.title(model))
     config = config or start.config
     config = replace(config, model=start.config.model, spectrogram=start.config.spectrogram)
     data = Cache(cache).require(config.spectrogram)
@@ -126,7 +130,7 @@ def finetune(
             device,
             lambda: (tuning.trial(splits[0]) for tuning in tunings),
             flag="finetune.precision",
-            progress=progress("test of bf16"),
+            progress=progress(precision.TITLE),
         )
         for tuning in (replace(tuning, arithmetic=arithmetic) for tuning in tunings):
             shown = progress(f"{encoder}, {tuning.method}")
@@ -147,19 +151,39 @@ def method_differences(
 
     The score is the mean over seeds, as in the results table; p values are Holm-corrected.
     """
-    clips = [data.clips[index] for index in results[0].test]
-    targets, groups = tasks.encode_targets(task, [clip.target for clip in clips]), groups_of(clips)
-    pairs = list(itertools.combinations(results, 2))
+    named = [(tuned.method, tuned) for tuned in results]
+    return paired_rows(data, task, list(itertools.combinations(named, 2)), progress=progress)
+
+
+def paired_rows(
+    data: Cache,
+    task: Task,
+    pairs: Sequence[tuple[tuple[str, Tuned], tuple[str, Tuned]]],
+    *,
+    progress: Progress = silent,
+) -> list[dict[str, Any]]:
+    """Differences between results on the same test clips, each with its name.
+
+    Rows have ``first``, ``second``, the paired interval and whether the predictions are equal.
+    """
     steps, scores = Steps(progress, len(pairs)), []
-    for pair in pairs:
-        both = (tasks.mean_score(task, targets, tuned.predictions) for tuned in pair)
-        shown = steps.next(f"{pair[0].method} and {pair[1].method}")
-        scores.append(statistics.paired(task.metric, groups, *both, progress=shown))
+    for (name, one), (other_name, other) in pairs:
+        assert np.array_equal(one.test, other.test), "a paired comparison needs the same clips"
+        clips = [data.clips[index] for index in one.test]
+        targets = tasks.encode_targets(task, [clip.target for clip in clips])
+        both = (tasks.mean_score(task, targets, tuned.predictions) for tuned in (one, other))
+        shown = steps.next(f"{name} and {other_name}", "draws")
+        scores.append(statistics.paired(task.metric, groups_of(clips), *both, progress=shown))
     steps.finish()
     corrected = statistics.holm([score.p or 0.0 for score in scores])
     return [
-        {"first": one.method, "second": other.method} | asdict(score) | {"p_holm": p}
-        for (one, other), score, p in zip(pairs, scores, corrected, strict=True)
+        {"first": name, "second": other_name}
+        | asdict(score)
+        | {"p_holm": p}
+        | {"equal_predictions": tasks.equal_predictions(task, one.predictions, other.predictions)}
+        for ((name, one), (other_name, other)), score, p in zip(
+            pairs, scores, corrected, strict=True
+        )
     ]
 
 

@@ -26,6 +26,9 @@ from patchifier.train.self_test import Kernel, SelfTestResult, Trial, self_test
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+TITLE = "testing bf16 arithmetic"
+ANNOUNCEMENT = "whether this processor computes it correctly, once a run"
+
 
 @dataclass(frozen=True)
 class Arithmetic:
@@ -124,6 +127,7 @@ def decide(
     if precision != "bf16" or not _on_cpu(device):
         return Arithmetic(precision)
     started = time.monotonic()
+    progress(0, 0, f"{ANNOUNCEMENT}; if it takes long, --{flag} 32 goes without it")
     result = self_test(trials(), progress=progress)
     if result.failed and wanted == "bf16":
         raise RequestError(
@@ -163,6 +167,7 @@ def _resumed(
     """Return the precision of a resumed run; on another machine, after a self-test."""
     if begun.precision != "bf16" or not _on_cpu(device) or _machine().items() <= begun.test.items():
         return begun
+    progress(0, 0, ANNOUNCEMENT)
     result = self_test(trials(), kernels=begun.kernels, progress=progress)
     if result.failed or set(result.kernels) != set(begun.kernels):
         raise RequestError(

@@ -64,6 +64,7 @@ def pretrain(
     devices: int = 1,
     nodes: int = 1,
     progress: Callable[[str], Progress] = lambda title: silent,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Pre-train a Patchifier on a cache of log-mels.
 
@@ -85,6 +86,8 @@ def pretrain(
         Devices on each machine, and machines; see :func:`patchifier.train.distributed.launch`.
     progress : callable
         Given a stage's title, returns a function that shows its progress.
+    say : callable
+        Given a line about the steps to come (:func:`plan`), before anything long begins.
 
     Returns
     -------
@@ -142,13 +145,14 @@ def pretrain(
             "init weights": model_hash(checkpoint.load(init).model),
         }
     with Run(out, config, resume=resume, facts=facts) as run:
+        say(plan(config.pretrain, len(splits.train)))
         arithmetic = precision.settle(
             run,
             config.pretrain.precision,
             device,
             lambda: trials(model, data, splits, config, devices=devices, nodes=nodes),
             flag="pretrain.precision",
-            progress=progress("test of bf16"),
+            progress=progress(precision.TITLE),
         )
         fabric = launch(device, devices=devices, nodes=nodes, precision=arithmetic.precision)
         keep_in_float32(model, precision.agree(fabric, run, arithmetic).kernels)
@@ -261,6 +265,26 @@ def stage_steps(config: PretrainConfig, clips: int) -> dict[str, int]:
         for name, training in stages.items()
         if config.stages in ("both", name)
     }
+
+
+def plan(config: PretrainConfig, clips: int) -> str:
+    """Say how many steps each stage takes, and how many passes through the clips that is.
+
+    Examples
+    --------
+    >>> plan(PretrainConfig(stages="one"), 5000)
+    '5,000 training clips; stage I: 156,250 steps of 32 clips, 1,000 passes'
+    """
+    parts = []
+    for stage, steps in stage_steps(config, clips).items():
+        training = config.stage_one if stage == "one" else config.stage_two
+        passes = steps * training.batch_size / clips
+        counted = f"{passes:,.0f}" if passes >= 10 else f"{passes:.1f}"
+        parts.append(
+            f"stage {'I' if stage == 'one' else 'II'}: {steps:,} steps of {training.batch_size} "
+            f"clips, {counted} passes"
+        )
+    return "; ".join([f"{clips:,} training clips", *parts])
 
 
 def train_stage(

@@ -139,7 +139,8 @@ class SelfTest(TorchDispatchMode):
         if name == LAYER or (name in OPERATIONS and _has_bf16(args)):
             key = (name, torch.is_grad_enabled(), _signature((args, kwargs)))
             if key not in self.reasons:
-                self.progress(len(self.reasons), len(self.reasons) + 1, name.removeprefix("aten::"))
+                tested = len(self.reasons) + 1
+                self.progress(tested, 0, f"{tested} operation{'s' if tested > 1 else ''}")
                 reason = examine(operation, args, exact=lambda *values: func(*values, **kwargs))
                 self.reasons[key] = reason and f"{_title(name, args)}: {reason}"
                 if name in KERNEL_AT:

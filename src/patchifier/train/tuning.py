@@ -139,6 +139,12 @@ class Tuning:
         targets = self.encoded(test)
         groups = groups_of([self.data.clips[index] for index in test])
         row = tasks.evaluate(self.task, targets, predictions, groups).row(encoder, self.method)
+        if constant := tasks.constant_prediction(
+            self.task,
+            [self.encoded(clips) for _ in runs for clips in tests],
+            [part for run in runs for part in run],
+        ):
+            row["learnt_nothing"] = constant
         scores = tasks.scores(self.task, targets, np.mean(predictions, axis=0))
         self.write(folder, test, predictions, row, scores)
         return Tuned(self.method, test, predictions, row)

@@ -117,11 +117,17 @@ class Watched:
         facts = self.facts
         lines = [f"{self.path}: {facts.get('state', 'unknown')}, {facts.get('seconds', 0):.0f} s"]
         for file, curves in self.curves.items():
-            steps = curves.columns.get("step") or [math.nan]
-            place = file.relative_to(self.path).as_posix()
-            lines += ["", f"{place}, {len(steps)} rows to step {steps[-1]:.0f}"]
+            place, steps = file.relative_to(self.path).as_posix(), curves.columns.get("step", [])
+            lines += ["", f"{place}, {_extent(steps)}"]
             lines += list(_rows(curves, width))
         return "\n".join(lines if self.curves else [*lines, "no step was written yet."])
+
+
+def _extent(steps: Sequence[float]) -> str:
+    """Say how many rows a file has, and to which step."""
+    if not steps:
+        return "no row yet"
+    return f"{len(steps)} row{'' if len(steps) == 1 else 's'} to step {steps[-1]:.0f}"
 
 
 def _rows(curves: Curves, width: int) -> Iterator[str]:

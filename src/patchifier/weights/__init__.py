@@ -7,6 +7,7 @@ Every function that takes a model accepts such a name; the default is :data:`DEF
 
 import difflib
 import logging
+import os
 from pathlib import Path
 
 from patchifier import hub
@@ -66,6 +67,20 @@ def find(model: str | Path | None = None) -> Path:
     if isinstance(model, str) and model == Path(model).name and not Path(model).exists():
         raise RequestError(f"there is no model {model!r}{_nearest(model)} Expected {expected()}.")
     return Path(model)
+
+
+def title(model: str | Path) -> str:
+    """Call a model in tables: by its name, by its folder, or, for RUN/model, by the run.
+
+    Examples
+    --------
+    >>> title("patchifier-base"), title("runs/mine/model"), title("models/mine")
+    ('patchifier-base', 'mine', 'mine')
+    """
+    if isinstance(model, str) and (model in names() or hub.is_name(model)):
+        return model
+    path = Path(os.path.abspath(expanded(model)))
+    return (path.parent if path.name == "model" else path).name or str(model)
 
 
 def heads() -> tuple[str, ...]:

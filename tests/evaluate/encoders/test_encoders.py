@@ -428,7 +428,7 @@ def test_random_weights_beside_a_model_have_its_architecture_and_say_so(data, mo
     specs = ["random:3", str(model_folder), "mel-stats"]
     untrained, trained, _ = encoders_of(specs, data=data)
     assert untrained.parameters == trained.parameters
-    assert untrained.note.startswith(f"architecture of {model_folder}, ")
+    assert untrained.note.startswith(f"random weights in the architecture of {model_folder}, ")
     shown = []
     alone, _ = encoders_of(
         ["random:3", "mel-stats"],
@@ -437,7 +437,7 @@ def test_random_weights_beside_a_model_have_its_architecture_and_say_so(data, mo
     )
     assert shown == [("random:3", 0, 1, "calibration"), ("random:3", 1, 1, "calibration")]
     assert alone.parameters == Patchifier(Config()).parameter_count()
-    assert alone.note.startswith("architecture of the paper, ")
+    assert alone.note.startswith("random weights in the architecture of the paper, ")
 
 
 # --- what every encoder that goes clip by clip checks ---

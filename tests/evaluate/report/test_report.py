@@ -22,6 +22,7 @@ from patchifier.config import RequestError
 from patchifier.evaluate import report
 from patchifier.evaluate.report.figures import curves_figure, health_figure, predictors_in
 from patchifier.evaluate.report.folders import read_columns, read_results, read_run
+from patchifier.evaluate.report.reconstruction import LEVEL_LABEL
 from patchifier.train import pictures
 from patchifier.train.references import Kriging
 
@@ -494,7 +495,7 @@ def test_reconstructions_are_read_and_drawn(tmp_path):
     said = "90 % masked: 9 of 10 patches, predicted with an error of 5.0 dB RMSE"
     assert said in titles[4]
     labels = {axes.get_xlabel().strip() for axes in figure.axes}
-    assert labels >= {"Time (s)", "Level (dB re full scale)", "Absolute error (dB)"}
+    assert labels >= {"Time (s)", LEVEL_LABEL, "Absolute error (dB)"}
     given, filled = (figure.axes[index].images[0].get_array() for index in (0, 2))
     assert filled.shape == (M, N * W)
     hidden = slice(0, 2 * W)  # the first two of ten patches are masked at 25 %

@@ -115,6 +115,45 @@ def test_a_baseline_that_needs_no_training_is_shown_once_for_two_runs(tmp_path, 
     assert text.count('class="value">25.0 %') == 1
 
 
+def test_a_model_that_learnt_nothing_has_no_interval_and_equal_predictions_are_said(tmp_path, made):
+    run = tune(tmp_path / "runs" / "run", "moods", method="full")
+    row = score("patchifier", "full", 0.5, 24) | {"low": 0.5, "high": 0.5}
+    row |= {"learnt_nothing": "every clip is called calm"}
+    write_json(run / "full" / "results.json", {"rows": [row]})
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "n": 24, "equal_predictions": True}
+    write_json(run / "differences.json", [{"first": "full", "second": "linear-probe", **nothing}])
+    _, text = made()
+    assert '<span class="interval">learnt nothing: every clip is called calm</span>' in text
+    assert "50.0 to 50.0" not in text
+    assert "<strong>50.0 %</strong> accuracy (learnt nothing: every clip is called calm)" in text
+    assert "--finetune.learning_rates" in text
+    assert "<td>+0.0 points</td><td>equal predictions</td>" in text.replace("\n", "")
+    assert "learnt nothing" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_the_difference_from_random_weights_by_the_same_method_is_told(tmp_path, made):
+    run = tune(tmp_path / "runs" / "run", "moods", encoder="mine")
+    with_controls(run)
+    found = {"first": "mine, linear-probe", "second": "random, linear-probe", "n": 24}
+    found |= {"value": 0.1, "low": 0.05, "high": 0.15, "p": 0.01, "equal_predictions": False}
+    write_json(run / "controls" / "differences.json", [found])
+    _, text = made()
+    assert "moods: mine, linear-probe <b>beats</b> random, linear-probe" in text
+    assert "+5.0 to +15.0" in text
+
+
+def test_a_model_is_called_by_its_name_and_stands_first(tmp_path, made):
+    run = tune(tmp_path / "runs" / "run", "moods", encoder="mine")
+    with_controls(run)
+    results = run / "linear-probe" / "results.json"
+    results.write_text(results.read_text().replace('"patchifier"', '"mine"'))
+    _, text = made()
+    table = text[text.index('table class="scores"') :]
+    assert re.findall(r'<tr class="first( ours)?"><td>([^<]*)', table)[0] == (" ours", "mine")
+    assert "<dt>mine</dt><dd>the model of this report</dd>" in text
+    assert "the linear probe reaches <strong>50.0 %</strong>" in text
+
+
 def test_what_a_run_does_not_say_is_left_out(tmp_path, made):
     run = tune(tmp_path / "runs" / "run", "moods", seed=7, hours=1.25)
     facts = json.loads((run / "run.json").read_text())
@@ -286,10 +325,13 @@ def test_a_model_of_this_report_and_its_random_weights_have_names(tmp_path, made
     differences = [{"first": str(model), "second": f"random:{model}", "value": 0.1, "p_holm": 0.5}]
     results = {"rows": rows, "differences": differences, "protocol": "linear"}
     write_json(compared / "results.json", results)
+    rows[1]["note"] = "mean of 5 draws, random weights in the architecture of x, cls"
+    write_json(compared / "results.json", results)
     _, text = made()
     section = text[text.index("Vectors by the same probe: moods") :]
+    assert "random:pretrain: mean of 5 draws, random weights in the architecture of x" in section
     names = re.findall(r"<tr><td>([^<]*)</td>", section)
-    assert names[:3] == ["patchifier", "random", "mfcc"]
+    assert names[:3] == ["pretrain", "random:pretrain", "mfcc"]
     assert "<td>120</td>" in section
     assert "+10.0" in section
 

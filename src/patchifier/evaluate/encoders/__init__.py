@@ -38,6 +38,7 @@ from patchifier.evaluate.encoders.models import (
     CALIBRATION_CLIPS,
     as_encoder,
     calibrate,
+    holds,
     random_checkpoint,
 )
 from patchifier.evaluate.encoders.store import cached
@@ -58,6 +59,7 @@ __all__ = [
     "encoders",
     "encoders_of",
     "handcrafted",
+    "holds",
     "mel_stats",
     "mfcc",
     "random_checkpoint",
@@ -191,7 +193,8 @@ def encoders_of(
         if _is_random(spec):
             argument = spec.partition(":")[2]
             model = argument if argument and not argument.isdecimal() else source
-            made = [replace(one, note=f"architecture of {model}, {one.note}") for one in made]
+            about = f"random weights in the architecture of {model}"
+            made = [replace(one, note=f"{about}, {one.note}") for one in made]
         elif config is None and made[0].embedder is not None:
             config, source = made[0].embedder.config, spec
         found[spec] = made

@@ -74,6 +74,11 @@ def random_checkpoint(
     return Checkpoint(model, replace(config), facts={"weights": "random, calibrated", "seed": seed})
 
 
+def holds(data: Cache, config: SpectrogramConfig) -> bool:
+    """Whether a cache has the log-mels that a model of these settings reads."""
+    return config in (data.spectrogram, data.spectrogram.without_pitch)
+
+
 def log_mels(
     data: Cache, config: SpectrogramConfig, indices: Sequence[int] | np.ndarray
 ) -> Iterator[np.ndarray]:
@@ -81,7 +86,7 @@ def log_mels(
 
     The cache's, or, where it holds others, made anew from the clips' audio.
     """
-    if config in (data.spectrogram, data.spectrogram.without_pitch):
+    if holds(data, config):
         held = data.require(config)
         return (held.array(int(index)) for index in indices)
     clips = [data.clips[int(index)] for index in indices]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from patchifier.config import RequestError
+from patchifier.evaluate.report.comparison import comparison_rows
 from patchifier.evaluate.report.drawing import save_figure
 from patchifier.evaluate.report.folders import (
     find_folders,
@@ -13,7 +14,7 @@ from patchifier.evaluate.report.folders import (
     read_results,
     read_run,
 )
-from patchifier.evaluate.report.page import page_text
+from patchifier.evaluate.report.page import model_names, page_text
 from patchifier.evaluate.report.provenance import read_steps
 from patchifier.evaluate.report.reconstruction import reconstruction_figure
 from patchifier.evaluate.report.tables import collect_rows, csv_table, markdown_table
@@ -74,9 +75,9 @@ def report(
     ]
     folders = sorted({folder.resolve() for root in roots for folder in find_folders(root)})
     if not folders:
-        listed = ", ".join(map(str, roots)) or "no folder at all"
+        places = ", ".join(map(str, roots)) or "no folder at all"
         raise RequestError(
-            f"found no run folder under {listed}: expected a folder with run.json, as 'patchifier "
+            f"found no run folder under {places}: expected a folder with run.json, as 'patchifier "
             "pretrain --out RUN' makes."
         )
     base = Path(os.path.commonpath([folder.parent for folder in folders]))
@@ -97,10 +98,12 @@ def report(
         path: {**results, "source": str(path.relative_to(base))} for path, results in demos.items()
     }
     rows = collect_rows(found, demos, problems)
+    models = model_names(found)
+    listed = [*rows, *(row for run in found for row in comparison_rows(run, models))]
     out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out, "report"):
-        write_text(out / "table.csv", csv_table(rows))
-        write_text(out / "table.md", markdown_table(rows))
+        write_text(out / "table.csv", csv_table(listed))
+        write_text(out / "table.md", markdown_table(listed))
         steps = read_steps(roots, problems)
         page = page_text(
             found, demos, rows, problems, out, steps=steps, sounds=sounds, progress=progress

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from patchifier.evaluate.report.drawing import new_figure, picture, stem_of, tidy, unit_of
 from patchifier.evaluate.report.folders import Row, RunFolder, read_results, to_number
-from patchifier.evaluate.report.tables import interval_text, label, score_text, with_unit
+from patchifier.evaluate.report.tables import (
+    interval_text,
+    label,
+    random_notes,
+    score_text,
+    with_unit,
+)
 from patchifier.io import write_text
 
 if TYPE_CHECKING:
@@ -59,6 +65,7 @@ def comparison_of(
         "metric": metric,
         "about": about,
         "notes": results["notes"],
+        "random": random_notes(plain),
         "heads": HEADS,
         "lines": [
             {"cells": _cells(row, differences), "sure": _is_sure(row, differences)} for row in plain
@@ -81,6 +88,23 @@ def comparison_of(
     }
 
 
+def comparison_rows(run: RunFolder, models: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of a comparison for the tables of all scores; none without a result.
+
+    A subset, or a perturbation, is named with the test: its scores are of other clips.
+    """
+    path = run.path / "results.json"
+    results = read_results(path, []) if path.exists() else {}
+    if not results:
+        return []
+    rows = []
+    for row in _with_names(results, models)["rows"]:
+        more = [f"{key}: {row[key]}" for key in ("subset", "condition") if row.get(key)]
+        test = "; ".join([run.test, *more])
+        rows.append({**row, "dataset": run.dataset, "test": test, "source": run.label})
+    return rows
+
+
 def _with_names(results: Row, models: Mapping[str, str]) -> dict[str, Any]:
     """Results with the names of models in place of their folders."""
 
@@ -100,7 +124,7 @@ def _name(spec: str, models: Mapping[str, str]) -> str:
     name = models.get(str(Path(path).resolve()), "")
     if not name:
         return spec
-    return name if path == spec else name.replace("patchifier", "random")
+    return name if path == spec else f"random:{name}"
 
 
 def _headline(rows: Sequence[Row]) -> dict[str, Any]:

@@ -80,15 +80,13 @@ def held_out_errors(run: RunFolder, demos: Mapping[Path, Row]) -> dict[str, floa
 
 def score_sentence(column: Column, group: Sequence[Row]) -> dict[str, Any] | None:
     """What the next sentence says of the linear probe, which was not chosen on test clips."""
-    ours = [row for row in group if row.get("encoder") == "patchifier"]
+    ours = [row for row in group if row.get("ours")]
     if not ours:
         return None
     row = next((row for row in ours if row.get("method") == "linear-probe"), ours[0])
     alike = {(row.get("method"), row.get("rate", "")), ("none", "")}
     others = [
-        r
-        for r in group
-        if r.get("encoder") != "patchifier" and (r.get("method"), r.get("rate", "")) in alike
+        r for r in group if not r.get("ours") and (r.get("method"), r.get("rate", "")) in alike
     ]
     names = [str(other.get("encoder")) for other in others]
     method = str(row.get("method"))
@@ -99,6 +97,7 @@ def score_sentence(column: Column, group: Sequence[Row]) -> dict[str, Any] | Non
         "metric": column.measure.partition(" (")[0],
         "value": with_unit(row),
         "interval": interval_text(row, column.metric),
+        "learnt_nothing": bool(row.get("learnt_nothing")),
         "others": [
             (OTHERS.get(name, name), with_unit(other))
             for name, other in zip(names, others, strict=True)

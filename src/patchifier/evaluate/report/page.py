@@ -64,7 +64,7 @@ def page_text(
     What cannot be drawn is added to the problems.
     """
     pretrained = [run for run in runs if run.kind == "pretrain"]
-    several, models = len(pretrained) > 1, _models(pretrained)
+    several, models = len(pretrained) > 1, model_names(runs)
     compared = [comparison_of(run, problems, out, models) for run in runs if run.kind == "compare"]
     groups = group_rows(rows)
     context = {
@@ -115,13 +115,9 @@ def render(template: str, context: Context) -> str:
     return environment.get_template(template).render(context)
 
 
-def _models(pretrained: Sequence[RunFolder]) -> dict[str, str]:
-    """Folder of each model that a run of this report trained -> its name."""
-    several = len(pretrained) > 1
-    return {
-        str(run.path / "model"): f"patchifier ({run.label})" if several else "patchifier"
-        for run in pretrained
-    }
+def model_names(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Folder of each model that a run of this report trained -> its name, that of the run."""
+    return {str(run.path / "model"): run.label for run in runs if run.kind == "pretrain"}
 
 
 # --- figures ---

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # Fixed, so that pictures of two models, or of two clips, can be compared by eye.
 LEVEL_DB = (-60.0, 30.0)
 ERROR_DB = (0.0, 30.0)
+# A sine at full scale has 19 to 38 dB: samples of a frame and then bins of a band are summed.
+LEVEL_LABEL = "Level (dB); above 0 too, as power is summed over a band"
 TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold"}
 
 
@@ -69,7 +71,7 @@ def reconstruction_figure(
     strips[-1].set_xlabel("Time (s)\n")  # the empty line keeps the colour scales away
     figure.set_layout_engine("constrained", h_pad=0.012, hspace=0.0)
     figure.supylabel("Frequency (mel scale)", fontsize=10)
-    bars = ((levels, "Level (dB re full scale)"), (errors_shown, "Absolute error (dB)"))
+    bars = ((levels, LEVEL_LABEL), (errors_shown, "Absolute error (dB)"))
     for column, (image, label) in enumerate(bars):
         axes = figure.add_subplot(grid[-1, column])
         bar = figure.colorbar(image, cax=axes, orientation="horizontal", extend="both")

@@ -10,9 +10,11 @@ import numpy as np
 from patchifier.evaluate.report.folders import Row, RunFolder, read_json, to_number
 from patchifier.evaluate.report.published import published
 from patchifier.evaluate.report.tables import (
+    ADVICE,
     APART,
     ENCODERS,
     METHOD_TEXTS,
+    OURS,
     Column,
     caution_text,
     comparison_label,
@@ -42,11 +44,18 @@ def score_table(
         "models": len({line["model"] for line in lines if line["model"]}) > 1,
         "rates": len({line["rate"] for line in lines if line["rate"]}) > 1,
         "cautions": [(c.title, text) for c, g in groups.items() if (text := caution_text(g))],
+        "advice": ADVICE if any(row.get("learnt_nothing") for row in rows) else "",
         "apart": APART if len(columns) > 1 else "",
         "published": published(columns),
-        "names": [(name, text) for name, text in (ENCODERS | METHOD_TEXTS).items() if name in used],
+        "names": [(name, text) for name, text in _texts(rows).items() if name in used],
         "notes": [note for results in demos.values() for note in results.get("notes", [])],
     }
+
+
+def _texts(rows: Sequence[Row]) -> dict[str, str]:
+    """What the names in a table mean, our models first."""
+    ours = {str(row.get("encoder")): ENCODERS[OURS] for row in rows if row.get("ours")}
+    return ours | ENCODERS | METHOD_TEXTS
 
 
 def _line(line: Mapping[Column, Row], groups: Mapping[Column, Sequence[Row]]) -> Context:
@@ -54,6 +63,7 @@ def _line(line: Mapping[Column, Row], groups: Mapping[Column, Sequence[Row]]) ->
     first = next(iter(line.values()))
     return {
         "encoder": first.get("encoder"),
+        "ours": first.get("ours"),
         "method": first.get("method"),
         "model": str(first.get("model", ""))[:8],
         "rate": first.get("rate", ""),
@@ -100,15 +110,19 @@ def _scale_text(column: Column, group: Sequence[Row]) -> str:
 def all_differences(
     runs: Sequence[RunFolder], demos: Mapping[Path, Row], problems: list[str]
 ) -> list[Context]:
-    """Paired differences of demos, and between the methods of each fine-tuning run."""
+    """Paired differences of demos, and of each fine-tuning run.
+
+    These are from random weights by the same method, and between methods.
+    """
     lines = [each for results in demos.values() for each in _differences(results)]
     for run in runs:
-        path = run.path / "differences.json"
-        if run.kind == "finetune" and path.is_file() and run.facts.get("encoder") != "random":
-            rows = [row for row in read_json(path, problems, kind=list) if isinstance(row, dict)]
-            lines += _differences(
-                {"rows": [{"metric": run.metric}], "differences": rows}, run.dataset
-            )
+        for path in (run.path / "controls" / "differences.json", run.path / "differences.json"):
+            tuned = run.kind == "finetune" and run.facts.get("encoder") != "random"
+            if tuned and path.is_file():
+                read = read_json(path, problems, kind=list)
+                rows = [row for row in read if isinstance(row, dict)]
+                results = {"rows": [{"metric": run.metric}], "differences": rows}
+                lines += _differences(results, run.dataset)
     return lines
 
 

@@ -21,10 +21,11 @@ from patchifier.evaluate.report.folders import (
 )
 from patchifier.io import to_cell
 
+OURS = "patchifier"  # the model of a demo; a fine-tuned one has the name of its folder
 ENCODERS = {  # in the order of the table
-    "patchifier": "the model of this report",
+    OURS: "the model of this report",
     "patchifier-base": "the model that comes with the package, trained for longer on other music",
-    "random": "the same network with random weights: what the architecture alone is worth",
+    "random": "the same network with random weights, drawn once: what the architecture is worth",
     "mel-stats": "mean and standard deviation of each mel band over the clip",
     "mfcc": "hand-made timbre features: mel-frequency cepstral coefficients",
     "chroma": "hand-made harmony features: energy of the twelve pitch classes",
@@ -44,6 +45,10 @@ METRICS = {
     "r2": "R² (1 is perfect)",
     "roc_auc": "ROC AUC (1 is perfect)",
 }
+ADVICE = (
+    "Try a higher learning rate (--finetune.learning_rates '[1e-5, 1e-4, 1e-3]' takes the one that "
+    "validates best) or more steps (--finetune.training.epochs)."
+)
 APART = "Columns are different test clips: compare within a column only."
 
 
@@ -99,7 +104,13 @@ def collect_rows(
         other = inside[0].task if inside else ""
         more = {"source": results["source"], "dataset": inside[0].dataset if inside else ""}
         rows += [
-            {**row, **more, "test": tests.get(str(row.get("n")), other), **_training(row, inside)}
+            {
+                **row,
+                **more,
+                "test": tests.get(str(row.get("n")), other),
+                "ours": row.get("encoder") == OURS,
+                **_training(row, inside),
+            }
             for row in results.get("rows", [])
         ]
     for run in runs:
@@ -122,6 +133,7 @@ def _run_rows(
             learns = method in METHODS
             here = {**row, **more, "rate": _rate(run) if row.get("method") in METHODS else ""}
             here["model"] = _model(run) if learns else ""
+            here["ours"] = learns and row.get("encoder") != "random"
             alike = [r for r in known if r["source"] in above]
             alike += [] if learns else [r for r in known if r["test"] == run.test]
             if not any(same_score(row, other) for other in alike):
@@ -173,7 +185,7 @@ def _line_order(row: Row) -> tuple[Any, ...]:
         return (list(known).index(name) if name in known else 99, str(name))
 
     return (
-        place(row.get("encoder"), ENCODERS),
+        (-1, str(row.get("encoder"))) if row.get("ours") else place(row.get("encoder"), ENCODERS),
         place(row.get("method"), METHOD_TEXTS),
         str(row.get("rate", "")),
     )
@@ -225,7 +237,11 @@ def with_unit(row: Row) -> str:
 
 
 def interval_text(row: Row, metric: object, *, signed: bool = False) -> str:
-    """Write an interval of scores."""
+    """Write an interval of scores, or what stands in its place."""
+    if row.get("learnt_nothing"):
+        return f"learnt nothing: {row['learnt_nothing']}"
+    if row.get("equal_predictions"):
+        return "equal predictions"
     low, high = (score_text(row.get(key), metric, signed=signed) for key in ("low", "high"))
     return "–" if low == high == "–" else f"{low} to {high}"
 
@@ -304,6 +320,40 @@ def comparison_label(difference: Row) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return "has no interval, so cannot be told apart from"
     return "beats" if low > 0 else "is beaten by" if high < 0 else "cannot be told apart from"
+
+
+def learnt_nothing_notes(rows: Sequence[Row]) -> list[str]:
+    """Name the rows whose predictions are all the same, and what to try.
+
+    Examples
+    --------
+    >>> row = {"encoder": "mine", "method": "full", "learnt_nothing": "every clip is called jazz"}
+    >>> learnt_nothing_notes([row])[0]
+    'mine, full: learnt nothing: every clip is called jazz.'
+    """
+    lines = [
+        f"{row['encoder']}, {row['method']}: learnt nothing: {row['learnt_nothing']}."
+        for row in rows
+        if row.get("learnt_nothing")
+    ]
+    return [*lines, ADVICE] if lines else []
+
+
+def random_notes(rows: Sequence[Row]) -> list[str]:
+    """Say of each encoder with random weights of which architecture and how many draws it is.
+
+    Examples
+    --------
+    >>> note = "mean of 5 draws, random weights in the architecture of the paper, cls"
+    >>> random_notes([{"encoder": "mfcc", "note": ""}, {"encoder": "random", "note": note}])
+    ['random: mean of 5 draws, random weights in the architecture of the paper, cls.']
+    """
+    notes = {
+        row["encoder"]: str(row.get("note"))
+        for row in rows
+        if "architecture of" in str(row.get("note"))
+    }
+    return [f"{name}: {note}." for name, note in notes.items()]
 
 
 def label(row: Row) -> str:
