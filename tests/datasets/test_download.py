@@ -481,7 +481,8 @@ def zipped(files, mode=0):
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
-            info = zipfile.ZipInfo(name)
+            info = zipfile.ZipInfo(name or "x")
+            info.filename = name
             info.compress_type = zipfile.ZIP_DEFLATED
             if mode:
                 info.external_attr = mode << 16
@@ -602,6 +603,9 @@ HARMFUL = {
     "tar pipe": tarred({}, ("pipe", tarfile.FIFOTYPE, "")),
     "tar unknown": tarred({}, ("what", b"Q", "")),
     "tar folder slip": tarred({}, ("../evil", tarfile.DIRTYPE, "")),
+    "zip without a name": zipped({"good": b"1", "": b"x"}),
+    "zip name of a point": zipped({"good": b"1", "./.": b"x"}),
+    "tar without a name": tarred({"good": b"1", "": b"x"}),
     "long name": zipped({"n" * 300: b"x"}),
     "long path": tarred({"/".join(["p" * 200] * 40): b"x"}),
     "deep": tarred({"d/" * 65 + "x": b"x"}),

@@ -80,7 +80,10 @@ def unpack(path: Path, into: Path, *, most_b: int, progress: Progress) -> int:
             for count, (name, content, position_b) in enumerate(members, 1):
                 if count > MOST_FILES:
                     raise RefusedArchiveError(f"holds more than {MOST_FILES:,} files")
-                left_b -= _write(content, into / relative(name), left_b, most_b)
+                place = into / relative(name)
+                if content is not None and place == into:
+                    raise RefusedArchiveError(f"holds a file with the name {name!r}")
+                left_b -= _write(content, place, left_b, most_b)
                 files += content is not None
                 show(progress, min(position_b, total_b - 1), total_b, f"unpacking {path.name}")
     except BAD_CONTENT as error:
@@ -143,7 +146,8 @@ def _members_of_zip(path: Path, most_b: int) -> Generator[Member, None, None]:
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise RefusedArchiveError(f"holds {info.filename!r}, a link or a device")
             position_b += info.compress_size
-            yield info.filename, None if info.is_dir() else archive.open(info), position_b
+            is_folder = info.filename.endswith("/")  # is_dir() fails for an empty name
+            yield info.filename, None if is_folder else archive.open(info), position_b
 
 
 def _members_of_tar(path: Path, *, zipped: bool) -> Generator[Member, None, None]:
