@@ -29,6 +29,7 @@ from patchifier.evaluate.report import report
 from patchifier.io import Progress, silent, write_json
 from patchifier.train.finetune import METHODS, Tuned, finetune
 from patchifier.train.pretrain import pretrain, split
+from patchifier.train.sameness import equal_predictions
 
 # On vectors computed once a step takes a millisecond, so the linear probe may take many, on every
 # fold.
@@ -215,7 +216,7 @@ class Tables:
             )
             names = {"first": ", ".join(first), "second": ", ".join(second)}
             figures = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
-            figures["equal_predictions"] = tasks.equal_predictions(self.task, one, two)
+            figures["equal_predictions"] = equal_predictions(self.task, one, two)
             rows.append(names | figures)
         return rows
 

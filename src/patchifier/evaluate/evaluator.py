@@ -14,9 +14,10 @@ from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits
 from patchifier.evaluate import frames, probes
-from patchifier.evaluate.encoders import Encoder, cached
+from patchifier.evaluate.encoders import Encoder, cached, note_of
 from patchifier.io import Progress, Steps, write_rows
 from patchifier.tasks import Task
+from patchifier.train.sameness import equal_predictions
 from patchifier.train.tuning import prediction_rows
 
 Results = dict[str, Any]
@@ -256,17 +257,12 @@ class Evaluator:
             {"first": first, "second": other}
             | asdict(score)
             | {"p_holm": p}
-            | {"equal_predictions": self.are_equal(first, other, predicted or {})}
+            | {
+                "equal_predictions": predicted is not None
+                and equal_predictions(self.task, predicted[first], predicted[other])
+            }
             for other, score, p in zip(others, scores, corrected, strict=True)
         ]
-
-    def are_equal(
-        self, first: str, other: str, predicted: Mapping[str, Sequence[np.ndarray]]
-    ) -> bool:
-        """Whether two encoders' predictions are known and equal."""
-        return bool(predicted) and tasks.equal_predictions(
-            self.task, predicted[first], predicted[other]
-        )
 
     def write_predictions(self, name: str, runs: Sequence[np.ndarray]) -> None:
         """Write the predictions of the tested clips, averaged over repeated runs."""
@@ -360,15 +356,14 @@ class Evaluator:
             steps = Steps(self.progress(name), len(repeated) * len(self.splits) + 1)
             found = [self.probe_frames(each, steps) for each in repeated]
             metric = found[0][0].metric
-            by_encoder[name] = statistic = _over_folds(found)
+            by_encoder[name] = statistic = frames.over_folds(found)
             size = by_name[name][0].parameters if name in by_name else 0
-            note = note_of(by_name[name]) if name in by_name else ""
             more = {"subset": "", "condition": "", "seconds_per_second": None, "parameters": size}
-            more |= {"note": note}
+            more |= {"note": note_of(by_name.get(name, ()))}
             shown = steps.next("interval", "draws")
             score = statistics.estimate(metric, self.groups.tolist(), statistic, progress=shown)
             steps.finish()
-            rows.append(score.row(name, "per-frame") | more | _other_scores(found))
+            rows.append(score.row(name, "per-frame") | more | frames.other_scores(found))
         return {"rows": rows, "differences": self.differences(metric, by_encoder)}
 
     def probe_frames(self, features: frames.Features, steps: Steps) -> list[frames.FrameResult]:
@@ -390,35 +385,3 @@ class Evaluator:
                 f"perturbed clips are tested with the protocols {', '.join(probes.PROTOCOLS)} on "
                 "tasks about whole clips alone."
             )
-
-
-def note_of(repeated: Sequence[Encoder]) -> str:
-    """Note of a row: how many draws it is the mean of, if several, and the encoder's own note."""
-    mean = f"mean of {len(repeated)} draws" if len(repeated) > 1 else ""
-    return ", ".join(part for part in (mean, repeated[0].note) if part)
-
-
-def _over_folds(found: Sequence[Sequence[frames.FrameResult]]) -> statistics.Statistic:
-    """Score of clips of all folds as a statistic, mean over repeated runs."""
-    runs = [
-        [
-            np.concatenate(parts)
-            for parts in zip(*[result.per_clip[result.metric] for result in run])
-        ]
-        for run in found
-    ]
-    return lambda indices: float(
-        np.mean(
-            [frames.weighted_mean(values[indices], weights[indices]) for values, weights in runs]
-        )
-    )
-
-
-def _other_scores(found: Sequence[Sequence[frames.FrameResult]]) -> dict[str, float]:
-    """Scores besides the main one, mean over repeated runs and folds."""
-    results = [result for run in found for result in run]
-    names = [name for name in results[0].scores if name != results[0].metric]
-    return {
-        f"also_{name}": float(np.mean([result.scores[name] for result in results]))
-        for name in names
-    }

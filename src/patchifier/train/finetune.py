@@ -26,6 +26,7 @@ from patchifier.tasks import Task
 from patchifier.train import precision
 from patchifier.train.distributed import require_devices
 from patchifier.train.run import Run
+from patchifier.train.sameness import equal_predictions
 from patchifier.train.tuned_model import METHODS, Inputs, TunedModel, predict
 from patchifier.train.tuning import Tuned, Tuning
 
@@ -180,7 +181,7 @@ def paired_rows(
         {"first": name, "second": other_name}
         | asdict(score)
         | {"p_holm": p}
-        | {"equal_predictions": tasks.equal_predictions(task, one.predictions, other.predictions)}
+        | {"equal_predictions": equal_predictions(task, one.predictions, other.predictions)}
         for ((name, one), (other_name, other)), score, p in zip(
             pairs, scores, corrected, strict=True
         )

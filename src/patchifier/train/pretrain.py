@@ -35,6 +35,7 @@ from patchifier.train.distributed import (
 from patchifier.train.loop import TrainTask, fit
 from patchifier.train.objectives import PIXELS, Objectives, frozen_modules, require_targets
 from patchifier.train.pictures import write_reconstructions
+from patchifier.train.plan import plan, stage_steps
 from patchifier.train.run import Run, is_first
 from patchifier.train.self_test import Trial
 from patchifier.train.teacher import teacher_features
@@ -87,7 +88,8 @@ def pretrain(
     progress : callable
         Given a stage's title, returns a function that shows its progress.
     say : callable
-        Given a line about the steps to come (:func:`plan`), before anything long begins.
+        Given a line about the steps to come (:func:`patchifier.train.plan.plan`), before anything
+        long begins.
 
     Returns
     -------
@@ -255,36 +257,6 @@ def _differing(one: Any, other: Any) -> list[str]:
         for field in dataclasses.fields(one)
         if getattr(one, field.name) != getattr(other, field.name)
     ]
-
-
-def stage_steps(config: PretrainConfig, clips: int) -> dict[str, int]:
-    """Optimiser steps of each stage that runs."""
-    stages = {"one": config.stage_one, "two": config.stage_two}
-    return {
-        name: training.total_steps(clips)
-        for name, training in stages.items()
-        if config.stages in ("both", name)
-    }
-
-
-def plan(config: PretrainConfig, clips: int) -> str:
-    """Say how many steps each stage takes, and how many passes through the clips that is.
-
-    Examples
-    --------
-    >>> plan(PretrainConfig(stages="one"), 5000)
-    '5,000 training clips; stage I: 156,250 steps of 32 clips, 1,000 passes'
-    """
-    parts = []
-    for stage, steps in stage_steps(config, clips).items():
-        training = config.stage_one if stage == "one" else config.stage_two
-        passes = steps * training.batch_size / clips
-        counted = f"{passes:,.0f}" if passes >= 10 else f"{passes:.1f}"
-        parts.append(
-            f"stage {'I' if stage == 'one' else 'II'}: {steps:,} steps of {training.batch_size} "
-            f"clips, {counted} passes"
-        )
-    return "; ".join([f"{clips:,} training clips", *parts])
 
 
 def train_stage(

@@ -25,6 +25,7 @@ from patchifier.train.diagnosis import describe_batch
 from patchifier.train.distributed import launch
 from patchifier.train.loop import TrainTask, fit
 from patchifier.train.precision import Arithmetic
+from patchifier.train.sameness import constant_prediction
 from patchifier.train.self_test import Trial
 from patchifier.train.tuned_model import METHODS, Inputs, TunedModel, predict
 
@@ -139,7 +140,7 @@ class Tuning:
         targets = self.encoded(test)
         groups = groups_of([self.data.clips[index] for index in test])
         row = tasks.evaluate(self.task, targets, predictions, groups).row(encoder, self.method)
-        if constant := tasks.constant_prediction(
+        if constant := constant_prediction(
             self.task,
             [self.encoded(clips) for _ in runs for clips in tests],
             [part for run in runs for part in run],

@@ -33,6 +33,7 @@ from patchifier.evaluate.encoders.interface import (
     EncoderOptions,
     each_clip,
     each_waveform,
+    note_of,
 )
 from patchifier.evaluate.encoders.models import (
     CALIBRATION_CLIPS,
@@ -62,6 +63,7 @@ __all__ = [
     "holds",
     "mel_stats",
     "mfcc",
+    "note_of",
     "random_checkpoint",
     "specs",
 ]

@@ -74,6 +74,12 @@ class Encoder:
     embedder: Embedder | None = None
 
 
+def note_of(repeated: Sequence[Encoder]) -> str:
+    """Note of a row: how many draws it is the mean of, if several, and the encoder's own note."""
+    mean = f"mean of {len(repeated)} draws" if len(repeated) > 1 else ""
+    return ", ".join(part for part in (mean, *(one.note for one in repeated[:1])) if part)
+
+
 @dataclass(frozen=True)
 class EncoderOptions:
     """Options of an encoder's builder.

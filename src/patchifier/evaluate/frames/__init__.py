@@ -10,7 +10,7 @@
 """
 
 from patchifier.evaluate.frames.decode import decode
-from patchifier.evaluate.frames.fit import FrameResult, probe_frames
+from patchifier.evaluate.frames.fit import FrameResult, other_scores, over_folds, probe_frames
 from patchifier.evaluate.frames.metrics import scores, weighted_mean
 from patchifier.evaluate.frames.targets import encode
 from patchifier.evaluate.frames.vectors import (
@@ -30,6 +30,8 @@ __all__ = [
     "mel_features",
     "mel_frames",
     "model_features",
+    "other_scores",
+    "over_folds",
     "probe_frames",
     "scores",
     "weighted_mean",

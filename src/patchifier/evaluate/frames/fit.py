@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from patchifier import statistics
 from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets import labels
@@ -58,6 +59,32 @@ class FrameResult:
     def scores(self) -> dict[str, float]:
         """Mean of each score over the test clips."""
         return {name: metrics.weighted_mean(*found) for name, found in self.per_clip.items()}
+
+
+def over_folds(found: Sequence[Sequence[FrameResult]]) -> statistics.Statistic:
+    """Score of clips of all folds as a statistic, mean over repeated runs."""
+    runs = [
+        [
+            np.concatenate(parts)
+            for parts in zip(*[result.per_clip[result.metric] for result in run])
+        ]
+        for run in found
+    ]
+    return lambda indices: float(
+        np.mean(
+            [metrics.weighted_mean(values[indices], weights[indices]) for values, weights in runs]
+        )
+    )
+
+
+def other_scores(found: Sequence[Sequence[FrameResult]]) -> dict[str, float]:
+    """Scores besides the main one, mean over repeated runs and folds."""
+    results = [result for run in found for result in run]
+    names = [name for name in results[0].scores if name != results[0].metric]
+    return {
+        f"also_{name}": float(np.mean([result.scores[name] for result in results]))
+        for name in names
+    }
 
 
 @dataclass(frozen=True)
