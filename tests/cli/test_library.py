@@ -428,8 +428,9 @@ FOUR = "path,label\na/low.wav,x\na/lower.wav,x\na/high.wav,y\nb/higher.wav,y"
 @pytest.mark.parametrize(
     ("rows", "flags", "said"),
     [
-        ("path,mood\na/low.wav,x", "", "no column 'label or target'"),
-        ("path,label\nlow.wav,x", "", "none of its 1 paths is in the table"),
+        ("path,mood\na/low.wav,x", "", "no column label or target; its columns: path, mood"),
+        ("path,label,probability\na/low.wav,x,0.9", "", "these are predictions of a classifier"),
+        ("path,label\ngone.wav,x", "", "none of its 1 paths is in the table"),
         ("path,label\na/low.wav,x\na/low.wav,y", "", "has the labels 'x' and 'y'"),
         ("path,label\na/low.wav,1.5\na/high.wav,2.5", "", "0 labels have two songs or more"),
         ("path,label\na/low.wav,x", "--group mood", "--group is 'mood', expected artist"),

@@ -58,8 +58,9 @@ def teach_csv(
     table : str or Path
         From ``patchifier embed``.
     labels : str or Path
-        CSV with the columns path, and label or target; a column group may be missing. Paths are
-        found as by :class:`patchifier.library.labels.Finder`. Rows without a label are ignored.
+        CSV with the columns path, and label or target; a column group may be missing. Of the file
+        that the page saves, the column given teaches. Paths are found as by
+        :class:`patchifier.library.labels.Finder`. Rows without a label are ignored.
     group : str
         Songs with the same value are held out together: "artist", "album" or "albumartist", a tag
         of the table. By default the column group of the CSV, if it has one.
@@ -87,7 +88,7 @@ def teach_csv(
     if group and group not in ALIKE:
         raise RequestError(f"--group is {group!r}, expected {', '.join(ALIKE)}.")
     collection = Collection.open(Path(table))
-    rows, skipped = _found(labels_csv.read(labels), collection, labels)
+    rows, skipped = _found(labels_csv.read(labels, own=True), collection, labels)
     by_label: dict[str, list[int]] = {}
     for place, row in rows.items():
         by_label.setdefault(row.label, []).append(place)
@@ -131,7 +132,7 @@ def _found(
         if not row.label:
             continue
         if path is None:
-            skipped.append((row.path, "it is not in the table."))
+            skipped.append((row.path, finder.why(row.path)))
             continue
         before = found.setdefault(collection.by_path[path], row)
         if before.label != row.label:
@@ -142,8 +143,8 @@ def _found(
     if skipped and not found:
         raise RequestError(
             f"{source}: none of its {len(skipped)} paths is in the table, whose first file is "
-            f"{collection.paths[0]}: write paths as the table has them, or relative to the folder "
-            "of the CSV."
+            f"{collection.paths[0]}: write whole paths, or begin at the folder of the music. The "
+            f"first, {skipped[0][0]}: {skipped[0][1]}"
         )
     return found, tuple(skipped)
 
