@@ -29,6 +29,9 @@ class TaughtByCsv:
         Number of songs of each label.
     grouped_by : str
         "group", the column of the CSV, or a tag; empty where each song stands alone.
+    groups : dict of str to int
+        Number of groups of each label; a song without one counts as one. Empty where each song
+        stands alone.
     ungrouped : int
         Number of songs without a group, where others have one; each stands alone.
     shared : dict of str to (int, str)
@@ -42,6 +45,7 @@ class TaughtByCsv:
     taught: Taught
     songs: dict[str, int]
     grouped_by: str
+    groups: dict[str, int]
     ungrouped: int
     shared: dict[str, tuple[int, str]]
     too_few: tuple[str, ...]
@@ -114,6 +118,7 @@ def teach_csv(
         taught,
         {label: len(places) for label, places in enough.items()},
         grouped_by,
+        {label: _count(places, groups) for label, places in enough.items()} if groups else {},
         sum(not groups[place] for some in enough.values() for place in some) if groups else 0,
         shared(enough, tags),
         tuple(label for label in by_label if label not in enough),
@@ -167,6 +172,11 @@ def _groups(
     for place, row in rows.items():
         groups[place] = row.group
     return groups, COLUMN
+
+
+def _count(places: Sequence[int], groups: Sequence[str]) -> int:
+    """Number of groups of some songs; a song without one is alone."""
+    return len({groups[place] or place for place in places})
 
 
 def _model(collection: Collection, model: str) -> tuple[str, str]:
