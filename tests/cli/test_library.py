@@ -421,7 +421,7 @@ def test_a_column_group_is_held_out_together_and_labels_that_are_alike_are_named
     shown = run(command)
     assert "leave one group out" in shown.out
     assert "Songs of one group are held out together." in shown.out
-    assert "songs of another group than those that you labelled" in shown.out
+    assert "songs of a new group, of which you labelled nothing" in shown.out
     assert re.search(r"^label +songs +groups +right$", shown.out, re.M)
     assert re.search(r"^x +3 +3 +\d", shown.out, re.M)
     assert re.search(r"^X +2 +2 +\d", shown.out, re.M)

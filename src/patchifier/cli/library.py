@@ -282,7 +282,7 @@ def _about_groups(found: "TaughtByCsv") -> list[str]:
         alone = f" {found.ungrouped} of {n} have none: each is alone." * (found.ungrouped > 0)
         return [
             f"Songs of one {by} are held out together.{alone} So the accuracy is that for songs of "
-            f"another {by} than those that you labelled."
+            f"a new {by}, of which you labelled nothing."
         ]
     lines = [
         "Each song stands alone, for no groups are given. So the accuracy is that for other songs "

@@ -78,13 +78,13 @@ def _columns(path: Path, found: Sequence[str], own: bool) -> tuple[str, str, str
     """Names in the file of the columns of path, label and group; the last may be empty."""
     names = {name.strip().lower(): name for name in reversed(found)}
     names |= {name.strip(): name for name in reversed(found)}  # "label" goes before "Label"
-    label = LABELS
+    label: tuple[str, ...] = LABELS
     if own and PREDICTED in names:
         if OWN not in names:
             raise RequestError(
-                f"{path} has a column {PREDICTED}: these are predictions of a classifier. One that "
-                "learns from them only repeats them, and so would its accuracy: put your own "
-                "labels into a file of their own."
+                f"{path} has a column {PREDICTED}: these are predictions of a classifier, whose "
+                "accuracy would only say how well it repeats itself: put your own labels into a "
+                "file of their own."
             )
         label = (OWN,)
     wanted = {
