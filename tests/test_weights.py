@@ -103,7 +103,7 @@ def test_an_unknown_name_is_refused_with_those_there_are(bundled, tmp_path, monk
     for asked, message in {
         "patchifier-bass": rf"no model 'patchifier-bass', did you mean 'patchifier-base'.*{names}",
         "musicnn": r"no model 'musicnn'\. Expected",
-        "runs/nowhere": "runs/nowhere is not a model folder",
+        "runs/nowhere": "runs/nowhere is not a model folder: there is no such folder",
     }.items():
         with pytest.raises(RequestError, match=message):
             patchifier.load(asked)

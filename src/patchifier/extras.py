@@ -14,19 +14,21 @@ EXTRAS = {  # package -> extra of this package that installs it
 }  # fmt: skip
 
 
-def how_to_install(package: str) -> str:
-    """Give the pip command that installs an optional package."""
-    extra = EXTRAS[package]
+def how_to_install(package: str, extra: str = "") -> str:
+    """Give the pip command that installs an optional package; by an extra, if one is named."""
+    extra = extra or EXTRAS[package]
     return f"pip install 'patchifier[{extra}]', in a clone '.[{extra}]'"
 
 
-def need(module: str) -> Any:
+def need(module: str, extra: str = "") -> Any:
     """Import a module of an optional package.
 
     Parameters
     ----------
     module : str
         Dotted name, such as "sklearn.base". Its package is a key of :data:`EXTRAS`.
+    extra : str
+        To name in the message, where another one than that of :data:`EXTRAS` is smaller.
 
     Returns
     -------
@@ -41,4 +43,5 @@ def need(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise RequestError(f"this needs {package} ({error}): {how_to_install(package)}.") from error
+        how = how_to_install(package, extra)
+        raise RequestError(f"this needs {package} ({error}): {how}.") from error

@@ -147,6 +147,10 @@ def read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Task
             task = Task(**{**header["task"], "names": tuple(header["task"]["names"])})
         header["facts"] = dict(header["facts"]) if not newer else {}
     except OSError as error:
+        if not folder.exists():
+            raise RequestError(
+                f"{folder} is not a model folder: there is no such folder."
+            ) from error
         raise RequestError(
             f"{folder} is not a model folder: cannot read its config.json "
             f"({error.strerror}).{_hint(folder)}"

@@ -1,5 +1,7 @@
 """A head that is taught with a few songs: its cross-validation, its doubts, what it refuses."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -124,6 +126,13 @@ def test_a_label_of_one_group_alone_counts_as_wrong_and_is_named():
     assert none.interval[1] > 0.5  # two groups say little
     with pytest.raises(RequestError):
         teach(vectors, labels, groups=["A"] * 60, identity="x", model="patchifier-base")
+
+
+def test_without_scikit_learn_the_extra_of_the_page_is_named(monkeypatch):
+    for name in ("sklearn", "sklearn.model_selection", "sklearn.linear_model"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(RequestError, match=r"this needs sklearn .+ in a clone '\.\[app\]'"):
+        taught(library(3.0), 8)
 
 
 REFUSED = {

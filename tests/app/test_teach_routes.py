@@ -48,6 +48,7 @@ def test_a_csv_teaches_the_same_and_a_tag_groups_its_songs(taught, table, music,
     assert found.shared["artist"] == (2, "Grieg")
     grouped = teach_csv(table, tmp_path / "pitch.csv", group="album")
     assert grouped.taught.method == "leave one group out"
+    assert grouped.groups == {"=low": 2, "high": 2}
     assert (grouped.grouped_by, grouped.ungrouped, grouped.shared) == ("album", 0, {})
     assert grouped.taught.confusion.sum() == 5
 

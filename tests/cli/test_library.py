@@ -386,6 +386,8 @@ def test_a_csv_teaches_a_head_that_predicts(home, run, told, tmp_path):
     shown = run(command, code=1)
     assert re.search(r"accuracy [\d.]+ %, 95 % interval .+: 4 songs, leave one out", shown.out)
     assert "always saying 'deep' would give 50.0 %" in shown.out
+    assert "accuracy is that for other songs of the artists that you labelled" in shown.out
+    assert re.search(r"^label +songs +right$", shown.out, re.M)
     assert "left out, with one song: noisy" in shown.out
     assert "skipped b/gone.wav: it is not in the table" in shown.err
     assert "b/gone.wav" in (tmp_path / "kinds.skipped.csv").read_text()
@@ -419,7 +421,24 @@ def test_a_column_group_is_held_out_together_and_labels_that_are_alike_are_named
     shown = run(command)
     assert "leave one group out" in shown.out
     assert "Songs of one group are held out together." in shown.out
+    assert "songs of a new group, of which you labelled nothing" in shown.out
+    assert re.search(r"^label +songs +groups +right$", shown.out, re.M)
+    assert re.search(r"^x +3 +3 +\d", shown.out, re.M)
+    assert re.search(r"^X +2 +2 +\d", shown.out, re.M)
     assert "labels that differ in case or spaces alone are different labels: 'x', 'X'" in shown.err
+
+
+def test_a_head_that_may_have_learnt_nothing_is_said_and_so_are_several_labels_in_one(
+    home, run, tmp_path
+):
+    names = ["a/low", "b/higher", "a/lower", "a/high"]  # labels that say nothing of the sound
+    rows = [f"{name}.wav,{kind}" for name, kind in zip(names, ["x|y", "x|y", "z", "z"])]
+    (tmp_path / "kinds.csv").write_text("\n".join(["Path,Label", *rows]))
+    shown = run(
+        f"teach {home}/all.parquet {tmp_path}/kinds.csv --model {home}/model --out {tmp_path}/k"
+    )
+    assert "The interval reaches down to that: the head may have learnt nothing." in shown.out
+    assert "note: 'x|y' is one label for 'teach'" in shown.err
 
 
 FOUR = "path,label\na/low.wav,x\na/lower.wav,x\na/high.wav,y\nb/higher.wav,y"
@@ -428,8 +447,9 @@ FOUR = "path,label\na/low.wav,x\na/lower.wav,x\na/high.wav,y\nb/higher.wav,y"
 @pytest.mark.parametrize(
     ("rows", "flags", "said"),
     [
-        ("path,mood\na/low.wav,x", "", "no column 'label or target'"),
-        ("path,label\nlow.wav,x", "", "none of its 1 paths is in the table"),
+        ("path,mood\na/low.wav,x", "", "no column label or target; its columns: path, mood"),
+        ("path,label,probability\na/low.wav,x,0.9", "", "these are predictions of a classifier"),
+        ("path,label\ngone.wav,x", "", "none of its 1 paths is in the table"),
         ("path,label\na/low.wav,x\na/low.wav,y", "", "has the labels 'x' and 'y'"),
         ("path,label\na/low.wav,1.5\na/high.wav,2.5", "", "0 labels have two songs or more"),
         ("path,label\na/low.wav,x", "--group mood", "--group is 'mood', expected artist"),

@@ -384,13 +384,13 @@ def test_urls_are_files_globs_and_folders(audio_folder, tracks):
     assert paths(object_store.find(f"{place}/album1/*.wav")[0]) == whole[2:4]
     both = object_store.find([whole[5], audio_folder, whole[5]])[0]
     assert len(both) == 7  # a path and a URL are two
-    with pytest.raises(RequestError, match=r"nothing to embed: .*no audio there"):
+    with pytest.raises(RequestError, match=r"there is no music: .*no audio there"):
         object_store.find(f"{place}/*.mp3")
 
 
 @pytest.mark.parametrize("given", [[], "no/such/place", ["no/such/place"]])
 def test_nothing_to_embed_is_said(given):
-    with pytest.raises(RequestError, match="nothing to embed"):
+    with pytest.raises(RequestError, match="there is no music"):
         object_store.find(given)
 
 

@@ -301,13 +301,15 @@ def test_a_manifest_names_files_and_parts_of_them(music, embed, read, embedder, 
         (["{}/*.mp3"], "matches no audio file"),
         (["{}"], "no audio files in this folder"),
         (["a\0b"], "zero byte"),
+        (["{}/../x.parquet"], "is a table, not music: give the folder of the music"),
     ],
 )
 def test_nothing_to_embed_is_refused_with_a_reason(given, said, tmp_path, embed):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
     with pytest.raises(RequestError, match=said):
         embed([one.format(tmp_path / "empty") for one in given])
-    assert files(tmp_path) == ["empty"]
+    assert files(tmp_path) == ["empty", "x.parquet"]
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.npy"])

@@ -90,6 +90,16 @@ def test_rows_are_the_models_answers(ask, tmp_path):
     assert named["path"] == path
 
 
+def test_a_list_of_skipped_files_is_written_for_some_and_emptied_for_none(ask, songs, tmp_path):
+    listed = tmp_path / "out.skipped.csv"
+    ask(of=songs / "a.wav")
+    assert not listed.exists()
+    ask()
+    assert len(read_csv(listed)) == 1
+    ask(of=songs / "a.wav")
+    assert read_csv(listed) == []
+
+
 def test_a_name_that_is_not_utf8_costs_only_itself(ask, songs, tmp_path):
     shutil.copy(songs / "a.wav", os.path.join(os.fsencode(songs), b"a\xff.wav"))
     assert ask().files == 4

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from patchifier.config import RequestError
+from patchifier.extras import need
 from patchifier.heads import Head, require_names, unit, unstandardised
 from patchifier.statistics import bootstrap, wilson
 
@@ -17,6 +18,7 @@ REGULARISATION_C = 0.1  # of the logistic regression, on standardised vectors
 ENOUGH, FOLDS = 8, 5  # songs of each label that allow cross-validation, and its folds
 N_DOUBTFUL = 12
 GROUPING = ("artist", "album")  # tags whose songs resemble each other
+EXTRA = "app"  # its packages bring scikit-learn, without torch
 MEASURED = ("accuracy", "interval", "n", "method", "enough")
 
 
@@ -220,8 +222,7 @@ class _Trial:
 
 def _trial(examples: np.ndarray, targets: np.ndarray, parts: np.ndarray | None) -> _Trial:
     """Cross-validate: in folds where there are enough songs and groups, else one by one."""
-    from sklearn import model_selection
-
+    model_selection = need("sklearn.model_selection", EXTRA)
     enough = _fewest(targets) >= ENOUGH
     options: dict[str, Any] = {"shuffle": True, "random_state": 0}
     splitter: Any
@@ -270,10 +271,9 @@ def _interval(right: np.ndarray, parts: np.ndarray | None) -> tuple[float, float
 
 def _fit(examples: np.ndarray, targets: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
     """Weight (C, E) and bias (C,) of a multinomial logistic regression."""
-    from sklearn.linear_model import LogisticRegression
-
+    linear = need("sklearn.linear_model", EXTRA)
     # labels weigh alike, however many songs each has
-    model = LogisticRegression(C=REGULARISATION_C, class_weight="balanced", max_iter=1000)
+    model = linear.LogisticRegression(C=REGULARISATION_C, class_weight="balanced", max_iter=1000)
     model.fit(examples, targets)
     if n_labels == 2:  # one row of weights: the logit of the second label
         half_weight, half_bias = model.coef_[0] / 2, model.intercept_[0] / 2

@@ -29,6 +29,9 @@ class TaughtByCsv:
         Number of songs of each label.
     grouped_by : str
         "group", the column of the CSV, or a tag; empty where each song stands alone.
+    groups : dict of str to int
+        Number of groups of each label; a song without one counts as one. Empty where each song
+        stands alone.
     ungrouped : int
         Number of songs without a group, where others have one; each stands alone.
     shared : dict of str to (int, str)
@@ -42,6 +45,7 @@ class TaughtByCsv:
     taught: Taught
     songs: dict[str, int]
     grouped_by: str
+    groups: dict[str, int]
     ungrouped: int
     shared: dict[str, tuple[int, str]]
     too_few: tuple[str, ...]
@@ -58,8 +62,9 @@ def teach_csv(
     table : str or Path
         From ``patchifier embed``.
     labels : str or Path
-        CSV with the columns path, and label or target; a column group may be missing. Paths are
-        found as by :class:`patchifier.library.labels.Finder`. Rows without a label are ignored.
+        CSV with the columns path, and label or target; a column group may be missing. Of the file
+        that the page saves, the column given teaches. Paths are found as by
+        :class:`patchifier.library.labels.Finder`. Rows without a label are ignored.
     group : str
         Songs with the same value are held out together: "artist", "album" or "albumartist", a tag
         of the table. By default the column group of the CSV, if it has one.
@@ -87,7 +92,7 @@ def teach_csv(
     if group and group not in ALIKE:
         raise RequestError(f"--group is {group!r}, expected {', '.join(ALIKE)}.")
     collection = Collection.open(Path(table))
-    rows, skipped = _found(labels_csv.read(labels), collection, labels)
+    rows, skipped = _found(labels_csv.read(labels, own=True), collection, labels)
     by_label: dict[str, list[int]] = {}
     for place, row in rows.items():
         by_label.setdefault(row.label, []).append(place)
@@ -113,6 +118,7 @@ def teach_csv(
         taught,
         {label: len(places) for label, places in enough.items()},
         grouped_by,
+        {label: _count(places, groups) for label, places in enough.items()} if groups else {},
         sum(not groups[place] for some in enough.values() for place in some) if groups else 0,
         shared(enough, tags),
         tuple(label for label in by_label if label not in enough),
@@ -131,7 +137,7 @@ def _found(
         if not row.label:
             continue
         if path is None:
-            skipped.append((row.path, "it is not in the table."))
+            skipped.append((row.path, finder.why(row.path)))
             continue
         before = found.setdefault(collection.by_path[path], row)
         if before.label != row.label:
@@ -142,8 +148,8 @@ def _found(
     if skipped and not found:
         raise RequestError(
             f"{source}: none of its {len(skipped)} paths is in the table, whose first file is "
-            f"{collection.paths[0]}: write paths as the table has them, or relative to the folder "
-            "of the CSV."
+            f"{collection.paths[0]}: write whole paths, or begin at the folder of the music. The "
+            f"first, {skipped[0][0]}: {skipped[0][1]}"
         )
     return found, tuple(skipped)
 
@@ -166,6 +172,11 @@ def _groups(
     for place, row in rows.items():
         groups[place] = row.group
     return groups, COLUMN
+
+
+def _count(places: Sequence[int], groups: Sequence[str]) -> int:
+    """Number of groups of some songs; a song without one is alone."""
+    return len({groups[place] or place for place in places})
 
 
 def _model(collection: Collection, model: str) -> tuple[str, str]:

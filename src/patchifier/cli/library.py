@@ -190,9 +190,10 @@ def teach(table: str, labels: str, *, out: str, group: str = "", model: str = ""
     table : str
         From 'patchifier embed'.
     labels : str
-        CSV with the columns path, and label or target; one label for each song. Paths are as in the
-        table, whole, or relative to the working folder or to the folder of the CSV. Songs with the
-        same value in the column group, if there is one, are never on both sides of the test.
+        CSV with the columns path, and label or target; one label for each song, given by you.
+        Paths are whole, or begin at the working folder, the folder of the CSV or that of the music.
+        Songs with the same value in the column group, if there is one, are never on both sides of
+        the test.
     out : str
         Folder of the head; a head that is there is replaced.
     group : str
@@ -222,9 +223,17 @@ def teach(table: str, labels: str, *, out: str, group: str = "", model: str = ""
             write_skipped(listed, ("path", "reason"), found.skipped)
     text = taught_text(found, out) + print_skipped(found.skipped, listed)
     print_alike([*found.songs, *found.too_few])
+    for label in [*found.songs, *found.too_few]:
+        if "|" in label:
+            print(
+                f"note: {label!r} is one label for 'teach', for a song has one: several labels of "
+                "a song are taught by 'compare' and 'finetune'.",
+                file=sys.stderr,
+            )
     results = found.taught.to_dict() | {
         "songs": found.songs,
         "grouped_by": found.grouped_by,
+        "groups": found.groups,
         "too_few": found.too_few,
         "skipped": len(found.skipped),
         "out": out,
@@ -233,41 +242,59 @@ def teach(table: str, labels: str, *, out: str, group: str = "", model: str = ""
 
 
 def taught_text(found: "TaughtByCsv", out: str) -> str:
-    """Lay a head and its cross-validation out for a terminal; the accuracy is last but one."""
+    """Lay a head and its cross-validation out for a terminal; the accuracy is near the end."""
     taught, (likely, share) = found.taught, found.taught.majority
     low, high = taught.interval
-    width = max(24, *(len(name) + 2 for name in found.songs))
-    lines = [f"{'label':<{width}}{'songs':>6}{'right':>7}"]
-    for name, right in zip(taught.head.names, taught.confusion.diagonal(), strict=True):
-        none = "  none is predicted right" * (name in taught.never_right)
-        lines.append(f"{name:<{width}}{found.songs[name]:>6}{right:>7}{none}")
+    lines = _of_each_label(found)
     if found.too_few:
         lines.append(f"left out, with one song: {', '.join(found.too_few)}")
     if taught.note:
         lines.append(taught.note)
-    if found.grouped_by:
-        alone = f" {found.ungrouped} of {taught.n} have none: each is alone." * (
-            found.ungrouped > 0
-        )
-        lines.append(f"Songs of one {found.grouped_by} are held out together.{alone}")
-    else:
-        lines.append(
-            "Each song stands alone, for the CSV has no column group: songs of one artist or album "
-            "may be on both sides of the test."
-        )
+    lines += [
+        *_about_groups(found),
+        f"accuracy {100 * taught.accuracy:.1f} %, 95 % interval {100 * low:.1f} to "
+        f"{100 * high:.1f} %: {counted(taught.n, 'song')}, {taught.method}",
+        f"always saying {likely!r} would give {100 * share:.1f} %",
+    ]
+    if low <= share:
+        lines.append("The interval reaches down to that: the head may have learnt nothing.")
+    lines.append(f"the head is in {out}: 'patchifier predict {out} MUSIC --out labels.csv' uses it")
+    return "\n".join(lines)
+
+
+def _of_each_label(found: "TaughtByCsv") -> list[str]:
+    """Lines of a table: songs of each label, its groups if there are any, and right ones."""
+    taught = found.taught
+    width = max(24, *(len(name) + 2 for name in found.songs))
+    grouped = bool(found.groups)
+    lines = [f"{'label':<{width}}{'songs':>6}{'groups' * grouped:>{8 * grouped}}{'right':>7}"]
+    for name, right in zip(taught.head.names, taught.confusion.diagonal(), strict=True):
+        none = "  none is predicted right" * (name in taught.never_right)
+        groups = f"{found.groups[name]:>8}" if grouped else ""
+        lines.append(f"{name:<{width}}{found.songs[name]:>6}{groups}{right:>7}{none}")
+    return lines
+
+
+def _about_groups(found: "TaughtByCsv") -> list[str]:
+    """What was held out together, and about which songs the accuracy speaks."""
+    n, by = found.taught.n, found.grouped_by
+    if by:
+        alone = f" {found.ungrouped} of {n} have none: each is alone." * (found.ungrouped > 0)
+        return [
+            f"Songs of one {by} are held out together.{alone} So the accuracy is that for songs of "
+            f"a new {by}, of which you labelled nothing."
+        ]
+    lines = [
+        "Each song stands alone, for no groups are given. So the accuracy is that for other songs "
+        "of the artists that you labelled; for new artists it may be lower."
+    ]
     for tag, (count, value) in found.shared.items():
         lines.append(
-            f"{count} of {taught.n} songs share their {tag} with another labelled song ({value}): "
-            f"the accuracy may be too high. --group {tag} holds them out together."
+            f"{count} of {n} songs share their {tag} with another labelled song (most: {value}). "
+            f"Songs of one {tag} may be on both sides of the test, so the accuracy may be too "
+            f"high. --group {tag} holds them out together."
         )
-    lines += [
-        f"accuracy {100 * taught.accuracy:.1f} %, 95 % interval {100 * low:.1f} to "
-        f"{100 * high:.1f} %: "
-        f"{counted(taught.n, 'song')}, {taught.method}",
-        f"always saying {likely!r} would give {100 * share:.1f} %",
-        f"the head is in {out}: 'patchifier predict {out} MUSIC --out labels.csv' uses it",
-    ]
-    return "\n".join(lines)
+    return lines
 
 
 def predict(

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from patchifier.config import RequestError
 from patchifier.io import from_cell, require_file
 
 PATHS, LABELS = ("path", "audio_path", "file"), ("label", "target")
+PREDICTED, OWN = "probability", "given"  # columns of a file of predictions
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,24 @@ class Row:
     group: str = ""
 
 
-def read(path: str | Path) -> list[Row]:
+def read(path: str | Path, *, own: bool = False) -> list[Row]:
     r"""Read a CSV with the columns path and label.
 
     The columns may be separated by commas, semicolons or tabs. The column of the label may be
-    called "target", and "group" is a column that may be missing.
+    called "target", and "group" is a column that may be missing. Their names may have any case.
+
+    Parameters
+    ----------
+    path : str or Path
+        The CSV.
+    own : bool
+        Whether the labels have to be a person's. Of a file with the columns probability and given,
+        such as the page saves, the labels are then those of the column given.
 
     Raises
     ------
     RequestError
-        If it cannot be read, or a column is missing.
+        If it cannot be read, or a column is missing; with `own` also if its labels are predictions.
 
     Examples
     --------
@@ -46,40 +55,65 @@ def read(path: str | Path) -> list[Row]:
             stream.seek(0)
             delimiter = "\t" if "\t" in head else ";" if ";" in head and "," not in head else ","
             table = csv.DictReader(stream, delimiter=delimiter)
-            names = {name.strip(): name for name in table.fieldnames or () if name}
-            file, label = _column(names, PATHS), _column(names, LABELS)
-            group = names.get("group", "")
-            return [
-                Row(
-                    from_cell(row[file]),
-                    from_cell(row[label]).strip(),
-                    from_cell(row.get(group) or "").strip(),
-                )
-                for row in table
-            ]
-    except (OSError, UnicodeError, csv.Error, KeyError, TypeError, AttributeError) as error:
-        reason = f"there is no column {error}" if isinstance(error, KeyError) else error
+            columns = _columns(path, [name for name in table.fieldnames or () if name], own)
+            return [Row(*_cells(row, columns)) for row in table]
+    except (OSError, UnicodeError, csv.Error, TypeError, AttributeError) as error:
+        reason: object = error
         if isinstance(error, TypeError | AttributeError):
             reason = "a row has fewer fields than the header"
-        raise RequestError(
-            f"{path} cannot be read as labels ({reason}): give a CSV with the columns path and "
-            "label, such as 'patchifier predict' writes for a model of labels."
-        ) from error
+        if isinstance(error, UnicodeError):
+            reason = "it is not UTF-8: save it as UTF-8, in Excel as CSV UTF-8"
+        raise _unreadable(path, reason, own) from error
 
 
-def _column(names: Mapping[str, str], wanted: Collection[str]) -> str:
-    """Name in the file of the first of the wanted columns."""
-    for name in wanted:
-        if name in names:
-            return names[name]
-    raise KeyError(" or ".join(wanted))
+def _unreadable(path: Path, reason: object, own: bool) -> RequestError:
+    other = "" if own else ", such as 'patchifier predict' writes for a model of labels"
+    return RequestError(
+        f"{path} cannot be read as labels ({reason}): give a CSV with the columns path and "
+        f"label{other}."
+    )
+
+
+def _columns(path: Path, found: Sequence[str], own: bool) -> tuple[str, str, str]:
+    """Names in the file of the columns of path, label and group; the last may be empty."""
+    names = {name.strip().lower(): name for name in reversed(found)}
+    names |= {name.strip(): name for name in reversed(found)}  # "label" goes before "Label"
+    label: tuple[str, ...] = LABELS
+    if own and PREDICTED in names:
+        if OWN not in names:
+            raise RequestError(
+                f"{path} has a column {PREDICTED}: these are predictions of a classifier, whose "
+                "accuracy would only say how well it repeats itself: put your own labels into a "
+                "file of their own."
+            )
+        label = (OWN,)
+    wanted = {
+        kind: next((names[name] for name in kind if name in names), "") for kind in (PATHS, label)
+    }
+    if missing := [" or ".join(kind) for kind, name in wanted.items() if not name]:
+        there = ", ".join(name.strip() for name in found) or "none"
+        reason = f"there is no column {', and none '.join(missing)}; its columns: {there}"
+        raise _unreadable(path, reason, own)
+    return wanted[PATHS], wanted[label], names.get("group", "")
+
+
+def _cells(row: Mapping[str, str], columns: tuple[str, str, str]) -> tuple[str, str, str]:
+    """Path, label and group of a row."""
+    path, label, group = columns
+    return (
+        from_cell(row[path]),
+        from_cell(row[label]).strip(),
+        from_cell(row.get(group) or "").strip(),
+    )
 
 
 class Finder:
     """Finds files of a table by paths as people write them.
 
     A path may be as in the table, whole, relative to the working folder, or relative to the folder
-    of the CSV, in this order.
+    of the CSV, in this order. Else it may be relative to the folder that all files of the table
+    share, or to one above it, if that means one file alone. A name without a folder is enough where
+    all files of the table have different names.
 
     Parameters
     ----------
@@ -101,16 +135,52 @@ class Finder:
         self.folder = os.path.dirname(os.path.abspath(source))
         self.paths = {path: path for path in paths}
         self.real = {os.path.abspath(path): path for path in paths}
+        self.names: dict[str, list[str]] = {}
+        for path in self.real:
+            self.names.setdefault(os.path.basename(path), []).append(path)
+        self.shared = _shared(self.real)
 
     def find(self, path: str) -> str | None:
-        """Path in the table; None if it has no such file."""
+        """Path in the table; None if it has no such file, or several may be meant."""
         if path in self.paths:
             return path
         for place in (os.path.abspath(path), os.path.join(self.folder, path)):
             for name in (os.path.normpath(place), _real(place)):
                 if name in self.real:
                     return self.real[name]
-        return self.find(path.strip()) if path != path.strip() else None
+        if path != path.strip():
+            return self.find(path.strip())
+        meant = self._meant(path)
+        return self.real[meant[0]] if len(meant) == 1 else None
+
+    def why(self, path: str) -> str:
+        """Reason for which a path was not found."""
+        path = path.strip()
+        if not os.path.dirname(path) and path in self.names:
+            return (
+                "it has no folder, and some files of the table have the same name: write the "
+                "folder too."
+            )
+        if len(self._meant(path)) > 1:
+            return "several files of the table may be meant: write the whole path."
+        return "it is not in the table."
+
+    def _meant(self, path: str) -> list[str]:
+        """Files that a path may mean that starts at a folder which all files share."""
+        if not os.path.dirname(path):
+            alone = len(self.names) == len(self.real)
+            return self.names.get(path, []) if alone else []
+        places = (os.path.normpath(os.path.join(folder, path)) for folder in self.shared)
+        return [place for place in dict.fromkeys(places) if place in self.real]
+
+
+def _shared(paths: Collection[str]) -> list[str]:
+    """Folders that hold all files, the deepest first."""
+    try:
+        folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    except ValueError:  # there are none, or they lie on several drives
+        return []
+    return [folder, *map(str, Path(folder).parents)]
 
 
 def _real(path: str) -> str:

@@ -162,7 +162,9 @@ def _predict_all(
             f"{next(iter(skipped.values()))}"
         )
     _write(out, rows)
-    write_skipped(out.with_suffix(".skipped.csv"), ("path", "reason"), list(skipped.items()))
+    listed = out.with_suffix(".skipped.csv")
+    if skipped or listed.exists():
+        write_skipped(listed, ("path", "reason"), list(skipped.items()))
     unfinished.unlink()
     files = sum("rows" in done[_key(clip)] for clip in clips)
     unsure = sum(row.get("sure") is False for row in rows)

@@ -11,6 +11,7 @@ from patchifier.config import RequestError
 from patchifier.datasets import Clip, folder, manifest, well_named
 from patchifier.io import expanded
 
+TABLES = (".parquet", ".npy")  # endings of tables of embeddings
 Key = tuple[str, float, float | None]  # path, start and end of a clip: what makes it one
 # clips, and (path, reason) of what is lost
 Listing = tuple[Iterable[Clip], Iterable[tuple[str, str]]]
@@ -47,7 +48,7 @@ def find(
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     if not given:
         raise RequestError(
-            "nothing to embed: no sources, expected folders, files, globs or manifests of audio."
+            "there is no music: no sources, expected folders, files, globs or manifests of audio."
         )
     clips: dict[Key, Clip] = {}
     lost: dict[str, str] = {}
@@ -58,7 +59,7 @@ def find(
             clips.setdefault(key(clip), clip)
         lost.update([*without, *bad])
     if not clips:
-        raise RequestError(f"nothing to embed: {next(iter(lost.values()))}")
+        raise RequestError(f"there is no music: {next(iter(lost.values()))}")
     return list(clips.values()), list(lost.items())
 
 
@@ -77,6 +78,8 @@ def _local(source: str) -> Listing:
         return clips, lost or ([] if clips else [(name, folder.none_in(name))])
     if os.path.isfile(source) and source.lower().endswith(manifest.SUFFIXES):
         return _listed(manifest.load(Path(source)).clips)
+    if os.path.isfile(source) and source.lower().endswith(TABLES):
+        return [], [(name, f"{name}: is a table, not music: give the folder of the music.")]
     if fault := folder.dead_link(source):
         return [], [fault]
     if os.path.lexists(source):

@@ -284,8 +284,8 @@ def _of_table(
     if predicted and not found:
         raise RequestError(
             f"{source}: none of its {len(predicted)} paths is in the table, whose first file is "
-            f"{next(iter(paths), 'missing')}: write paths as the table has them, or relative to "
-            "the folder of the CSV."
+            f"{next(iter(paths), 'missing')}: write whole paths, or begin at the folder of the "
+            "music."
         )
     return found
 

@@ -68,9 +68,13 @@ def test_a_first_map_is_replaced_by_the_whole_one(go, library):
     page.goto(library.address + "#/map")
     page.get_by_text("A first view").wait_for()
     ready(page)
+    page.get_by_label("Colour by").select_option("album")
+    page.locator(".map-legend").get_by_text("naev").wait_for()
     running = False
     page.get_by_text("A first view").wait_for(state="hidden")
     ready(page)
+    assert page.get_by_label("Colour by").input_value() == "album"  # as it was chosen
+    page.locator(".map-legend").get_by_text("naev").wait_for()
     page.locator(".map-stage canvas").focus()
     page.keyboard.press("ArrowRight")
     page.locator(".map-side .song").first.wait_for()

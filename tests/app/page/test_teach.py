@@ -1,6 +1,7 @@
 """Teach: labels by click and by search, training, what is said of few songs, doubtful songs, apply, save."""
 
 import json
+import re
 
 import pytest
 
@@ -109,6 +110,16 @@ def test_labels_of_the_library_are_applied_saved_and_shown_on_the_map(page, tmp_
     page.get_by_text("patchifier predict mood.zip").wait_for()
     page.get_by_role("button", name="See them on the map").click()
     page.locator(".map-legend").get_by_text("driving").wait_for(timeout=90_000)
+    measured = page.locator(".map-measured").inner_text()
+    assert re.fullmatch(
+        r"Accuracy \d+ % \(95 % interval: \d+ % to \d+ %\)", measured.replace("\xa0", " ")
+    )
+    page.locator(".map-stage canvas").focus()
+    page.keyboard.press("ArrowRight")
+    page.locator(".map-side .map-label").get_by_text("mood: ").wait_for()
+    page.get_by_label("Colour by").select_option("album")
+    page.locator(".map-label").wait_for(state="detached")
+    assert page.locator(".map-measured").count() == 0
 
 
 def test_fewer_than_two_labels_cannot_be_trained(go, library):

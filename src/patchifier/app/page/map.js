@@ -18,6 +18,8 @@ const COLOURS = [
   ["year", "Year"],
 ];
 
+const LABEL = "label:"; // before the name of a head
+
 export async function show(place, { query, signal }) {
   place.classList.add("wide");
   fill(place, loading("Asking for the map"));
@@ -69,7 +71,7 @@ async function drawFirst(place, { query, signal }) {
     if (signal.aborted || !next || next.state === "running") return;
     clearInterval(timer);
     first.abort();
-    if (next.state === "done") await draw(place, { query, signal });
+    if (next.state === "done") await draw(place, { query, signal, wanted: view?.wanted });
     else wait(place, { query, signal, status: next });
   }, 1000);
   signal.addEventListener("abort", () => clearInterval(timer));
@@ -77,13 +79,14 @@ async function drawFirst(place, { query, signal }) {
 
 // --- the map ---
 
-async function draw(place, { query, signal }) {
+/** `wanted` is the colour that was chosen on a view before this one. */
+async function draw(place, { query, signal, wanted }) {
   delete place.dataset.ready;
   const [raw, ids] = await Promise.all([api.buffer("api/map/points"), api.get("api/map/ids")]);
   const points = parse(raw);
   if (!ids.length) return fill(place, el("div.empty", {}, el("h2", {}, "No songs yet"), el("p", {}, "The map needs songs. Start `patchifier app FOLDER` with a folder that holds music.")));
   const view = {
-    place, signal, points, ids, at: new Map(ids.map((id, index) => [id, index])), choosing: false,
+    place, signal, points, ids, wanted: wanted ?? query.get("by") ?? "", heads: [], painted: null, at: new Map(ids.map((id, index) => [id, index])), choosing: false,
     canvas: el("canvas", { tabIndex: 0, role: "application", "aria-label": `Map of ${plural(ids.length, "song")}. Arrow keys go to the next song in a direction, Enter plays it.` }),
     card: el("div.map-card", { hidden: true }), legend: el("div.map-legend", { role: "group", "aria-label": "Colours", tabIndex: 0 }), side: el("aside.map-side", { "aria-label": "Songs" }), hint: el("p.map-hint.small", { role: "status", hidden: true }),
   };
@@ -102,10 +105,7 @@ async function draw(place, { query, signal }) {
     view.plot.theme();
     paint(view);
   }, signal);
-  if (query.get("by")) {
-    await view.heads;
-    view.by.value = query.get("by");
-  }
+  if (view.wanted.startsWith(LABEL)) await view.headsAdded;
   await paint(view);
   if (state.drawn.length) await drawPath(view, state.drawn);
   else follow(view);
@@ -139,9 +139,14 @@ function stretch(x, aspect) {
 }
 
 function toolbar(view) {
-  const by = el("select", { "aria-label": "Colour by", onchange: () => paint(view) }, COLOURS.map(([value, text]) => el("option", { value }, text)));
+  const change = () => {
+    view.wanted = by.value;
+    return paint(view);
+  };
+  const by = el("select", { "aria-label": "Colour by", onchange: change }, COLOURS.map(([value, text]) => el("option", { value }, text)));
   view.by = by;
-  view.heads = addHeads(by);
+  choose(view);
+  view.headsAdded = addHeads(view);
   view.lasso = button("Lasso", () => setLasso(view, view.lasso.getAttribute("aria-pressed") !== "true"), { "aria-pressed": "false", title: "Draw around songs to select them. Or hold Shift and drag." });
   view.route = button("Path", () => startPath(view), { title: "From the selected song to another" });
   return el(
@@ -159,26 +164,52 @@ function toolbar(view) {
   );
 }
 
-async function addHeads(by) {
+async function addHeads(view) {
   try {
-    const heads = await api.get("api/heads");
-    by.append(...heads.map((head) => el("option", { value: `label:${head.name}` }, `Label: ${head.name}`)));
+    view.heads = await api.get("api/heads");
+    view.by.append(...view.heads.map((head) => el("option", { value: `${LABEL}${head.name}` }, `Label: ${head.name}`)));
+    choose(view);
   } catch {
     // Labels are an addition; the other colours work without them.
   }
+}
+
+/** Select the wanted colour, if it is one of the list by now. */
+function choose(view) {
+  if ([...view.by.options].some((option) => option.value === view.wanted)) view.by.value = view.wanted;
 }
 
 // --- colours and legend ---
 
 async function paint(view) {
   try {
-    const answer = await api.get("api/map/colours", { by: view.by.value }, { signal: view.signal });
+    const by = view.by.value;
+    const answer = await api.get("api/map/colours", { by }, { signal: view.signal });
     const how = answer.kind === "number" ? numbers(answer) : kinds(answer);
     await view.plot.colours(how);
-    fill(view.legend, how.legend);
+    fill(view.legend, how.legend, measured(view, by));
+    view.painted = { by, ...answer };
+    if (!view.listed) follow(view);
   } catch (error) {
     if (!view.signal.aborted) fill(view.legend, errorMessage(error));
   }
+}
+
+/** The accuracy of the head whose labels are shown, if it is known. */
+function measured(view, by) {
+  const found = view.heads.find((head) => by === `${LABEL}${head.name}`)?.accuracy;
+  if (!Number.isFinite(found?.accuracy)) return null;
+  const percent = (value) => `${Math.round(100 * value)} %`;
+  const [low, high] = found.interval ?? [];
+  const range = Number.isFinite(low) && Number.isFinite(high) ? ` (95 % interval: ${percent(low)} to ${percent(high)})` : "";
+  return el("p.small.soft.map-measured", {}, `Accuracy ${percent(found.accuracy)}${range}`);
+}
+
+/** The label of a song, where the points have the colours of a head. */
+function labelOf({ painted }, index) {
+  if (!painted?.by.startsWith(LABEL)) return null;
+  const name = painted.names[painted.values[index]];
+  return name && el("p.small.map-label", {}, `${painted.by.slice(LABEL.length)}: ${name}`);
 }
 
 /** The ten most frequent kinds get a colour; the rest is grey. */
@@ -261,6 +292,7 @@ function follow(view) {
     view.side,
     el("h2", {}, "Selected song"),
     songList([song], { label: "Selected song", end: () => [iconButton("similar", `Songs similar to ${song.title}`, () => tell("similar", song)), iconButton("inside", `Look inside ${song.title}`, () => tell("inside", song))] }),
+    index !== undefined && labelOf(view, index),
     index === undefined && el("p.small.soft", {}, "This song is not on the map: it was uploaded, or came after the map was drawn."),
   );
 }

@@ -217,7 +217,7 @@ function related({ shared, n }) {
   if (!shared?.length) return null;
   const counts = shared.map((one) => `${one.n} of ${n} songs share their ${one.tag} with another labelled song (most: ${one.most})`);
   const tags = shared.map((one) => one.tag).join(" or ");
-  return el("p.lead.shared", {}, `${counts.join(", ")}. Songs of one ${tags} stand on both sides of the test, so the accuracy may be too high.`);
+  return el("p.lead.shared", {}, `${counts.join(", ")}. Songs of one ${tags} may be on both sides of the test, so the accuracy may be too high.`);
 }
 
 /** Rows are the labels that were given, columns those that were predicted without the song itself. */
