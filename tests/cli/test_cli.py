@@ -522,6 +522,7 @@ def test_reconstruct_needs_no_torch(bundled, folder, tmp_path, child_environment
     assert len(list(tmp_path.glob("*.wav"))) == 5
 
 
+@pytest.mark.slow
 def test_compare_judges_the_packages_model_beside_what_it_has_to_beat(
     bundled, folder, tmp_path, told
 ):

@@ -108,6 +108,7 @@ def test_what_is_pushed_is_a_model_folder(folder, monkeypatch):
 # --- transformers ---
 
 
+@pytest.mark.slow
 def test_importing_the_module_is_enough_for_the_auto_classes(child_environment):
     made = "type(transformers.AutoConfig.for_model('patchifier')).__name__"
     program = f"import patchifier.integrations.hf, transformers; print({made})"
@@ -127,6 +128,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["the mixin", "transformers", "transformers again"])
 def test_a_saved_folder_opens_without_importing_the_package(
     by, folder, saved, sounds, tmp_path, child_environment
@@ -162,6 +164,7 @@ transformers.AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
 """
 
 
+@pytest.mark.slow
 def test_without_the_package_a_saved_folder_says_what_to_install(
     saved, child_environment, tmp_path
 ):

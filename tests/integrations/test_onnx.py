@@ -244,6 +244,7 @@ print(extra['metadata.json'])
 """
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_gives_the_same_without_this_package(files, folder, tmp_path):
     shapes = ((1, 1), (3, 700), (1, 30_000), (2, 31 * RATE))
     sounds = [noise(*shape, seed=seed) for seed, shape in enumerate(shapes)]

@@ -105,6 +105,7 @@ def write_equal(path: Path, rows: int, groups: int, *, file: str, size: int = 64
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("equal", [(50_000, 30, "a.mp3"), (600, 1, "x" * 10**6)])
 def test_rows_that_take_far_more_memory_than_their_file_are_refused(equal, name, tmp_path):

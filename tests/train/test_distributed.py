@@ -252,6 +252,7 @@ def test_joined_batch_norm_alone_is_batch_norm(monkeypatch):
     torch.testing.assert_close(plain.eval()(maps), joined.eval()(maps))
 
 
+@pytest.mark.slow
 def test_threads_between_processes_have_ended_before_python_does(
     run, clips, tmp_path, child_environment
 ):

@@ -172,6 +172,7 @@ def survive_kills(small_cache, uninterrupted, out, *, kills, seed, settings=SETT
             assert lines_of(out / stage / table) == lines_of(uninterrupted / stage / table)
 
 
+@pytest.mark.slow
 def test_a_run_killed_five_times_ends_with_the_same_bits(small_cache, uninterrupted, tmp_path):
     survive_kills(small_cache, uninterrupted, tmp_path / "run", kills=5, seed=1)
 

@@ -516,6 +516,7 @@ def test_pictures_of_a_loud_and_a_quiet_clip_have_one_scale():
     assert set(limits[0]) == {(-60.0, 30.0), (0.0, 30.0)}
 
 
+@pytest.mark.slow
 def test_kriging_stands_beside_the_model_where_the_run_has_it(tmp_path, told):
     run = write_pretrain(tmp_path / "run", picture=True)
     assert "kriging" in told(tmp_path / "run").words
