@@ -92,7 +92,9 @@ def teach(page: Any, ids: dict[str, str]) -> None:
     )
     page.goto(page.url.split("#")[0] + "#/teach")
     page.get_by_role("button", name="Train").click()
-    page.locator(".confusion").scroll_into_view_if_needed()
+    page.locator(".confusion").wait_for()
+    page.evaluate("document.querySelector('.confusion').parentElement.scrollIntoView()")
+    page.mouse.wheel(0, -90)  # the bar of the page covers its top
     page.wait_for_timeout(300)
 
 
