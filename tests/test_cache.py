@@ -272,6 +272,13 @@ def test_a_cache_whose_first_file_was_never_written_begins(audio_folder, tmp_pat
     assert cache.prepare(datasets.load(audio_folder), tmp_path).clips > 0
 
 
+@pytest.mark.parametrize("name", [".cache.json.newest thoughts.txt", ".cache.json.new.txt"])
+def test_a_file_of_the_user_is_not_what_a_kill_leaves(name, audio_folder, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(RequestError, match="exists and is not a cache"):
+        cache.prepare(datasets.load(audio_folder), tmp_path)
+
+
 def parts_of(frames: int, count: int) -> list[np.ndarray]:
     chance = np.random.default_rng(0)
     return [chance.random((frames, 64)).astype(np.float16) for _ in range(count)]

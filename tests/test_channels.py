@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import mutagen.flac
 import numpy as np
 import pytest
 import soundfile
 
 from patchifier import audio
+from patchifier.channels import MASK
 from patchifier.decode import Decoding
 from patchifier.excerpts import read_each
 
@@ -115,6 +117,27 @@ def test_the_lfe_of_files_by_ffmpeg_is_left_out(
 def test_other_numbers_of_channels_have_no_lfe(tmp_path: Path, order: list[str]) -> None:
     by_sndfile(tmp_path / "a.flac", "PCM_16", order)
     assert levels(tmp_path / "a.flac", mix_lfe=False)[1] == len(order)
+
+
+@pytest.mark.parametrize(("mask", "left_out"), [("0x3F", 3), ("0x137", None), ("0x70F", 3)])
+def test_a_flac_file_says_which_channels_it_has(
+    tmp_path: Path, mask: str, left_out: int | None
+) -> None:
+    path = tmp_path / "a.flac"
+    count = int(mask, 16).bit_count()
+    names = ["LFE" if place == left_out else "other" for place in range(count)]
+    by_sndfile(path, "PCM_16", names)
+    file = mutagen.flac.FLAC(path)
+    file[MASK] = mask
+    file.save()
+    low, others = levels(path, mix_lfe=False)
+    assert low < 0.002
+    assert others == count - (left_out is not None)
+
+
+def test_a_file_that_is_an_lfe_alone_is_read(tmp_path: Path) -> None:
+    by_av(tmp_path / "a.mov", "pcm_s16le", "1 channels (LFE)")
+    assert levels(tmp_path / "a.mov", mix_lfe=False)[0] == pytest.approx(0.8, rel=0.05)
 
 
 def test_excerpts_that_share_a_pass_leave_it_out_too(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 GET_CHANNEL_MAP = 0x1100  # of libsndfile's sf_command
 LFE = 11  # in libsndfile's map
 WITH_LFE = (6, 7, 8)  # channels of 5.1, 6.1 and 7.1
-LFE_LAST = ("OGG", "CAF")  # formats of libsndfile; a CAF of PCM has a map
+FOURTH = ("WAV", "WAVEX", "W64", "RF64", "AIFF", "FLAC")  # formats: where their LFE is
+MASK, MASK_LFE = "WAVEFORMATEXTENSIBLE_CHANNEL_MASK", 0x8  # a tag of FLAC: a bit for each channel
 # FFmpeg's names of sample formats
 SAMPLES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 
@@ -40,7 +41,7 @@ def lfe_of_sndfile(sound: soundfile.SoundFile) -> int | None:
     """Which channel of a file is the LFE, if one is.
 
     The file's own map says so. Without one, 6 to 8 channels are 5.1, 6.1 and 7.1: the LFE is the
-    fourth of them, and the last in Ogg and ALAC.
+    fourth in wav, AIFF and FLAC, and the last in Ogg and ALAC. In other files all are mixed.
     """
     count = sound.channels
     if count < 3:
@@ -51,18 +52,29 @@ def lfe_of_sndfile(sound: soundfile.SoundFile) -> int | None:
     listed = list(places)
     if known and len(set(listed)) == count and all(0 < place < 32 for place in listed):
         return listed.index(LFE) if LFE in listed else None
+    if sound.format == "FLAC" and (mask := _mask_of_flac(sound.name)):
+        return (mask & (MASK_LFE - 1)).bit_count() if mask & MASK_LFE else None
     if count not in WITH_LFE:
         return None
-    return count - 1 if sound.format in LFE_LAST else 3
+    if sound.format == "OGG" or sound.subtype.startswith("ALAC"):
+        return count - 1
+    return 3 if sound.format in FOURTH else None
+
+
+def _mask_of_flac(file: Any) -> int:
+    """Which channels a FLAC file says that it has; 0 if it does not say, or is no file by name."""
+    import mutagen.flac
+
+    try:
+        return int(mutagen.flac.FLAC(file)[MASK][0], 16)
+    except (mutagen.MutagenError, KeyError, ValueError, TypeError, OSError):
+        return 0
 
 
 def lfe_of_frame(frame: "av.AudioFrame") -> int | None:
-    """Which channel of PyAV's frame is the LFE, if one is."""
+    """Which channel of PyAV's frame is the LFE, if one is: of three and more."""
     names = [channel.name for channel in frame.layout.channels]
-    if "LFE" in names:
-        return names.index("LFE")
-    unknown = len(names) in WITH_LFE and not any(name[:1] in "FBST" for name in names)
-    return 3 if unknown else None
+    return names.index("LFE") if len(names) > 2 and "LFE" in names else None
 
 
 def planar_float(frame: Any) -> np.ndarray:

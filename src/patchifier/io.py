@@ -168,9 +168,10 @@ def has_others(folder: Path, *names: str, lock: str = "") -> bool:
     >>> has_others(Path("begun"), "cache.json")
     False
     """
-    left = tuple(f".{name}.new" for name in names)
+    left = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.new(-\d+)?(\.lock)?")
     return folder.exists() and any(
-        each.name != lock and not each.name.startswith(left) for each in folder.iterdir()
+        each.name != lock and not (left.fullmatch(each.name) and each.is_file())
+        for each in folder.iterdir()
     )
 
 
