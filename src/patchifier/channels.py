@@ -72,9 +72,15 @@ def _mask_of_flac(file: Any) -> int:
 
 
 def lfe_of_frame(frame: "av.AudioFrame") -> int | None:
-    """Which channel of PyAV's frame is the LFE, if one is: of three and more."""
+    """Which channel of PyAV's frame is the LFE, if one is: of three and more.
+
+    FFmpeg takes 6 to 8 channels whose places are unknown for 5.1, 6.1 and 7.1.
+    """
     names = [channel.name for channel in frame.layout.channels]
-    return names.index("LFE") if len(names) > 2 and "LFE" in names else None
+    if len(names) > 2 and "LFE" in names:
+        return names.index("LFE")
+    unknown = not any(name[:1] in "FBST" for name in names)
+    return 3 if unknown and len(names) in WITH_LFE else None
 
 
 def planar_float(frame: Any) -> np.ndarray:
