@@ -463,6 +463,31 @@ def test_a_csv_that_cannot_teach_is_refused(rows, flags, said, home, run, tmp_pa
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [(FOUR, "k.skipped.csv"), ("my list\n", "labels.csv"), (FOUR, "labels.csv")],
+)
+def test_the_list_of_skipped_rows_replaces_no_other_file(text, named, home, run, tmp_path):
+    (tmp_path / "labels.csv").write_text(FOUR)
+    (tmp_path / "k.skipped.csv").write_text(text)
+    command = f"teach {home}/all.parquet {tmp_path}/{named} --model {home}/model --out {tmp_path}/k"
+    said = run(command, code=2).err
+    assert f"{tmp_path}/k.skipped.csv" in said
+    assert "choose another name" in said
+    assert (tmp_path / "k.skipped.csv").read_text() == text
+    assert not (tmp_path / "k").exists()
+
+
+def test_a_head_is_not_written_below_a_file_or_in_place_of_one(home, run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    command = f"teach {home}/all.parquet {home}/two.csv --model {home}/model --out {tmp_path}/file"
+    for where, said in (("/k", "is not a folder"), ("/a/k", "is not a folder"), ("", "not a head")):
+        shown = run(f"{command}{where}", code=2)
+        assert said in shown.err
+        assert len(shown.err.splitlines()) == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_table_of_another_model_is_not_taught_and_no_other_folder_is_replaced(
     home, run, tmp_path
 ):

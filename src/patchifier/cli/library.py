@@ -1,5 +1,6 @@
 """Commands about a library: tag, embed, distance, teach, predict."""
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from patchifier.app.teach_csv import TaughtByCsv
     from patchifier.library.build import Embedded
     from patchifier.library.tagging import Proposal
+
+SKIPPED = ("path", "reason")  # columns of the list of rows that teach nothing
 
 
 def embed(
@@ -215,12 +218,13 @@ def teach(table: str, labels: str, *, out: str, group: str = "", model: str = ""
     from patchifier.io import write_skipped
     from patchifier.jobs import file_lock
 
+    listed = Path(f"{Path(out)}.skipped.csv")
+    _require_place(Path(out), listed, labels)
     with file_lock(Path(out), "teach"):
         found = teach_csv(table, labels, group=group, model=model)
         found.taught.head.save(out)
-        listed = Path(f"{Path(out)}.skipped.csv")
         if found.skipped or listed.exists():
-            write_skipped(listed, ("path", "reason"), found.skipped)
+            write_skipped(listed, SKIPPED, found.skipped)
     text = taught_text(found, out) + print_skipped(found.skipped, listed)
     print_alike([*found.songs, *found.too_few])
     for label in [*found.songs, *found.too_few]:
@@ -239,6 +243,37 @@ def teach(table: str, labels: str, *, out: str, group: str = "", model: str = ""
         "out": out,
     }
     return Outcome(results, text, int(bool(found.skipped)))
+
+
+def _require_place(out: Path, listed: Path, labels: str) -> None:
+    """Refuse a place where no head, or no list of skipped rows, can be written."""
+    from patchifier.heads import is_head
+
+    above = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise RequestError(f"--out is {out}, but {above} is not a folder: choose another name.")
+    if out.exists() and not (out.is_dir() and is_head(out)):
+        raise RequestError(f"{out} exists and is not a head: choose another name.")
+    if not os.path.lexists(listed):
+        return
+    if os.path.exists(labels) and os.path.exists(listed) and os.path.samefile(labels, listed):
+        raise RequestError(
+            f"--out is {out}, so {listed}, which you give as labels, would be replaced by the list "
+            "of skipped rows: choose another name."
+        )
+    if not _is_list(listed):
+        raise RequestError(
+            f"--out is {out}, so the list of skipped rows would replace {listed}, which is no such "
+            "list: choose another name, or move that file."
+        )
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a file is a list of skipped rows."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.readline().rstrip() == ",".join(SKIPPED).encode()
 
 
 def taught_text(found: "TaughtByCsv", out: str) -> str:
