@@ -227,6 +227,8 @@ def teach(table: str, labels: str, *, out: str, group: str = "", model: str = ""
             write_skipped(listed, SKIPPED, found.skipped)
     text = taught_text(found, out) + print_skipped(found.skipped, listed)
     print_alike([*found.songs, *found.too_few])
+    for names in found.joined:
+        print(f"note: groups that differ in case or spaces alone are one: {names}", file=sys.stderr)
     for label in [*found.songs, *found.too_few]:
         if "|" in label:
             print(
@@ -238,6 +240,7 @@ def teach(table: str, labels: str, *, out: str, group: str = "", model: str = ""
         "songs": found.songs,
         "grouped_by": found.grouped_by,
         "groups": found.groups,
+        "joined": found.joined,
         "too_few": found.too_few,
         "skipped": len(found.skipped),
         "out": out,
@@ -313,11 +316,15 @@ def _of_each_label(found: "TaughtByCsv") -> list[str]:
 def _about_groups(found: "TaughtByCsv") -> list[str]:
     """What was held out together, and about which songs the accuracy speaks."""
     n, by = found.taught.n, found.grouped_by
-    if by:
-        alone = f" {found.ungrouped} of {n} have none: each is alone." * (found.ungrouped > 0)
+    if found.ungrouped:
         return [
-            f"Songs of one {by} are held out together.{alone} So the accuracy is that for songs of "
-            f"a new {by}, of which you labelled nothing."
+            f"Songs of one {by} are held out together. {found.ungrouped} of {n} have none: each is "
+            f"alone. So for songs of a new {by} the accuracy may be lower."
+        ]
+    if by:
+        return [
+            f"Songs of one {by} are held out together. So the accuracy is that for songs of a new "
+            f"{by}, of which you labelled nothing."
         ]
     lines = [
         "Each song stands alone, for no groups are given. So the accuracy is that for other songs "
