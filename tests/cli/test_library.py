@@ -499,6 +499,21 @@ def test_rows_of_one_song_are_one_and_groups_that_differ_in_case_are_joined(home
     assert f"{note} 'Verdi', 'verdi'" in shown.err
 
 
+def test_files_of_one_song_are_held_out_together_and_counted(home, run, tmp_path):
+    (tmp_path / "music").mkdir()
+    for song in (home / "a").iterdir():
+        for end in ("", " again"):
+            shutil.copy(song, tmp_path / "music" / f"{song.stem}{end}.wav")
+    options = f"--model {home}/model --out"
+    run(f"embed {tmp_path}/music {options} {tmp_path}/twice.parquet --workers 1")
+    rows = ["low.wav,x", "low again.wav,x", "lower.wav,x", "high.wav,y", "high again.wav,y"]
+    (tmp_path / "twice.csv").write_text("\n".join(["path,label", *rows, "lower again.wav,y"]))
+    shown = run(f"teach {tmp_path}/twice.parquet {tmp_path}/twice.csv {options} {tmp_path}/k")
+    assert "6 songs have the same vector as another labelled song" in shown.out
+    assert "Each song stands alone, except those with the same vector" in shown.out
+    assert "leave one group out" in shown.out
+
+
 def test_of_songs_without_a_group_no_figure_for_new_groups_is_promised(home, run, tmp_path):
     shown = taught_by(GROUPED % ("A", "B", "B"), home, run, tmp_path)
     assert "1 of 4 have none: each is alone. So for songs of a new group" in shown.out

@@ -326,9 +326,10 @@ def _about_groups(found: "TaughtByCsv") -> list[str]:
             f"Songs of one {by} are held out together. So the accuracy is that for songs of a new "
             f"{by}, of which you labelled nothing."
         ]
+    but = ", except those with the same vector" * (found.taught.copies > 0)
     lines = [
-        "Each song stands alone, for no groups are given. So the accuracy is that for other songs "
-        "of the artists that you labelled; for new artists it may be lower."
+        f"Each song stands alone{but}, for no groups are given. So the accuracy is that for other "
+        "songs of the artists that you labelled; for new artists it may be lower."
     ]
     for tag, (count, value) in found.shared.items():
         lines.append(

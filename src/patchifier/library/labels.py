@@ -68,7 +68,7 @@ def _rows(path: Path, stream: TextIO, own: bool) -> list[Row]:
     head = stream.readline()
     stream.seek(0)
     delimiter = "\t" if "\t" in head else ";" if ";" in head and "," not in head else ","
-    lines = _lines(csv.reader(stream, delimiter=delimiter, strict=True))
+    lines = _lines(stream, delimiter)
     _, found = next(lines, (1, []))
     columns = _columns(path, [name for name in found if name], own)
     # a file of predictions has paths as the disk has them
@@ -93,8 +93,9 @@ def _rows(path: Path, stream: TextIO, own: bool) -> list[Row]:
     return rows
 
 
-def _lines(reader: "csv._reader") -> Iterator[tuple[int, list[str]]]:
+def _lines(stream: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Rows that are not empty, with the number of the line at which each begins."""
+    reader = csv.reader(stream, delimiter=delimiter, strict=True)
     line = 1
     try:
         for cells in reader:
