@@ -72,25 +72,31 @@ def _rows(path: Path, stream: TextIO, own: bool) -> list[Row]:
     _, found = next(lines, (1, []))
     columns = _columns(path, [name for name in found if name], own)
     # a file of predictions has paths as the disk has them
-    predicted = PREDICTED in {name.strip().lower() for name in found}
+    free = columns[0] if PREDICTED in {name.strip().lower() for name in found} else None
     rows = []
     for line, cells in lines:
-        if len(cells) > len(found):
-            raise csv.Error(
-                f"line {line} has {len(cells)} fields, the header has {len(found)}: put a text "
-                "with a comma into quotation marks"
-            )
-        row = dict(zip(found, cells))
+        row = _fields(line, cells, found, free)
         if not row.keys() >= set(columns[:2]):
             raise csv.Error(f"line {line}: a row has fewer fields than the header")
-        for name, cell in row.items():
-            if ("\n" in cell or "\r" in cell) and not (predicted and name == columns[0]):
-                raise csv.Error(
-                    f"line {line}: the field {name.strip()} has a line break: close the quotation "
-                    "mark, or take the break out"
-                )
         rows.append(Row(*_cells(row, columns)))
     return rows
+
+
+def _fields(line: int, cells: list[str], header: list[str], free: str | None) -> dict[str, str]:
+    """Fields of a row by their column; only the column `free` may have line breaks."""
+    if len(cells) > len(header):
+        raise csv.Error(
+            f"line {line} has {len(cells)} fields, the header has {len(header)}: put a text with a "
+            "comma into quotation marks"
+        )
+    row = dict(zip(header, cells))
+    for name, cell in row.items():
+        if name != free and ("\n" in cell or "\r" in cell):
+            raise csv.Error(
+                f"line {line}: the field {name.strip()} has a line break: close the quotation "
+                "mark, or take the break out"
+            )
+    return row
 
 
 def _lines(stream: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
