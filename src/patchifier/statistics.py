@@ -166,8 +166,10 @@ def paired(
     return Score(metric, difference(np.arange(n)), *interval(draws), n, two_sided_p(draws))
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
+def wilson(successes: float, n: float) -> tuple[float, float]:
     """95 % interval of a share of independent trials (Wilson 1927).
+
+    `n` may be an effective number of trials, which is not whole.
 
     Unlike a bootstrap, it is not empty where all trials succeed.
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from patchifier import heads
-from patchifier.app.teach import teach
+from patchifier.app.teach import _interval, teach
 from patchifier.config import RequestError
+from patchifier.statistics import bootstrap, wilson
 
 NAMES = ("calm", "loud", "odd")
 
@@ -126,6 +127,59 @@ def test_a_label_of_one_group_alone_counts_as_wrong_and_is_named():
     assert none.interval[1] > 0.5  # two groups say little
     with pytest.raises(RequestError):
         teach(vectors, labels, groups=["A"] * 60, identity="x", model="patchifier-base")
+
+
+def test_the_interval_of_few_groups_is_wide_even_if_all_groups_are_right_as_often():
+    right = np.array([True, False] * 10)
+    for parts in (np.arange(20) // 10, np.arange(20) // 4):
+        n_groups = len(np.unique(parts))
+        assert bootstrap(parts.astype(str).tolist(), lambda songs: right[songs].mean()) == (
+            0.5,
+            0.5,
+        )
+        np.testing.assert_allclose(_interval(right, parts), wilson(n_groups / 2, n_groups))
+    low, high = _interval(right, np.arange(20) // 2)  # ten groups, all alike
+    assert high - low > 0.3
+
+
+def test_the_interval_is_no_narrower_than_the_bootstrap_and_counts_uneven_groups_as_fewer():
+    right = np.random.default_rng(0).random(60) < 0.7
+    for n_groups in (2, 5, 9, 10, 30):
+        parts = np.arange(60) % n_groups
+        low, high = bootstrap(parts.astype(str).tolist(), lambda songs: right[songs].mean())
+        found = _interval(right, parts)
+        assert found[0] <= low
+        assert high <= found[1]
+    even, uneven = np.arange(60) % 4, np.minimum(np.arange(60) // 15 * (np.arange(60) > 56), 3)
+    assert np.ptp(_interval(right, even)) < np.ptp(_interval(right, uneven))
+    everything = np.ones(60, bool)
+    np.testing.assert_allclose(_interval(everything, even), wilson(4, 4))
+
+
+def test_songs_with_the_same_vector_are_one_song():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((40, 30))
+    vectors[20:] = 2 * vectors[:20] + 1e-8 * rng.standard_normal((20, 30))  # labels say nothing
+    labels = {"calm": [*range(10), *range(20, 30)], "loud": [*range(10, 20), *range(30, 40)]}
+    found = teach(vectors, labels, identity="x", model="patchifier-base")
+    assert found.copies == 40
+    assert found.accuracy < 0.8  # 1 if one copy teaches the other
+    assert "40 songs have the same vector as another labelled song" in found.note
+    assert found.to_dict()["copies"] == 40
+    assert taught(library(0.0), 8).copies == 0
+
+
+def test_songs_with_the_same_vector_join_their_groups():
+    vectors = library(3.0)
+    vectors[3] = vectors[0]
+    labels = {"calm": [0, 3, 6], "loud": [1, 4, 7]}
+    options = {"identity": "x", "model": "patchifier-base"}
+    groups = ["A", "A", "", "B", "B", "", "B", "B", *[""] * 52]
+    with pytest.raises(RequestError, match="songs with the same vector join their groups"):
+        teach(vectors, labels, groups=groups, **options)
+    vectors[[1, 4, 6, 7]] = vectors[0]
+    with pytest.raises(RequestError, match="all 6 labelled songs have the same vector"):
+        teach(vectors, labels, **options)
 
 
 def test_without_scikit_learn_the_extra_of_the_page_is_named(monkeypatch):

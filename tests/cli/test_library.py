@@ -453,6 +453,13 @@ FOUR = "path,label\na/low.wav,x\na/lower.wav,x\na/high.wav,y\nb/higher.wav,y"
         ("path,label\na/low.wav,x\na/low.wav,y", "", "has the labels 'x' and 'y'"),
         ("path,label\na/low.wav,1.5\na/high.wav,2.5", "", "0 labels have two songs or more"),
         ("path,label\na/low.wav,x", "--group mood", "--group is 'mood', expected artist"),
+        (
+            "path,label,group\na/low.wav,x,A\na/low.wav,x,B",
+            "",
+            "has the groups 'A' and 'B', expected one",
+        ),
+        (FOUR, "--model drums", "--model is drums, a head, expected the model that made"),
+        (FOUR, "--model hf://owner/name", "--model is hf://owner/name, but a head names a folder"),
         (FOUR, "--group artist", "none of the 4 labelled songs has that tag"),
     ],
 )
@@ -461,6 +468,87 @@ def test_a_csv_that_cannot_teach_is_refused(rows, flags, said, home, run, tmp_pa
     command = f"teach {home}/all.parquet {home}/wrong.csv --model {home}/model --out {tmp_path}/x"
     assert said in run(f"{command} {flags}", code=2).err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_table_of_windows_does_not_teach(home, run, tmp_path):
+    options = f"--model {home}/model --workers 1 --window_s"
+    for seconds in (1, 60):  # several windows of each file, and one
+        table = f"{tmp_path}/{seconds}.parquet"
+        run(f"embed {home}/a {home}/b --out {table} {options} {seconds}")
+        (tmp_path / "four.csv").write_text(FOUR.replace("a/", f"{home}/a/"))
+        command = f"teach {table} {tmp_path}/four.csv --model {home}/model --out {tmp_path}/k"
+        assert "embed without --window_s" in run(command, code=2).err
+
+
+GROUPED = "path,label,group\na/low.wav,x,\na/lower.wav,x,%s\na/high.wav,y,%s\nb/higher.wav,y,%s"
+
+
+def taught_by(text, home, run, tmp_path):
+    (home / "groups.csv").write_text(text)
+    command = f"teach {home}/all.parquet {home}/groups.csv --model {home}/model --out {tmp_path}/k"
+    return run(command)
+
+
+def test_rows_of_one_song_are_one_and_groups_that_differ_in_case_are_joined(home, run, tmp_path):
+    text = GROUPED % ("grieg", "Verdi", "verdi ") + "\na/low.wav,x,Grieg\na/low.wav,x,"
+    shown = taught_by(text, home, run, tmp_path)
+    assert re.search(r"^x +2 +1 +\d", shown.out, re.M)
+    assert "songs of a new group, of which you labelled nothing" in shown.out
+    note = "note: groups that differ in case or spaces alone are one:"
+    assert f"{note} 'Grieg', 'grieg'" in shown.err
+    assert f"{note} 'Verdi', 'verdi'" in shown.err
+
+
+def test_files_of_one_song_are_held_out_together_and_counted(home, run, tmp_path):
+    (tmp_path / "music").mkdir()
+    for song in (home / "a").iterdir():
+        for end in ("", " again"):
+            shutil.copy(song, tmp_path / "music" / f"{song.stem}{end}.wav")
+    options = f"--model {home}/model --out"
+    run(f"embed {tmp_path}/music {options} {tmp_path}/twice.parquet --workers 1")
+    rows = ["low.wav,x", "low again.wav,x", "lower.wav,x", "high.wav,y", "high again.wav,y"]
+    (tmp_path / "twice.csv").write_text("\n".join(["path,label", *rows, "lower again.wav,y"]))
+    shown = run(f"teach {tmp_path}/twice.parquet {tmp_path}/twice.csv {options} {tmp_path}/k")
+    assert "6 songs have the same vector as another labelled song" in shown.out
+    assert "Each song stands alone, except those with the same vector" in shown.out
+    assert "leave one group out" in shown.out
+
+
+def test_of_songs_without_a_group_no_figure_for_new_groups_is_promised(home, run, tmp_path):
+    shown = taught_by(GROUPED % ("A", "B", "B"), home, run, tmp_path)
+    assert "1 of 4 have none: each is alone. So for songs of a new group" in shown.out
+    assert "of which you labelled nothing" not in shown.out
+
+
+def test_a_group_of_a_song_that_is_left_out_groups_nothing(home, run, tmp_path):
+    shown = taught_by(GROUPED % ("", "", "") + "\nb/noise.wav,z,A", home, run, tmp_path)
+    assert "left out, with one song: z" in shown.out
+    assert "Each song stands alone" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [(FOUR, "k.skipped.csv"), ("my list\n", "labels.csv"), (FOUR, "labels.csv")],
+)
+def test_the_list_of_skipped_rows_replaces_no_other_file(text, named, home, run, tmp_path):
+    (tmp_path / "labels.csv").write_text(FOUR)
+    (tmp_path / "k.skipped.csv").write_text(text)
+    command = f"teach {home}/all.parquet {tmp_path}/{named} --model {home}/model --out {tmp_path}/k"
+    said = run(command, code=2).err
+    assert f"{tmp_path}/k.skipped.csv" in said
+    assert "choose another name" in said
+    assert (tmp_path / "k.skipped.csv").read_text() == text
+    assert not (tmp_path / "k").exists()
+
+
+def test_a_head_is_not_written_below_a_file_or_in_place_of_one(home, run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    command = f"teach {home}/all.parquet {home}/two.csv --model {home}/model --out {tmp_path}/file"
+    for where, said in (("/k", "is not a folder"), ("/a/k", "is not a folder"), ("", "not a head")):
+        shown = run(f"{command}{where}", code=2)
+        assert said in shown.err
+        assert len(shown.err.splitlines()) == 1
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_table_of_another_model_is_not_taught_and_no_other_folder_is_replaced(

@@ -65,6 +65,40 @@ def test_what_is_not_utf8_is_said_how_to_save(encoding, written):
     )
 
 
+SONGS = ["one.ogg,calm,Grieg", "two.ogg,loud,Verdi", "three.ogg,calm,Bach"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('two.ogg,loud,"Verdi', "line 3: unexpected end of data; does a quotation mark stay open?"),
+        ('two.ogg,"loud,Verdi', "line 3: unexpected end of data"),
+        ('"two".ogg,loud,Verdi', "line 3: ',' expected after"),
+        ('two.ogg,loud,"Verdi\nfour.ogg,loud,Orff"', "line 3: the field group has a line break"),
+        ("two.ogg,loud, slow,Verdi", "line 3 has 4 fields, the header has 3"),
+        ("two.ogg", "line 3: a row has fewer fields than the header"),
+    ],
+)
+@pytest.mark.parametrize("own", [True, False])
+def test_a_row_that_may_have_swallowed_others_is_refused_with_its_line(row, said, own, written):
+    rows = ["path,label,group", SONGS[0], row, SONGS[2]]
+    assert said in refusal(written("\n".join(rows)), own=own)
+
+
+def test_a_text_in_quotation_marks_and_empty_lines_are_read(written):
+    path = written('path,label,group\n\n"one, two.ogg","a ""calm"" one",\n\ntwo.ogg,loud\n')
+    assert read(path) == [Row("one, two.ogg", 'a "calm" one'), Row("two.ogg", "loud")]
+
+
+def test_a_path_of_predictions_may_have_a_line_break(written):
+    assert read(written('path,label,probability\n"o\nne.ogg",calm,0.9\n'))[0].path == "o\nne.ogg"
+
+
+def test_two_columns_of_one_name_are_refused(written):
+    said = refusal(written("path,label, label ,group\none.ogg,calm,x,Grieg\n"), own=True)
+    assert "2 columns are called label" in said
+
+
 # --- which file ---
 
 

@@ -16,6 +16,8 @@ from patchifier.statistics import bootstrap, wilson
 MOST_LABELS = 10
 REGULARISATION_C = 0.1  # of the logistic regression, on standardised vectors
 ENOUGH, FOLDS = 8, 5  # songs of each label that allow cross-validation, and its folds
+SAME = 1e-6  # largest distance of two vectors of length 1 that are of one song
+FEW_GROUPS = 10  # fewer are too few for a bootstrap over groups
 N_DOUBTFUL = 12
 GROUPING = ("artist", "album")  # tags whose songs resemble each other
 EXTRA = "app"  # its packages bring scikit-learn, without torch
@@ -33,7 +35,9 @@ class Taught:
     accuracy : float
         Share of labelled songs whose label was predicted by a head that was trained without them.
     interval : tuple of float
-        95 % interval of the accuracy: Wilson's, or with groups by bootstrap over groups.
+        95 % interval of the accuracy: Wilson's; with groups at least as wide as the bootstrap over
+        groups. Fewer than ten groups count as one song each, or fewer where their sizes differ
+        (Kish's effective number), for so few groups say little.
     n : int
         Number of labelled songs.
     method : str
@@ -41,6 +45,9 @@ class Taught:
         out".
     enough : bool
         Whether there are eight songs of every label, and songs of two groups.
+    copies : int
+        Number of labelled songs with the vector of another labelled song: such songs are one song,
+        and held out together.
     note : str
         What to keep in mind; empty for nothing.
     confusion : ndarray, shape (C, C), int
@@ -58,6 +65,7 @@ class Taught:
     n: int
     method: str
     enough: bool
+    copies: int
     note: str
     confusion: np.ndarray
     probabilities: np.ndarray
@@ -86,6 +94,7 @@ class Taught:
             "n": self.n,
             "method": self.method,
             "enough": self.enough,
+            "copies": self.copies,
             "note": self.note,
             "majority": {"label": label, "accuracy": share},
             "never_right": list(self.never_right),
@@ -115,7 +124,8 @@ def teach(
         Of the model that made the vectors.
     groups : sequence of str, length n
         Artist, album or track of each song of the library. Songs of a group are held out together;
-        a song whose group is empty is alone. By default every song is alone.
+        a song whose group is empty is alone. By default every song is alone. Songs with the same
+        vector are held out together, too.
     most : int
         Largest number of labels.
 
@@ -127,7 +137,7 @@ def teach(
     ------
     RequestError
         For fewer than two or more than `most` labels, a label with fewer than two songs, a song
-        with two labels, or labelled songs of a single group.
+        with two labels, or labelled songs of a single group or with a single vector.
 
     Examples
     --------
@@ -139,8 +149,12 @@ def teach(
     ('5-fold cross-validation', True, ('high', 'low'))
     """
     names, rows, targets = _examples(labels, len(vectors), most)
-    parts = None if groups is None else _parts([groups[row] for row in rows])
     vectors = unit(vectors)
+    same = _same(vectors[rows])
+    copies = int((np.bincount(same)[same] > 1).sum())
+    parts = None
+    if groups is not None or copies:
+        parts = _parts([groups[row] if groups else "" for row in rows], same)
     mean, deviation = vectors.mean(0), vectors.std(0)
     scale = 1 / np.maximum(deviation, 1e-6 * max(1e-12, float(deviation.max())))
     examples = (vectors[rows] - mean) * scale  # (labelled, E)
@@ -158,7 +172,8 @@ def teach(
         len(targets),
         found.method,
         found.enough,
-        _note(names, targets, parts),
+        copies,
+        _note(names, targets, parts, copies),
         confusion,
         probabilities,
         _doubtful(probabilities, rows),
@@ -197,18 +212,33 @@ def _examples(
     return names, rows, np.repeat(np.arange(len(names)), [len(labels[name]) for name in names])
 
 
-def _parts(groups: Sequence[str]) -> np.ndarray:
-    """Number of the group of each labelled song; a song without one is alone."""
+def _same(vectors: np.ndarray) -> np.ndarray:
+    """Number of the song of each vector (n, E) of length 1: the same one within 1e-6."""
+    cluster = need("sklearn.cluster", EXTRA)
+    found: np.ndarray = cluster.DBSCAN(SAME, min_samples=1).fit_predict(vectors)
+    return found
+
+
+def _parts(groups: Sequence[str], same: np.ndarray) -> np.ndarray:
+    """Number of what is held out with each labelled song: its group, and the same songs."""
     numbers: dict[object, int] = {}
     parts = np.array(
         [numbers.setdefault(one or row, len(numbers)) for row, one in enumerate(groups)]
     )
-    if len(numbers) < 2:
-        raise RequestError(
-            f"all {len(groups)} labelled songs are of the group {groups[0]!r}, expected at least 2 "
-            "groups: one is held out while the others teach."
-        )
-    return parts
+    for song in np.flatnonzero(np.bincount(same) > 1):
+        joined = np.unique(parts[same == song])
+        parts[np.isin(parts, joined)] = joined[0]
+    if (parts != parts[0]).any():
+        return parts
+    what = f"are of the group {groups[0]!r}"
+    if (same == same[0]).all():
+        what = "have the same vector"
+    elif len(set(groups)) > 1 or not groups[0]:
+        what = "are of one group, for songs with the same vector join their groups"
+    raise RequestError(
+        f"all {len(groups)} labelled songs {what}, expected at least 2 groups: one is held out "
+        "while the others teach."
+    )
 
 
 @dataclass(frozen=True)
@@ -260,13 +290,23 @@ def _groups_of_each(targets: np.ndarray, parts: np.ndarray) -> np.ndarray:
 
 
 def _interval(right: np.ndarray, parts: np.ndarray | None) -> tuple[float, float]:
-    """95 % interval of the share of songs whose label was predicted."""
+    """95 % interval of the share of songs whose label was predicted.
+
+    Songs that stand alone are independent trials (Wilson). With groups, the interval holds both the
+    one by bootstrap over groups and Wilson's, so that it is never empty. Wilson's takes the songs
+    as trials. Where the bootstrap says too little, because there are few groups or because all
+    songs (or none) are right, it takes Kish's effective number of groups: their number, or less
+    where sizes differ.
+    """
+    share, n = float(right.mean()), float(len(right))
     if parts is None:
-        return wilson(int(right.sum()), len(right))
-    if right.all() or not right.any():  # every draw of the bootstrap would be the same
-        n_groups = len(np.unique(parts))
-        return wilson(n_groups * int(right.all()), n_groups)
-    return bootstrap(parts.astype(str).tolist(), lambda songs: float(right[songs].mean()))
+        return wilson(share * n, n)
+    sizes = np.unique(parts, return_counts=True)[1]
+    if len(sizes) < FEW_GROUPS or share in (0, 1):
+        n = float(sizes.sum() ** 2 / np.square(sizes).sum())
+    by_group = bootstrap(parts.astype(str).tolist(), lambda songs: float(right[songs].mean()))
+    low, high = wilson(share * n, n)
+    return min(low, by_group[0]), max(high, by_group[1])
 
 
 def _fit(examples: np.ndarray, targets: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -281,8 +321,8 @@ def _fit(examples: np.ndarray, targets: np.ndarray, n_labels: int) -> tuple[np.n
     return model.coef_, model.intercept_
 
 
-def _note(names: Sequence[str], targets: np.ndarray, parts: np.ndarray | None) -> str:
-    """What to keep in mind: labels of too few songs, and labels of one group alone."""
+def _note(names: Sequence[str], targets: np.ndarray, parts: np.ndarray | None, copies: int) -> str:
+    """What to keep in mind: labels of too few songs or of one group alone, and copies."""
     counts = np.bincount(targets, minlength=len(names))
     small = ", ".join(f"{name} {count}" for name, count in zip(names, counts) if count < ENOUGH)
     notes = []
@@ -299,6 +339,11 @@ def _note(names: Sequence[str], targets: np.ndarray, parts: np.ndarray | None) -
                 f"All songs of a label are of one group ({alone}): while it is held out nothing "
                 "teaches that label, so its songs count as wrong. Add songs of a second group."
             )
+    if copies:
+        notes.append(
+            f"{copies} songs have the same vector as another labelled song. Such songs count as "
+            "one song in several files, and are held out together."
+        )
     return " ".join(notes)
 
 

@@ -1,11 +1,12 @@
 """Train a head on a table of vectors and a CSV of labels."""
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from patchifier import weights
+from patchifier import heads, hub, weights
 from patchifier.app.collection import Collection
 from patchifier.app.teach import GROUPING, Taught, shared, teach
 from patchifier.config import RequestError
@@ -34,6 +35,9 @@ class TaughtByCsv:
         stands alone.
     ungrouped : int
         Number of songs without a group, where others have one; each stands alone.
+    joined : tuple of str
+        Names of groups that are one group, for they differ in case or spaces alone: a text for each
+        such group.
     shared : dict of str to (int, str)
         Where each song stands alone, as :func:`patchifier.app.teach.shared`; else empty.
     too_few : tuple of str
@@ -47,6 +51,7 @@ class TaughtByCsv:
     grouped_by: str
     groups: dict[str, int]
     ungrouped: int
+    joined: tuple[str, ...]
     shared: dict[str, tuple[int, str]]
     too_few: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
@@ -79,7 +84,8 @@ def teach_csv(
     ------
     RequestError
         As of :func:`patchifier.app.teach.teach` and :func:`patchifier.library.labels.read`; if a
-        song has two labels, no song is in the table, or the model did not make it.
+        song has two labels or two groups, no song is in the table, the table has a row for each
+        window, or the model did not make it or is one that a head cannot name.
 
     Examples
     --------
@@ -92,6 +98,7 @@ def teach_csv(
     if group and group not in ALIKE:
         raise RequestError(f"--group is {group!r}, expected {', '.join(ALIKE)}.")
     collection = Collection.open(Path(table))
+    _require_whole_files(collection)
     rows, skipped = _found(labels_csv.read(labels, own=True), collection, labels)
     by_label: dict[str, list[int]] = {}
     for place, row in rows.items():
@@ -103,7 +110,8 @@ def teach_csv(
             "more songs. (Numbers, and several labels of a song, are taught by 'patchifier "
             "compare' and 'finetune'.)"
         )
-    groups, grouped_by = _groups(rows, collection, group)
+    songs = [place for some in enough.values() for place in some]
+    groups, grouped_by, joined = _groups(songs, rows, collection, group)
     name, identity = _model(collection, model)
     taught = teach(
         collection.directions,
@@ -119,11 +127,22 @@ def teach_csv(
         {label: len(places) for label, places in enough.items()},
         grouped_by,
         {label: _count(places, groups) for label, places in enough.items()} if groups else {},
-        sum(not groups[place] for some in enough.values() for place in some) if groups else 0,
+        sum(not groups[place] for place in songs) if groups else 0,
+        joined,
         shared(enough, tags),
         tuple(label for label in by_label if label not in enough),
         skipped,
     )
+
+
+def _require_whole_files(collection: Collection) -> None:
+    """Refuse a table of windows: their mean is not the vector from which a head predicts."""
+    table = collection.table
+    if table and (table.metadata.get("window_s") or len(table) > len(collection)):
+        raise RequestError(
+            f"{collection.source} has a row for each window, expected one for each file, as "
+            "'patchifier predict' computes it: embed without --window_s, into another table."
+        )
 
 
 def _found(
@@ -139,12 +158,8 @@ def _found(
         if path is None:
             skipped.append((row.path, finder.why(row.path)))
             continue
-        before = found.setdefault(collection.by_path[path], row)
-        if before.label != row.label:
-            raise RequestError(
-                f"{source}: {row.path} has the labels {before.label!r} and {row.label!r}, expected "
-                "one: keep one of the rows."
-            )
+        place = collection.by_path[path]
+        found[place] = _one(found[place], row, source) if place in found else row
     if skipped and not found:
         raise RequestError(
             f"{source}: none of its {len(skipped)} paths is in the table, whose first file is "
@@ -154,24 +169,52 @@ def _found(
     return found, tuple(skipped)
 
 
+def _one(first: labels_csv.Row, second: labels_csv.Row, source: str | Path) -> labels_csv.Row:
+    """Two rows of one song as one; refused if their labels or groups differ."""
+    differ = []
+    if first.label != second.label:
+        differ = ["labels", first.label, second.label]
+    elif first.group and second.group and _folded(first.group) != _folded(second.group):
+        differ = ["groups", first.group, second.group]
+    if differ:
+        what, before, after = differ
+        raise RequestError(
+            f"{source}: {second.path} has the {what} {before!r} and {after!r}, expected one: keep "
+            "one of the rows."
+        )
+    return first if first.group else second
+
+
 def _groups(
-    rows: dict[int, labels_csv.Row], collection: Collection, tag: str
-) -> tuple[list[str] | None, str]:
-    """Group of each song of the library, and what groups them; None if nothing does."""
+    songs: Sequence[int], rows: dict[int, labels_csv.Row], collection: Collection, tag: str
+) -> tuple[list[str] | None, str, tuple[str, ...]]:
+    """Group of each song of the library, what groups them, and names that are one group.
+
+    The group is None where none of the songs that are taught has one.
+    """
+    named = {place: rows[place].group for place in songs}
     if tag:
-        groups = [str(value or "") for value in collection.column(tag)]
-        if not any(groups[place] for place in rows):
-            raise RequestError(
-                f"--group is {tag}, but none of the {len(rows)} labelled songs has that tag: leave "
-                "it out, or add a column 'group' to the CSV."
-            )
-        return groups, ALIKE[tag]
-    if not any(row.group for row in rows.values()):
-        return None, ""
+        values = collection.column(tag)
+        named = {place: str(values[place] or "").strip() for place in songs}
     groups = [""] * len(collection)
-    for place, row in rows.items():
-        groups[place] = row.group
-    return groups, COLUMN
+    spellings = dict[str, dict[str, None]]()
+    for place, name in named.items():
+        groups[place] = _folded(name)
+        spellings.setdefault(groups[place], {})[name] = None
+    if not any(groups) and tag:
+        raise RequestError(
+            f"--group is {tag}, but none of the {len(songs)} labelled songs has that tag: leave "
+            "it out, or add a column 'group' to the CSV."
+        )
+    if not any(groups):
+        return None, "", ()
+    joined = tuple(", ".join(map(repr, same)) for same in spellings.values() if len(same) > 1)
+    return groups, ALIKE[tag] if tag else COLUMN, joined
+
+
+def _folded(group: str) -> str:
+    """Name of a group without what people write in several ways: case, spaces, composed accents."""
+    return " ".join(unicodedata.normalize("NFC", group).casefold().split())
 
 
 def _count(places: Sequence[int], groups: Sequence[str]) -> int:
@@ -183,13 +226,27 @@ def _model(collection: Collection, model: str) -> tuple[str, str]:
     """Name and identity of the model that made the table."""
     assert collection.table is not None
     identity = collection.table.identity
+    _require_nameable(model)
     for name in [model] if model else weights.names():
         if load(name).identity == identity:
-            return name if name in weights.names() or "://" in name else os.path.abspath(
-                name
-            ), identity
+            return name if name in weights.names() else os.path.abspath(name), identity
     what = f"--model {model}" if model else "no model of the package"
     raise RequestError(
         f"{what} made {collection.source}, or it had other settings: name the one that did with "
         "--model."
     )
+
+
+def _require_nameable(model: str) -> None:
+    """Refuse what the file of a head cannot name as its model."""
+    place = weights.find_head(model) or model
+    if model and heads.is_head(place):
+        raise RequestError(
+            f"--model is {model}, a head, expected the model that made the table: "
+            f"{heads.read(place).model}."
+        )
+    if hub.is_name(model):
+        raise RequestError(
+            f"--model is {model}, but a head names a folder of this computer: download the model, "
+            "and give its folder."
+        )

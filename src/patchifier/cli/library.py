@@ -1,5 +1,6 @@
 """Commands about a library: tag, embed, distance, teach, predict."""
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from patchifier.app.teach_csv import TaughtByCsv
     from patchifier.library.build import Embedded
     from patchifier.library.tagging import Proposal
+
+SKIPPED = ("path", "reason")  # columns of the list of rows that teach nothing
 
 
 def embed(
@@ -215,14 +218,17 @@ def teach(table: str, labels: str, *, out: str, group: str = "", model: str = ""
     from patchifier.io import write_skipped
     from patchifier.jobs import file_lock
 
+    listed = Path(f"{Path(out)}.skipped.csv")
+    _require_place(Path(out), listed, labels)
     with file_lock(Path(out), "teach"):
         found = teach_csv(table, labels, group=group, model=model)
         found.taught.head.save(out)
-        listed = Path(f"{Path(out)}.skipped.csv")
         if found.skipped or listed.exists():
-            write_skipped(listed, ("path", "reason"), found.skipped)
+            write_skipped(listed, SKIPPED, found.skipped)
     text = taught_text(found, out) + print_skipped(found.skipped, listed)
     print_alike([*found.songs, *found.too_few])
+    for names in found.joined:
+        print(f"note: groups that differ in case or spaces alone are one: {names}", file=sys.stderr)
     for label in [*found.songs, *found.too_few]:
         if "|" in label:
             print(
@@ -234,11 +240,43 @@ def teach(table: str, labels: str, *, out: str, group: str = "", model: str = ""
         "songs": found.songs,
         "grouped_by": found.grouped_by,
         "groups": found.groups,
+        "joined": found.joined,
         "too_few": found.too_few,
         "skipped": len(found.skipped),
         "out": out,
     }
     return Outcome(results, text, int(bool(found.skipped)))
+
+
+def _require_place(out: Path, listed: Path, labels: str) -> None:
+    """Refuse a place where no head, or no list of skipped rows, can be written."""
+    from patchifier.heads import is_head
+
+    above = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise RequestError(f"--out is {out}, but {above} is not a folder: choose another name.")
+    if out.exists() and not (out.is_dir() and is_head(out)):
+        raise RequestError(f"{out} exists and is not a head: choose another name.")
+    if not os.path.lexists(listed):
+        return
+    if os.path.exists(labels) and os.path.exists(listed) and os.path.samefile(labels, listed):
+        raise RequestError(
+            f"--out is {out}, so {listed}, which you give as labels, would be replaced by the list "
+            "of skipped rows: choose another name."
+        )
+    if not _is_list(listed):
+        raise RequestError(
+            f"--out is {out}, so the list of skipped rows would replace {listed}, which is no such "
+            "list: choose another name, or move that file."
+        )
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a file is a list of skipped rows."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.readline().rstrip() == ",".join(SKIPPED).encode()
 
 
 def taught_text(found: "TaughtByCsv", out: str) -> str:
@@ -278,15 +316,20 @@ def _of_each_label(found: "TaughtByCsv") -> list[str]:
 def _about_groups(found: "TaughtByCsv") -> list[str]:
     """What was held out together, and about which songs the accuracy speaks."""
     n, by = found.taught.n, found.grouped_by
-    if by:
-        alone = f" {found.ungrouped} of {n} have none: each is alone." * (found.ungrouped > 0)
+    if found.ungrouped:
         return [
-            f"Songs of one {by} are held out together.{alone} So the accuracy is that for songs of "
-            f"a new {by}, of which you labelled nothing."
+            f"Songs of one {by} are held out together. {found.ungrouped} of {n} have none: each is "
+            f"alone. So for songs of a new {by} the accuracy may be lower."
         ]
+    if by:
+        return [
+            f"Songs of one {by} are held out together. So the accuracy is that for songs of a new "
+            f"{by}, of which you labelled nothing."
+        ]
+    but = ", except those with the same vector" * (found.taught.copies > 0)
     lines = [
-        "Each song stands alone, for no groups are given. So the accuracy is that for other songs "
-        "of the artists that you labelled; for new artists it may be lower."
+        f"Each song stands alone{but}, for no groups are given. So the accuracy is that for other "
+        "songs of the artists that you labelled; for new artists it may be lower."
     ]
     for tag, (count, value) in found.shared.items():
         lines.append(

@@ -2,9 +2,11 @@
 
 import csv
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from patchifier.config import RequestError
 from patchifier.io import from_cell, require_file
@@ -39,7 +41,9 @@ def read(path: str | Path, *, own: bool = False) -> list[Row]:
     Raises
     ------
     RequestError
-        If it cannot be read, or a column is missing; with `own` also if its labels are predictions.
+        If it cannot be read, a column is missing or there twice, a row has more fields than the
+        header, or a field has a line break (but a path of predictions may have one); with `own`
+        also if its labels are predictions.
 
     Examples
     --------
@@ -51,19 +55,61 @@ def read(path: str | Path, *, own: bool = False) -> list[Row]:
     try:
         require_file(path)
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            head = stream.readline()
-            stream.seek(0)
-            delimiter = "\t" if "\t" in head else ";" if ";" in head and "," not in head else ","
-            table = csv.DictReader(stream, delimiter=delimiter)
-            columns = _columns(path, [name for name in table.fieldnames or () if name], own)
-            return [Row(*_cells(row, columns)) for row in table]
-    except (OSError, UnicodeError, csv.Error, TypeError, AttributeError) as error:
+            return _rows(path, stream, own)
+    except (OSError, UnicodeError, csv.Error) as error:
         reason: object = error
-        if isinstance(error, TypeError | AttributeError):
-            reason = "a row has fewer fields than the header"
         if isinstance(error, UnicodeError):
             reason = "it is not UTF-8: save it as UTF-8, in Excel as CSV UTF-8"
         raise _unreadable(path, reason, own) from error
+
+
+def _rows(path: Path, stream: TextIO, own: bool) -> list[Row]:
+    """Rows of an open CSV; what does not fit its header is a csv.Error with its line."""
+    head = stream.readline()
+    stream.seek(0)
+    delimiter = "\t" if "\t" in head else ";" if ";" in head and "," not in head else ","
+    lines = _lines(stream, delimiter)
+    _, found = next(lines, (1, []))
+    columns = _columns(path, [name for name in found if name], own)
+    # a file of predictions has paths as the disk has them
+    free = columns[0] if PREDICTED in {name.strip().lower() for name in found} else None
+    rows = []
+    for line, cells in lines:
+        row = _fields(line, cells, found, free)
+        if not row.keys() >= set(columns[:2]):
+            raise csv.Error(f"line {line}: a row has fewer fields than the header")
+        rows.append(Row(*_cells(row, columns)))
+    return rows
+
+
+def _fields(line: int, cells: list[str], header: list[str], free: str | None) -> dict[str, str]:
+    """Fields of a row by their column; only the column `free` may have line breaks."""
+    if len(cells) > len(header):
+        raise csv.Error(
+            f"line {line} has {len(cells)} fields, the header has {len(header)}: put a text with a "
+            "comma into quotation marks"
+        )
+    row = dict(zip(header, cells))
+    for name, cell in row.items():
+        if name != free and ("\n" in cell or "\r" in cell):
+            raise csv.Error(
+                f"line {line}: the field {name.strip()} has a line break: close the quotation "
+                "mark, or take the break out"
+            )
+    return row
+
+
+def _lines(stream: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not empty, with the number of the line at which each begins."""
+    reader = csv.reader(stream, delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise csv.Error(f"line {line}: {error}; does a quotation mark stay open?") from error
 
 
 def _unreadable(path: Path, reason: object, own: bool) -> RequestError:
@@ -76,6 +122,9 @@ def _unreadable(path: Path, reason: object, own: bool) -> RequestError:
 
 def _columns(path: Path, found: Sequence[str], own: bool) -> tuple[str, str, str]:
     """Names in the file of the columns of path, label and group; the last may be empty."""
+    for name, count in Counter(name.strip() for name in found).items():
+        if name and count > 1:
+            raise _unreadable(path, f"{count} columns are called {name}: rename all but one", own)
     names = {name.strip().lower(): name for name in reversed(found)}
     names |= {name.strip(): name for name in reversed(found)}  # "label" goes before "Label"
     label: tuple[str, ...] = LABELS
