@@ -215,6 +215,27 @@ def test_a_folder_with_other_things_is_not_replaced(head, tmp_path):
     assert (tmp_path / "note.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("other", ["labels.csv", "inner/head.json", ".head.json.newest.txt"])
+def test_a_head_with_files_of_the_user_beside_it_is_not_replaced(head, tmp_path, other):
+    folder = head.save(tmp_path / "head")
+    before = (folder / heads.JSON).read_bytes()
+    (folder / other).parent.mkdir(exist_ok=True)
+    (folder / other).write_text("mine")
+    with pytest.raises(RequestError, match="beside a head"):
+        dataclasses.replace(head, facts={}).save(folder)
+    assert (folder / other).read_text() == "mine"
+    assert (folder / heads.JSON).read_bytes() == before
+
+
+def test_a_head_with_a_card_and_what_a_kill_left_is_replaced(head, tmp_path):
+    folder = head.save(tmp_path / "head")
+    for name in ("README.md", ".head.json.new", ".head.json.new-12", ".head.json.new.lock"):
+        (folder / name).write_text("old")
+    dataclasses.replace(head, facts={"n": 4}).save(folder)
+    assert heads.read(folder).facts == {"n": 4}
+    assert {each.name for each in folder.iterdir()} == {heads.JSON, heads.WEIGHTS}
+
+
 DAMAGE = {
     "torn": lambda values: None,
     "newer": lambda values: values | {"format": 3},

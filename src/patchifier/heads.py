@@ -8,6 +8,7 @@ also know where the vectors of its training lie, and doubts other sound.
 import contextlib
 import hashlib
 import math
+import re
 import tempfile
 import zipfile
 import zlib
@@ -21,12 +22,22 @@ import safetensors
 from safetensors.numpy import save_file
 
 from patchifier.config import RequestError
-from patchifier.io import parse_json, read_text, replaced_folder, require_file, write_json
+from patchifier.io import (
+    parse_json,
+    read_text,
+    replaced_folder,
+    require_file,
+    restore_folder,
+    write_json,
+)
 
 FORMAT = 2  # 1: a label of several, without `known`
 MOST_NAMES, MOST_LETTERS, MOST_SIZE = 1_000, 200, 2**16
 MOST_BYTES = 2**28  # of a file in a zip: 1,000 labels of 2**16 numbers
 JSON, WEIGHTS = "head.json", "head.safetensors"
+OWN = re.compile(
+    r"head\.(json|safetensors)|README\.md|\.head\.json\.new(-\d+)?(\.lock)?"
+)  # with what a kill leaves
 KNOWN, LIMITS = ("mean", "scale", "music"), ("furthest", "beyond", "least")
 Kind = Literal["one-of", "many-of"]
 
@@ -144,7 +155,7 @@ class Head:
         return near & (self.probabilities(vectors).max(-1) >= self.known.least)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the head into a folder, in place of another head there.
+        """Write the head into a folder, in place of another head and its card there.
 
         Raises
         ------
@@ -152,8 +163,8 @@ class Head:
             If the folder holds anything else.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / JSON).is_file():
-            raise RequestError(f"{folder} exists and is not a head: choose another name.")
+        restore_folder(folder)
+        _require_replaceable(folder)
         plain = self.kind == "one-of" and self.known is None  # earlier versions read it
         values = {"format": 1 if plain else FORMAT, "names": list(self.names)}
         values |= {"identity": self.identity, "model": self.model, "facts": dict(self.facts)}
@@ -168,6 +179,23 @@ class Head:
             save_file(exact, new / WEIGHTS)
             write_json(new / JSON, values)
         return folder
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Refuse a folder that holds more than a head: :meth:`Head.save` removes what is in it."""
+    if not folder.exists():
+        return
+    if not (folder / JSON).is_file():
+        raise RequestError(f"{folder} exists and is not a head: choose another name.")
+    others = sorted(
+        each.name for each in folder.iterdir() if each.is_dir() or not OWN.fullmatch(each.name)
+    )
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise RequestError(
+            f"{folder} holds {others[0]!r}{more} beside a head: move that elsewhere, or choose "
+            "another name."
+        )
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
