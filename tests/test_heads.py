@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -78,6 +79,39 @@ def test_a_damaged_zip_file_is_refused(head, tmp_path, kind, monkeypatch):
     path.write_bytes(content)
     with pytest.raises(RequestError, match=r"h\.zip"):
         heads.read(path)
+
+
+@pytest.mark.parametrize("stated", [100, 2**27])
+def test_a_zip_file_that_unpacks_to_more_than_it_states_is_refused_in_little_memory(
+    head, tmp_path, stated
+):
+    path = zipped(head.save(tmp_path / "head"), tmp_path / "h.zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "head" / heads.JSON, heads.JSON)
+        with archive.open(heads.WEIGHTS, "w") as stream:
+            for _ in range(128):
+                stream.write(bytes(2**20))
+    content = bytearray(path.read_bytes())
+    directory = content.rfind(b"PK\1\2")
+    content[directory + 24 : directory + 28] = stated.to_bytes(4, "little")
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestError, match=r"h\.zip"):
+            heads.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_file_that_is_compressed_otherwise_is_refused(head, tmp_path, method):
+    folder = head.save(tmp_path / "head")
+    with zipfile.ZipFile(tmp_path / "h.zip", "w", method) as archive:
+        for file in folder.iterdir():
+            archive.write(file, file.name)
+    with pytest.raises(RequestError, match="neither stored nor deflated"):
+        heads.read(tmp_path / "h.zip")
 
 
 def test_a_zip_file_of_other_things_is_no_head(tmp_path):

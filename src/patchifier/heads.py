@@ -33,7 +33,9 @@ from patchifier.io import (
 
 FORMAT = 2  # 1: a label of several, without `known`
 MOST_NAMES, MOST_LETTERS, MOST_SIZE = 1_000, 200, 2**16
-MOST_BYTES = 2**28  # of a file in a zip: 1,000 labels of 2**16 numbers
+MOST_BYTES = 2**28  # of weights in a zip: 1,000 labels of 2**16 numbers
+MOST_TEXT, MOST_DEEP = 2**24, 20  # bytes of head.json; lists and dicts of its facts in each other
+CHUNK = 2**20  # bytes that are unpacked at once
 JSON, WEIGHTS = "head.json", "head.safetensors"
 OWN = re.compile(
     r"head\.(json|safetensors)|README\.md|\.head\.json\.new(-\d+)?(\.lock)?"
@@ -246,10 +248,23 @@ def _unpacked(path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
         for name, member in members.items():
-            if member.file_size > MOST_BYTES:
-                raise ValueError(f"{name} has {member.file_size} bytes")
-            (Path(folder) / name).write_bytes(archive.read(member))
+            _unpack(archive, member, Path(folder) / name)
         yield Path(folder)
+
+
+def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
+    """Unpack a file of a head in parts, since the size that a zip file states may be wrong."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{path.name} is neither stored nor deflated")
+    most = MOST_TEXT if path.name == JSON else MOST_BYTES
+    if member.file_size > most:
+        raise ValueError(f"{path.name} has {member.file_size} bytes")
+    written = 0
+    with archive.open(member) as packed, path.open("wb") as file:
+        while part := packed.read(CHUNK):  # reading all at once ignores the size
+            written += file.write(part)
+            if written > most:
+                raise ValueError(f"{path.name} has more than {most} bytes")
 
 
 def read(folder: str | Path) -> Head:
