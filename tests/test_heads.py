@@ -261,6 +261,15 @@ def test_a_head_with_files_of_the_user_beside_it_is_not_replaced(head, tmp_path,
     assert (folder / heads.JSON).read_bytes() == before
 
 
+def test_facts_that_could_not_be_read_are_not_saved(head, tmp_path):
+    with pytest.raises(ValueError, match="finite"):
+        dataclasses.replace(head, facts={"accuracy": float("nan")}).save(tmp_path / "head")
+    assert not (tmp_path / "head").exists()
+    facts = {"n": 3, "share": 0.5, "on": "ü", "enough": True, "none": None, "pair": [1, {"a": 2}]}
+    saved = dataclasses.replace(head, facts=facts).save(tmp_path / "head")
+    assert heads.read(saved).facts == facts
+
+
 def test_a_head_with_a_card_and_what_a_kill_left_is_replaced(head, tmp_path):
     folder = head.save(tmp_path / "head")
     for name in ("README.md", ".head.json.new", ".head.json.new-12", ".head.json.new.lock"):
@@ -285,6 +294,14 @@ DAMAGE = {
     "a mapping as labels": lambda values: values | {"names": {"a": 1, "b": 2, "c": 3}},
     "one name": lambda values: values | {"names": ["a"]},
     "a list": lambda values: [values],
+    "NaN in facts": lambda values: values | {"facts": {"accuracy": {"accuracy": float("nan")}}},
+    "infinity in facts": lambda values: values | {"facts": {"songs": [1, float("-inf")]}},
+    "a number beyond floats in facts": lambda values: values | {"facts": {"songs": 10**400}},
+    "half a character in facts": lambda values: values | {"facts": {"on": "\ud800"}},
+    "half a character as a fact's name": lambda values: values | {"facts": {"\ud800": 1}},
+    "facts that are too deep": lambda values: values | {"facts": {"a": json.loads("[" * 99 + "]" * 99)}},
+    "a list of facts": lambda values: values | {"facts": [["n", 3]]},
+    "text as facts": lambda values: values | {"facts": "n"},
     "a model that would be downloaded": lambda values: values | {"model": "hf://someone/else"},
     "no identity": lambda values: {name: value for name, value in values.items() if name != "identity"},
 }  # fmt: skip
@@ -312,6 +329,20 @@ TENSORS = {
     "a third": {"weight": np.zeros((3, 4), np.float32), "bias": np.zeros(3, np.float32), "x": np.zeros(1, np.float32)},
     "another shape": {"weight": np.zeros((3, 4, 1), np.float32), "bias": np.zeros(3, np.float32)},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "size"), [("F8_E4M3", 1), ("F8_E5M2", 1), ("BF16", 2), ("X", 4)])
+def test_weights_of_a_type_that_numpy_lacks_are_refused(head, tmp_path, name, size):
+    folder, ends, start = head.save(tmp_path / "head"), {}, 0
+    for tensor, shape in (("weight", [3, 4]), ("bias", [3])):
+        end = start + int(np.prod(shape)) * size
+        ends[tensor] = {"dtype": name, "shape": shape, "data_offsets": [start, end]}
+        start = end
+    header = json.dumps(ends).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(start)
+    (folder / heads.WEIGHTS).write_bytes(content)
+    with pytest.raises(RequestError, match="damaged"):
+        heads.read(folder)
 
 
 @pytest.mark.parametrize("kind", TENSORS)

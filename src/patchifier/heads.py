@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import math
 import re
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -41,6 +42,7 @@ OWN = re.compile(
     r"head\.(json|safetensors)|README\.md|\.head\.json\.new(-\d+)?(\.lock)?"
 )  # with what a kill leaves
 KNOWN, LIMITS = ("mean", "scale", "music"), ("furthest", "beyond", "least")
+UNREADABLE = (OSError, AttributeError, KeyError, OverflowError, TypeError, ValueError)
 Kind = Literal["one-of", "many-of"]
 
 
@@ -163,13 +165,16 @@ class Head:
         ------
         RequestError
             If the folder holds anything else.
+        ValueError
+            If a fact is NaN, infinity or no value of JSON.
         """
+        facts = _facts(dict(self.facts))
         folder = Path(folder)
         restore_folder(folder)
         _require_replaceable(folder)
         plain = self.kind == "one-of" and self.known is None  # earlier versions read it
         values = {"format": 1 if plain else FORMAT, "names": list(self.names)}
-        values |= {"identity": self.identity, "model": self.model, "facts": dict(self.facts)}
+        values |= {"identity": self.identity, "model": self.model, "facts": facts}
         tensors = {"weight": self.weight, "bias": self.bias}
         if not plain:
             values["kind"] = self.kind
@@ -301,6 +306,8 @@ def _damaged(folder: Path, error: Exception) -> RequestError:
 def _read(files: Path, folder: Path) -> Head:
     """Read a head from its files; messages name the folder or the zip file."""
     try:
+        if (size := (files / JSON).stat().st_size) > MOST_TEXT:
+            raise ValueError(f"its {JSON} has {size} bytes")
         values = parse_json(read_text(files / JSON))
         if type(values["format"]) is not int:
             raise TypeError(f"its format is {values['format']!r}")
@@ -318,10 +325,10 @@ def _read(files: Path, folder: Path) -> Head:
             raise ValueError("its model is a head")
         kind, known = _kind_and_limits(values)
         tensors = _tensors(files / WEIGHTS, len(names), known=known is not None)
-        facts = dict(values.get("facts") or {})
+        facts = _facts(values.get("facts"))
     except RequestError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+    except (*UNREADABLE, safetensors.SafetensorError) as error:
         raise _damaged(folder, error) from error
     if values["model"].startswith("hf://"):
         raise RequestError(f"{folder} names the model {values['model']}: download it first.")
@@ -330,6 +337,30 @@ def _read(files: Path, folder: Path) -> Head:
         where = Known(tensors["mean"], tensors["scale"], tensors["music"], *known)
     settings = values["identity"], values["model"], facts, kind, where
     return Head(names, tensors["weight"], tensors["bias"], *settings)
+
+
+def _facts(values: Any) -> dict[str, Any]:
+    """Facts that can be written as JSON again."""
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not _is_plain(values):
+        raise ValueError("its facts are not all texts and finite numbers, in lists and dicts")
+    return dict(values)
+
+
+def _is_plain(value: Any, deep: int = 0) -> bool:
+    """Whether a value is a text, a finite number, true, false, null, or a list or dict of such."""
+    if deep > MOST_DEEP:
+        return False
+    if isinstance(value, dict):
+        return all(_is_plain(part, deep + 1) for pair in value.items() for part in pair)
+    if isinstance(value, list | tuple):
+        return all(_is_plain(part, deep + 1) for part in value)
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+    if isinstance(value, int | float):
+        return bool(abs(value) <= sys.float_info.max)  # also of an integer that no float holds
+    return value is None
 
 
 def _kind_and_limits(
@@ -373,7 +404,11 @@ def _tensors(path: Path, count: int, *, known: bool) -> dict[str, np.ndarray]:
     """Weight (count, E), bias (count,), and if there are any, those of what it knows (E,)."""
     require_file(path)
     with safetensors.safe_open(path, framework="numpy") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        types = {part.get_dtype() for part in parts.values()}
+        if types != {"F32"}:  # numpy has no type for some others
+            raise ValueError(f"its numbers are not float32 alone, but {sorted(types)}")
+        shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
         names = {"weight", "bias", *(KNOWN if known else ())}
         if set(shapes) != names or shapes["bias"] != (count,):
             raise ValueError(f"its tensors are {shapes}")
@@ -383,8 +418,6 @@ def _tensors(path: Path, count: int, *, known: bool) -> dict[str, np.ndarray]:
         if known and any(shapes[name] != tuple(size) for name in KNOWN):
             raise ValueError(f"its tensors are {shapes}")
         found = {name: file.get_tensor(name) for name in names}
-    if any(each.dtype != np.float32 for each in found.values()):
-        raise ValueError("its numbers are not float32")
     if not all(np.isfinite(each).all() for each in found.values()):
         raise ValueError("it holds NaN or infinity")
     return found
