@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import patchifier
-from patchifier import heads
+from patchifier import head_files, heads
 from patchifier.config import RequestError
 from patchifier.heads import Head, Known
 
@@ -52,7 +52,7 @@ def zipped(folder, path, *, prefix="head/"):
 @pytest.mark.parametrize("prefix", ["head/", ""])
 def test_a_head_is_read_from_a_zip_file_of_its_folder(head, model, tmp_path, prefix):
     path = zipped(head.save(tmp_path / "head"), tmp_path / "h.zip", prefix=prefix)
-    assert heads.is_head(path)
+    assert head_files.is_head(path)
     np.testing.assert_array_equal(heads.read(path).weight, head.weight)
     assert patchifier.load(path).task.names == head.names
     with pytest.raises(RequestError):
@@ -63,9 +63,9 @@ def test_a_head_is_read_from_a_zip_file_of_its_folder(head, model, tmp_path, pre
 def test_a_damaged_zip_file_is_refused(head, tmp_path, kind, monkeypatch):
     folder = head.save(tmp_path / "head")
     if kind == "weights missing":
-        (folder / heads.WEIGHTS).unlink()
+        (folder / head_files.WEIGHTS).unlink()
     if kind == "too large":
-        monkeypatch.setattr(heads, "MOST_BYTES", 1000)
+        monkeypatch.setattr(head_files, "MOST_BYTES", 1000)
     path = zipped(folder, tmp_path / "h.zip")
     content = bytearray(path.read_bytes())
     if kind == "a torn file":
@@ -87,8 +87,8 @@ def test_a_zip_file_that_unpacks_to_more_than_it_states_is_refused_in_little_mem
 ):
     path = zipped(head.save(tmp_path / "head"), tmp_path / "h.zip")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(tmp_path / "head" / heads.JSON, heads.JSON)
-        with archive.open(heads.WEIGHTS, "w") as stream:
+        archive.write(tmp_path / "head" / head_files.JSON, head_files.JSON)
+        with archive.open(head_files.WEIGHTS, "w") as stream:
             for _ in range(128):
                 stream.write(bytes(2**20))
     content = bytearray(path.read_bytes())
@@ -117,9 +117,9 @@ def test_a_zip_file_that_is_compressed_otherwise_is_refused(head, tmp_path, meth
 def test_a_zip_file_of_other_things_is_no_head(tmp_path):
     (tmp_path / "music").mkdir()
     (tmp_path / "music" / "song.txt").write_text("x")
-    assert not heads.is_head(zipped(tmp_path / "music", tmp_path / "music.zip"))
+    assert not head_files.is_head(zipped(tmp_path / "music", tmp_path / "music.zip"))
     (tmp_path / "text.zip").write_text("no zip")
-    assert not heads.is_head(tmp_path / "text.zip")
+    assert not head_files.is_head(tmp_path / "text.zip")
 
 
 def test_probabilities_sum_to_one_also_for_large_vectors(head):
@@ -252,13 +252,42 @@ def test_a_folder_with_other_things_is_not_replaced(head, tmp_path):
 @pytest.mark.parametrize("other", ["labels.csv", "inner/head.json", ".head.json.newest.txt"])
 def test_a_head_with_files_of_the_user_beside_it_is_not_replaced(head, tmp_path, other):
     folder = head.save(tmp_path / "head")
-    before = (folder / heads.JSON).read_bytes()
+    before = (folder / head_files.JSON).read_bytes()
     (folder / other).parent.mkdir(exist_ok=True)
     (folder / other).write_text("mine")
     with pytest.raises(RequestError, match="beside a head"):
         dataclasses.replace(head, facts={}).save(folder)
     assert (folder / other).read_text() == "mine"
-    assert (folder / heads.JSON).read_bytes() == before
+    assert (folder / head_files.JSON).read_bytes() == before
+
+
+def test_a_head_that_a_kill_left_aside_is_put_back_and_loaded(head, tmp_path):
+    folder = head.save(tmp_path / "moods")
+    folder.rename(tmp_path / ".moods.old")
+    assert patchifier.load(folder).task.names == head.names
+    assert [each.name for each in tmp_path.iterdir()] == ["moods"]
+
+
+def test_heads_in_a_folder_are_those_that_no_kill_left(head, tmp_path):
+    for name in ("b", "a", ".b.new", ".b.old", ".c.old"):
+        head.save(tmp_path / name)
+    (tmp_path / "music").mkdir()
+    assert [each.name for each in head_files.find_in(tmp_path)] == ["a", "b", "c"]
+    assert not (tmp_path / ".c.old").exists()
+
+
+def test_a_head_is_found_by_its_name_or_path(head, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    head.save(tmp_path / "moods")
+    assert head_files.find("~/moods") == tmp_path / "moods"
+    assert heads.read(head_files.find("drums")).names == ("drums", "no drums")
+    assert (
+        head_files.find(None)
+        is head_files.find("patchifier-base")
+        is head_files.find(tmp_path)
+        is None
+    )
 
 
 def test_facts_that_could_not_be_read_are_not_saved(head, tmp_path):
@@ -276,7 +305,7 @@ def test_a_head_with_a_card_and_what_a_kill_left_is_replaced(head, tmp_path):
         (folder / name).write_text("old")
     dataclasses.replace(head, facts={"n": 4}).save(folder)
     assert heads.read(folder).facts == {"n": 4}
-    assert {each.name for each in folder.iterdir()} == {heads.JSON, heads.WEIGHTS}
+    assert {each.name for each in folder.iterdir()} == {head_files.JSON, head_files.WEIGHTS}
 
 
 DAMAGE = {
@@ -340,7 +369,7 @@ def test_weights_of_a_type_that_numpy_lacks_are_refused(head, tmp_path, name, si
         start = end
     header = json.dumps(ends).encode()
     content = len(header).to_bytes(8, "little") + header + bytes(start)
-    (folder / heads.WEIGHTS).write_bytes(content)
+    (folder / head_files.WEIGHTS).write_bytes(content)
     with pytest.raises(RequestError, match="damaged"):
         heads.read(folder)
 

@@ -5,15 +5,12 @@ A head is two small files: ``head.json`` (names, the model, its identity) and ``
 also know where the vectors of its training lie, and doubts other sound.
 """
 
-import contextlib
 import hashlib
 import math
-import re
 import sys
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,6 +20,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from patchifier.config import RequestError
+from patchifier.head_files import JSON, MOST_TEXT, WEIGHTS, is_head, require_replaceable, unpacked
 from patchifier.io import (
     parse_json,
     read_text,
@@ -34,13 +32,7 @@ from patchifier.io import (
 
 FORMAT = 2  # 1: a label of several, without `known`
 MOST_NAMES, MOST_LETTERS, MOST_SIZE = 1_000, 200, 2**16
-MOST_BYTES = 2**28  # of weights in a zip: 1,000 labels of 2**16 numbers
-MOST_TEXT, MOST_DEEP = 2**24, 20  # bytes of head.json; lists and dicts of its facts in each other
-CHUNK = 2**20  # bytes that are unpacked at once
-JSON, WEIGHTS = "head.json", "head.safetensors"
-OWN = re.compile(
-    r"head\.(json|safetensors)|README\.md|\.head\.json\.new(-\d+)?(\.lock)?"
-)  # with what a kill leaves
+MOST_DEEP = 20  # lists and dicts of facts in each other
 KNOWN, LIMITS = ("mean", "scale", "music"), ("furthest", "beyond", "least")
 UNREADABLE = (OSError, AttributeError, KeyError, OverflowError, TypeError, ValueError)
 Kind = Literal["one-of", "many-of"]
@@ -171,7 +163,7 @@ class Head:
         facts = _facts(dict(self.facts))
         folder = Path(folder)
         restore_folder(folder)
-        _require_replaceable(folder)
+        require_replaceable(folder)
         plain = self.kind == "one-of" and self.known is None  # earlier versions read it
         values = {"format": 1 if plain else FORMAT, "names": list(self.names)}
         values |= {"identity": self.identity, "model": self.model, "facts": facts}
@@ -188,23 +180,6 @@ class Head:
         return folder
 
 
-def _require_replaceable(folder: Path) -> None:
-    """Refuse a folder that holds more than a head: :meth:`Head.save` removes what is in it."""
-    if not folder.exists():
-        return
-    if not (folder / JSON).is_file():
-        raise RequestError(f"{folder} exists and is not a head: choose another name.")
-    others = sorted(
-        each.name for each in folder.iterdir() if each.is_dir() or not OWN.fullmatch(each.name)
-    )
-    if others:
-        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        raise RequestError(
-            f"{folder} holds {others[0]!r}{more} beside a head: move that elsewhere, or choose "
-            "another name."
-        )
-
-
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors (..., E) of length 1, in double precision; zeros stay zeros."""
     exact = vectors.astype(np.float64)
@@ -218,58 +193,6 @@ def unstandardised(
     """Weight (C, E) and bias (C,) for vectors that are not standardised, of a fit on such ones."""
     weight = weight * scale
     return weight.astype(np.float32), (bias - weight @ mean).astype(np.float32)
-
-
-def is_head(path: str | Path | None) -> bool:
-    """Whether a path is the folder of a head, or such a folder in a zip file."""
-    if path is None:
-        return False
-    return (Path(path) / JSON).is_file() or JSON in _members(Path(path))
-
-
-def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
-    """The two files of a head in a zip file, by name; none in another file."""
-    if path.suffix.lower() != ".zip" or not path.is_file():
-        return {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {one.filename: one for one in archive.infolist()}
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return {}
-    for name in members:
-        folder, slash, file = name.rpartition("/")
-        if file == JSON and "/" not in folder:
-            beside = {one: members.get(f"{folder}{slash}{one}") for one in (JSON, WEIGHTS)}
-            return {one: member for one, member in beside.items() if member}
-    return {}
-
-
-@contextlib.contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
-    """Folder of a head; that of a zip file is a temporary one."""
-    members = _members(path)
-    if not members:
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
-        for name, member in members.items():
-            _unpack(archive, member, Path(folder) / name)
-        yield Path(folder)
-
-
-def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
-    """Unpack a file of a head in parts, since the size that a zip file states may be wrong."""
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{path.name} is neither stored nor deflated")
-    most = MOST_TEXT if path.name == JSON else MOST_BYTES
-    if member.file_size > most:
-        raise ValueError(f"{path.name} has {member.file_size} bytes")
-    written = 0
-    with archive.open(member) as packed, path.open("wb") as file:
-        while part := packed.read(CHUNK):  # reading all at once ignores the size
-            written += file.write(part)
-            if written > most:
-                raise ValueError(f"{path.name} has more than {most} bytes")
 
 
 def read(folder: str | Path) -> Head:
@@ -289,7 +212,7 @@ def read(folder: str | Path) -> Head:
     """
     given = Path(folder)
     try:
-        with _unpacked(given) as folder:
+        with unpacked(given) as folder:
             return _read(folder, given)
     except RequestError:
         raise
