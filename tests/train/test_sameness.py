@@ -55,15 +55,17 @@ def test_a_model_that_learnt_nothing_is_said_to_predict_the_same(task, targets, 
 def test_predictions_are_equal_if_their_values_are():
     one = np.array([[0.4, 0.6], [0.3, 0.7]])
     same_classes = np.array([[0.1, 0.9], [0.3, 0.7]])
-    assert equal_predictions(PAIR, [one], [one * (1 + 1e-7), one])
-    assert not equal_predictions(PAIR, [one], [one, same_classes])
-    assert not equal_predictions(BPM, [one[:, :1]], [same_classes[:, :1]])
-    assert equal_predictions(BPM, [one[:, :1]], [one[:, :1]])
-    assert not equal_predictions(PAIR, [one], [one * np.nan])
-    assert not equal_predictions(PAIR, [one * np.nan], [one * np.nan])
+    assert equal_predictions([one], [one * (1 + 1e-7), one])
+    assert not equal_predictions([one], [one, same_classes])
+    assert equal_predictions([one, same_classes], [one, same_classes])
+    assert not equal_predictions([one, same_classes], [same_classes, one])
+    assert not equal_predictions([one[:, :1]], [same_classes[:, :1]])
+    assert equal_predictions([one[:, :1]], [one[:, :1]])
+    assert not equal_predictions([one], [one * np.nan])
+    assert not equal_predictions([one * np.nan], [one * np.nan])
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_no_clip_and_one_clip_are_not_enough_to_call_predictions_equal(n):
     one = np.full((n, 2), 0.5)
-    assert not equal_predictions(PAIR, [one], [one])
+    assert not equal_predictions([one], [one])
