@@ -345,6 +345,13 @@ def test_a_damaged_head_json_is_refused(head, tmp_path, kind):
         heads.read(path.parent)
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_head_of_a_model_that_cannot_be_a_path_is_refused(head, tmp_path, name):
+    folder = dataclasses.replace(head, model=name).save(tmp_path / "head")
+    with pytest.raises(RequestError, match="no model"):
+        patchifier.load(folder)
+
+
 def test_a_head_that_names_itself_as_its_model_is_refused(head, tmp_path):
     path = head.save(tmp_path / "head") / "head.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model": str(path.parent)}))
