@@ -26,7 +26,7 @@ LAYERS = [  # a part imports only from lines above its own
     {"decode", "hub"},
     {"excerpts"},
     {"tasks", "audio", "spectrogram", "fingerprint", "jobs", "weights"},
-    {"windows", "graph", "datasets", "estimates", "matching"},
+    {"windows", "graph", "datasets", "estimates", "matching", "head_files"},
     {"model_folder", "heads"},
     {"inputs"},
     {"embed"},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import patchifier
-from patchifier import heads
+from patchifier import head_files, heads
 from patchifier.config import RequestError
 from patchifier.heads import Head, Known
 
@@ -51,7 +52,7 @@ def zipped(folder, path, *, prefix="head/"):
 @pytest.mark.parametrize("prefix", ["head/", ""])
 def test_a_head_is_read_from_a_zip_file_of_its_folder(head, model, tmp_path, prefix):
     path = zipped(head.save(tmp_path / "head"), tmp_path / "h.zip", prefix=prefix)
-    assert heads.is_head(path)
+    assert head_files.is_head(path)
     np.testing.assert_array_equal(heads.read(path).weight, head.weight)
     assert patchifier.load(path).task.names == head.names
     with pytest.raises(RequestError):
@@ -62,9 +63,9 @@ def test_a_head_is_read_from_a_zip_file_of_its_folder(head, model, tmp_path, pre
 def test_a_damaged_zip_file_is_refused(head, tmp_path, kind, monkeypatch):
     folder = head.save(tmp_path / "head")
     if kind == "weights missing":
-        (folder / heads.WEIGHTS).unlink()
+        (folder / head_files.WEIGHTS).unlink()
     if kind == "too large":
-        monkeypatch.setattr(heads, "MOST_BYTES", 1000)
+        monkeypatch.setattr(head_files, "MOST_BYTES", 1000)
     path = zipped(folder, tmp_path / "h.zip")
     content = bytearray(path.read_bytes())
     if kind == "a torn file":
@@ -80,12 +81,45 @@ def test_a_damaged_zip_file_is_refused(head, tmp_path, kind, monkeypatch):
         heads.read(path)
 
 
+@pytest.mark.parametrize("stated", [100, 2**27])
+def test_a_zip_file_that_unpacks_to_more_than_it_states_is_refused_in_little_memory(
+    head, tmp_path, stated
+):
+    path = zipped(head.save(tmp_path / "head"), tmp_path / "h.zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "head" / head_files.JSON, head_files.JSON)
+        with archive.open(head_files.WEIGHTS, "w") as stream:
+            for _ in range(128):
+                stream.write(bytes(2**20))
+    content = bytearray(path.read_bytes())
+    directory = content.rfind(b"PK\1\2")
+    content[directory + 24 : directory + 28] = stated.to_bytes(4, "little")
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestError, match=r"h\.zip"):
+            heads.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_file_that_is_compressed_otherwise_is_refused(head, tmp_path, method):
+    folder = head.save(tmp_path / "head")
+    with zipfile.ZipFile(tmp_path / "h.zip", "w", method) as archive:
+        for file in folder.iterdir():
+            archive.write(file, file.name)
+    with pytest.raises(RequestError, match="neither stored nor deflated"):
+        heads.read(tmp_path / "h.zip")
+
+
 def test_a_zip_file_of_other_things_is_no_head(tmp_path):
     (tmp_path / "music").mkdir()
     (tmp_path / "music" / "song.txt").write_text("x")
-    assert not heads.is_head(zipped(tmp_path / "music", tmp_path / "music.zip"))
+    assert not head_files.is_head(zipped(tmp_path / "music", tmp_path / "music.zip"))
     (tmp_path / "text.zip").write_text("no zip")
-    assert not heads.is_head(tmp_path / "text.zip")
+    assert not head_files.is_head(tmp_path / "text.zip")
 
 
 def test_probabilities_sum_to_one_also_for_large_vectors(head):
@@ -215,6 +249,65 @@ def test_a_folder_with_other_things_is_not_replaced(head, tmp_path):
     assert (tmp_path / "note.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("other", ["labels.csv", "inner/head.json", ".head.json.newest.txt"])
+def test_a_head_with_files_of_the_user_beside_it_is_not_replaced(head, tmp_path, other):
+    folder = head.save(tmp_path / "head")
+    before = (folder / head_files.JSON).read_bytes()
+    (folder / other).parent.mkdir(exist_ok=True)
+    (folder / other).write_text("mine")
+    with pytest.raises(RequestError, match="beside a head"):
+        dataclasses.replace(head, facts={}).save(folder)
+    assert (folder / other).read_text() == "mine"
+    assert (folder / head_files.JSON).read_bytes() == before
+
+
+def test_a_head_that_a_kill_left_aside_is_put_back_and_loaded(head, tmp_path):
+    folder = head.save(tmp_path / "moods")
+    folder.rename(tmp_path / ".moods.old")
+    assert patchifier.load(folder).task.names == head.names
+    assert [each.name for each in tmp_path.iterdir()] == ["moods"]
+
+
+def test_heads_in_a_folder_are_those_that_no_kill_left(head, tmp_path):
+    for name in ("b", "a", ".b.new", ".b.old", ".c.old"):
+        head.save(tmp_path / name)
+    (tmp_path / "music").mkdir()
+    assert [each.name for each in head_files.find_in(tmp_path)] == ["a", "b", "c"]
+    assert not (tmp_path / ".c.old").exists()
+
+
+def test_a_head_is_found_by_its_name_or_path(head, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    head.save(tmp_path / "moods")
+    assert head_files.find("~/moods") == tmp_path / "moods"
+    assert heads.read(head_files.find("drums")).names == ("drums", "no drums")
+    assert (
+        head_files.find(None)
+        is head_files.find("patchifier-base")
+        is head_files.find(tmp_path)
+        is None
+    )
+
+
+def test_facts_that_could_not_be_read_are_not_saved(head, tmp_path):
+    with pytest.raises(ValueError, match="finite"):
+        dataclasses.replace(head, facts={"accuracy": float("nan")}).save(tmp_path / "head")
+    assert not (tmp_path / "head").exists()
+    facts = {"n": 3, "share": 0.5, "on": "ü", "enough": True, "none": None, "pair": [1, {"a": 2}]}
+    saved = dataclasses.replace(head, facts=facts).save(tmp_path / "head")
+    assert heads.read(saved).facts == facts
+
+
+def test_a_head_with_a_card_and_what_a_kill_left_is_replaced(head, tmp_path):
+    folder = head.save(tmp_path / "head")
+    for name in ("README.md", ".head.json.new", ".head.json.new-12", ".head.json.new.lock"):
+        (folder / name).write_text("old")
+    dataclasses.replace(head, facts={"n": 4}).save(folder)
+    assert heads.read(folder).facts == {"n": 4}
+    assert {each.name for each in folder.iterdir()} == {head_files.JSON, head_files.WEIGHTS}
+
+
 DAMAGE = {
     "torn": lambda values: None,
     "newer": lambda values: values | {"format": 3},
@@ -230,6 +323,14 @@ DAMAGE = {
     "a mapping as labels": lambda values: values | {"names": {"a": 1, "b": 2, "c": 3}},
     "one name": lambda values: values | {"names": ["a"]},
     "a list": lambda values: [values],
+    "NaN in facts": lambda values: values | {"facts": {"accuracy": {"accuracy": float("nan")}}},
+    "infinity in facts": lambda values: values | {"facts": {"songs": [1, float("-inf")]}},
+    "a number beyond floats in facts": lambda values: values | {"facts": {"songs": 10**400}},
+    "half a character in facts": lambda values: values | {"facts": {"on": "\ud800"}},
+    "half a character as a fact's name": lambda values: values | {"facts": {"\ud800": 1}},
+    "facts that are too deep": lambda values: values | {"facts": {"a": json.loads("[" * 99 + "]" * 99)}},
+    "a list of facts": lambda values: values | {"facts": [["n", 3]]},
+    "text as facts": lambda values: values | {"facts": "n"},
     "a model that would be downloaded": lambda values: values | {"model": "hf://someone/else"},
     "no identity": lambda values: {name: value for name, value in values.items() if name != "identity"},
 }  # fmt: skip
@@ -242,6 +343,13 @@ def test_a_damaged_head_json_is_refused(head, tmp_path, kind):
     path.write_text(path.read_text()[:30] if changed is None else json.dumps(changed))
     with pytest.raises(RequestError):
         heads.read(path.parent)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_head_of_a_model_that_cannot_be_a_path_is_refused(head, tmp_path, name):
+    folder = dataclasses.replace(head, model=name).save(tmp_path / "head")
+    with pytest.raises(RequestError, match="no model"):
+        patchifier.load(folder)
 
 
 def test_a_head_that_names_itself_as_its_model_is_refused(head, tmp_path):
@@ -257,6 +365,20 @@ TENSORS = {
     "a third": {"weight": np.zeros((3, 4), np.float32), "bias": np.zeros(3, np.float32), "x": np.zeros(1, np.float32)},
     "another shape": {"weight": np.zeros((3, 4, 1), np.float32), "bias": np.zeros(3, np.float32)},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "size"), [("F8_E4M3", 1), ("F8_E5M2", 1), ("BF16", 2), ("X", 4)])
+def test_weights_of_a_type_that_numpy_lacks_are_refused(head, tmp_path, name, size):
+    folder, ends, start = head.save(tmp_path / "head"), {}, 0
+    for tensor, shape in (("weight", [3, 4]), ("bias", [3])):
+        end = start + int(np.prod(shape)) * size
+        ends[tensor] = {"dtype": name, "shape": shape, "data_offsets": [start, end]}
+        start = end
+    header = json.dumps(ends).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(start)
+    (folder / head_files.WEIGHTS).write_bytes(content)
+    with pytest.raises(RequestError, match="damaged"):
+        heads.read(folder)
 
 
 @pytest.mark.parametrize("kind", TENSORS)

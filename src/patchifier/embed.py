@@ -13,6 +13,7 @@ import numpy as np
 from patchifier import (
     devices,
     estimates,
+    head_files,
     heads,
     inputs,
     model_folder,
@@ -88,9 +89,7 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     >>> model.embed("music/one.ogg").shape == (model.size,)
     True
     """
-    place = weights.find_head(path) or path
-    if heads.is_head(place):
-        assert place is not None
+    if place := head_files.find(path):
         head = heads.read(place)
         return load(head.model, device=device).with_head(head)
     folder = model_folder.read(path)

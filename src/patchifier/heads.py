@@ -5,13 +5,12 @@ A head is two small files: ``head.json`` (names, the model, its identity) and ``
 also know where the vectors of its training lie, and doubts other sound.
 """
 
-import contextlib
 import hashlib
 import math
-import tempfile
+import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,13 +20,21 @@ import safetensors
 from safetensors.numpy import save_file
 
 from patchifier.config import RequestError
-from patchifier.io import parse_json, read_text, replaced_folder, require_file, write_json
+from patchifier.head_files import JSON, MOST_TEXT, WEIGHTS, is_head, require_replaceable, unpacked
+from patchifier.io import (
+    parse_json,
+    read_text,
+    replaced_folder,
+    require_file,
+    restore_folder,
+    write_json,
+)
 
 FORMAT = 2  # 1: a label of several, without `known`
 MOST_NAMES, MOST_LETTERS, MOST_SIZE = 1_000, 200, 2**16
-MOST_BYTES = 2**28  # of a file in a zip: 1,000 labels of 2**16 numbers
-JSON, WEIGHTS = "head.json", "head.safetensors"
+MOST_DEEP = 20  # lists and dicts of facts in each other
 KNOWN, LIMITS = ("mean", "scale", "music"), ("furthest", "beyond", "least")
+UNREADABLE = (OSError, AttributeError, KeyError, OverflowError, TypeError, ValueError)
 Kind = Literal["one-of", "many-of"]
 
 
@@ -144,19 +151,22 @@ class Head:
         return near & (self.probabilities(vectors).max(-1) >= self.known.least)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the head into a folder, in place of another head there.
+        """Write the head into a folder, in place of another head and its card there.
 
         Raises
         ------
         RequestError
             If the folder holds anything else.
+        ValueError
+            If a fact is NaN, infinity or no value of JSON.
         """
+        facts = _facts(dict(self.facts))
         folder = Path(folder)
-        if folder.exists() and not (folder / JSON).is_file():
-            raise RequestError(f"{folder} exists and is not a head: choose another name.")
+        restore_folder(folder)
+        require_replaceable(folder)
         plain = self.kind == "one-of" and self.known is None  # earlier versions read it
         values = {"format": 1 if plain else FORMAT, "names": list(self.names)}
-        values |= {"identity": self.identity, "model": self.model, "facts": dict(self.facts)}
+        values |= {"identity": self.identity, "model": self.model, "facts": facts}
         tensors = {"weight": self.weight, "bias": self.bias}
         if not plain:
             values["kind"] = self.kind
@@ -185,45 +195,6 @@ def unstandardised(
     return weight.astype(np.float32), (bias - weight @ mean).astype(np.float32)
 
 
-def is_head(path: str | Path | None) -> bool:
-    """Whether a path is the folder of a head, or such a folder in a zip file."""
-    if path is None:
-        return False
-    return (Path(path) / JSON).is_file() or JSON in _members(Path(path))
-
-
-def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
-    """The two files of a head in a zip file, by name; none in another file."""
-    if path.suffix.lower() != ".zip" or not path.is_file():
-        return {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {one.filename: one for one in archive.infolist()}
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return {}
-    for name in members:
-        folder, slash, file = name.rpartition("/")
-        if file == JSON and "/" not in folder:
-            beside = {one: members.get(f"{folder}{slash}{one}") for one in (JSON, WEIGHTS)}
-            return {one: member for one, member in beside.items() if member}
-    return {}
-
-
-@contextlib.contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
-    """Folder of a head; that of a zip file is a temporary one."""
-    members = _members(path)
-    if not members:
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
-        for name, member in members.items():
-            if member.file_size > MOST_BYTES:
-                raise ValueError(f"{name} has {member.file_size} bytes")
-            (Path(folder) / name).write_bytes(archive.read(member))
-        yield Path(folder)
-
-
 def read(folder: str | Path) -> Head:
     """Read a head from its folder, or from a zip file of it, as the page saves it.
 
@@ -241,7 +212,7 @@ def read(folder: str | Path) -> Head:
     """
     given = Path(folder)
     try:
-        with _unpacked(given) as folder:
+        with unpacked(given) as folder:
             return _read(folder, given)
     except RequestError:
         raise
@@ -258,6 +229,8 @@ def _damaged(folder: Path, error: Exception) -> RequestError:
 def _read(files: Path, folder: Path) -> Head:
     """Read a head from its files; messages name the folder or the zip file."""
     try:
+        if (size := (files / JSON).stat().st_size) > MOST_TEXT:
+            raise ValueError(f"its {JSON} has {size} bytes")
         values = parse_json(read_text(files / JSON))
         if type(values["format"]) is not int:
             raise TypeError(f"its format is {values['format']!r}")
@@ -275,10 +248,10 @@ def _read(files: Path, folder: Path) -> Head:
             raise ValueError("its model is a head")
         kind, known = _kind_and_limits(values)
         tensors = _tensors(files / WEIGHTS, len(names), known=known is not None)
-        facts = dict(values.get("facts") or {})
+        facts = _facts(values.get("facts"))
     except RequestError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+    except (*UNREADABLE, safetensors.SafetensorError) as error:
         raise _damaged(folder, error) from error
     if values["model"].startswith("hf://"):
         raise RequestError(f"{folder} names the model {values['model']}: download it first.")
@@ -287,6 +260,30 @@ def _read(files: Path, folder: Path) -> Head:
         where = Known(tensors["mean"], tensors["scale"], tensors["music"], *known)
     settings = values["identity"], values["model"], facts, kind, where
     return Head(names, tensors["weight"], tensors["bias"], *settings)
+
+
+def _facts(values: Any) -> dict[str, Any]:
+    """Facts that can be written as JSON again."""
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not _is_plain(values):
+        raise ValueError("its facts are not all texts and finite numbers, in lists and dicts")
+    return dict(values)
+
+
+def _is_plain(value: Any, deep: int = 0) -> bool:
+    """Whether a value is a text, a finite number, true, false, null, or a list or dict of such."""
+    if deep > MOST_DEEP:
+        return False
+    if isinstance(value, dict):
+        return all(_is_plain(part, deep + 1) for pair in value.items() for part in pair)
+    if isinstance(value, list | tuple):
+        return all(_is_plain(part, deep + 1) for part in value)
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+    if isinstance(value, int | float):
+        return bool(abs(value) <= sys.float_info.max)  # also of an integer that no float holds
+    return value is None
 
 
 def _kind_and_limits(
@@ -330,7 +327,11 @@ def _tensors(path: Path, count: int, *, known: bool) -> dict[str, np.ndarray]:
     """Weight (count, E), bias (count,), and if there are any, those of what it knows (E,)."""
     require_file(path)
     with safetensors.safe_open(path, framework="numpy") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        types = {part.get_dtype() for part in parts.values()}
+        if types != {"F32"}:  # numpy has no type for some others
+            raise ValueError(f"its numbers are not float32 alone, but {sorted(types)}")
+        shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
         names = {"weight", "bias", *(KNOWN if known else ())}
         if set(shapes) != names or shapes["bias"] != (count,):
             raise ValueError(f"its tensors are {shapes}")
@@ -340,8 +341,6 @@ def _tensors(path: Path, count: int, *, known: bool) -> dict[str, np.ndarray]:
         if known and any(shapes[name] != tuple(size) for name in KNOWN):
             raise ValueError(f"its tensors are {shapes}")
         found = {name: file.get_tensor(name) for name in names}
-    if any(each.dtype != np.float32 for each in found.values()):
-        raise ValueError("its numbers are not float32")
     if not all(np.isfinite(each).all() for each in found.values()):
         raise ValueError("it holds NaN or infinity")
     return found

@@ -203,7 +203,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 def restore_folder(folder: Path) -> None:
     """Put back a folder that a killed :func:`replaced_folder` moved aside and did not replace."""
     old = _beside(folder, "old")
-    if not folder.exists() and old.is_dir():
+    if not os.path.exists(folder) and os.path.isdir(old):  # also of a name that is too long
         with contextlib.suppress(OSError), locked(_lock_of(folder), timeout_s=RESTORE_S):
             _put_back(old, folder)
 

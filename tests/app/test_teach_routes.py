@@ -151,11 +151,20 @@ def test_saved_heads_are_read_and_one_that_cannot_be_used_is_named_and_left_out(
     dataclasses.replace(head, identity="another").save(tmp_path / "other")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "head.json").write_text("{")
+    text = (head.save(tmp_path / "endless") / "head.json").read_text()
+    (tmp_path / "endless" / "head.json").write_text(
+        text.replace('"facts": {', '"facts": {"x": NaN,')
+    )
+    header = b'{"weight":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+    content = len(header).to_bytes(8, "little") + header + bytes(2)
+    (head.save(tmp_path / "eighths") / "head.safetensors").write_bytes(content)
+    head.save(tmp_path / ".pitch.new")
     found = serve(table, Settings(heads=tmp_path)).get("/api/heads").json()
     assert [row["name"] for row in found] == ["pitch"]
     said = capsys.readouterr().err
-    assert "other" in said
-    assert "damaged" in said
+    for name in ("other", "damaged", "endless", "eighths"):
+        assert f"left out: {tmp_path / name} " in said
+    assert ".pitch.new" not in said
 
 
 def test_a_head_that_doubts_says_so_in_place_of_a_label(client, serve, table, taught, tmp_path):

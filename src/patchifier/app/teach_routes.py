@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from starlette.responses import Response
 
-from patchifier import heads
+from patchifier import head_files, heads
 from patchifier.app.parameters import RefusedError
 from patchifier.app.state import Served
 from patchifier.app.teach import GROUPING, shared, teach
@@ -71,13 +71,12 @@ def read_heads(folder: Path | None, identity: str) -> dict[str, heads.Head]:
     One that cannot be used is named and left out.
     """
     found = dict[str, heads.Head]()
-    for one in sorted(folder.iterdir()) if folder else []:
-        if heads.is_head(one):
-            try:
-                name = one.name if one.is_dir() else one.stem
-                found.setdefault(name, _of_model(heads.read(one), identity, one))
-            except RequestError as error:
-                print(f"left out: {error}", file=sys.stderr, flush=True)
+    for one in head_files.find_in(folder) if folder else []:
+        try:
+            name = one.name if one.is_dir() else one.stem
+            found.setdefault(name, _of_model(heads.read(one), identity, one))
+        except RequestError as error:
+            print(f"left out: {error}", file=sys.stderr, flush=True)
     return found
 
 

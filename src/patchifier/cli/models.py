@@ -129,10 +129,9 @@ def _list_models() -> Outcome:
 
 def _head_of(path: str) -> Path | None:
     """Folder of a head: of the package by its name, or at a path."""
-    from patchifier import heads, weights
+    from patchifier import head_files
 
-    folder = weights.find_head(path) or Path(path)
-    return folder if heads.is_head(folder) else None
+    return head_files.find(path)
 
 
 def _head_facts(folder: Path) -> dict[str, Any]:

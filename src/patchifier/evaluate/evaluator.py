@@ -259,7 +259,7 @@ class Evaluator:
             | {"p_holm": p}
             | {
                 "equal_predictions": predicted is not None
-                and equal_predictions(self.task, predicted[first], predicted[other])
+                and equal_predictions(predicted[first], predicted[other])
             }
             for other, score, p in zip(others, scores, corrected, strict=True)
         ]

@@ -181,7 +181,7 @@ def paired_rows(
         {"first": name, "second": other_name}
         | asdict(score)
         | {"p_holm": p}
-        | {"equal_predictions": equal_predictions(task, one.predictions, other.predictions)}
+        | {"equal_predictions": equal_predictions(one.predictions, other.predictions)}
         for ((name, one), (other_name, other)), score, p in zip(
             pairs, scores, corrected, strict=True
         )

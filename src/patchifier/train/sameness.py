@@ -1,16 +1,23 @@
 """Predictions that are the same for every clip, or the same as those of another model."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from patchifier.tasks import Task
 
+NOISE = 1e-5  # share of a number within which numbers are equal, for float32
+HARDLY = 0.01  # share of a probability, or of the targets' deviation, that is no answer of its own
+
 
 def constant_prediction(
     task: Task, targets: Sequence[np.ndarray], predictions: Sequence[np.ndarray]
 ) -> str:
     """Say what models that learnt nothing predict for every clip; empty if one has learnt.
+
+    Also empty without clips, for targets that are all the same, and where a prediction is not
+    finite.
 
     Parameters
     ----------
@@ -24,11 +31,13 @@ def constant_prediction(
     Examples
     --------
     >>> task = Task("one-of", ("jazz", "rock"))
-    >>> constant_prediction(task, [np.array([0, 1])], [np.array([[0.6, 0.4], [0.7, 0.3]])])
+    >>> constant_prediction(task, [np.array([0, 1])], [np.array([[0.6, 0.4], [0.601, 0.399]])])
     'every clip is called jazz'
+    >>> constant_prediction(task, [np.array([0, 1])], [np.array([[0.9, 0.1], [0.6, 0.4]])])
+    ''
     """
-    pairs = zip(targets, predictions, strict=True)
-    if not all(_is_constant(task, *pair) for pair in pairs):
+    pairs = list(zip(targets, predictions, strict=True))
+    if not pairs or not all(_is_constant(task, *pair) for pair in pairs):
         return ""
     if task.kind == "one-of":
         named = dict.fromkeys(task.names[int(run[0].argmax())] for run in predictions)
@@ -41,30 +50,47 @@ def constant_prediction(
 
 
 def _is_constant(task: Task, targets: np.ndarray, predictions: np.ndarray) -> bool:
-    """Whether predictions (n, C) are one class, or one value of each output, and targets are not.
+    """Whether predictions (n, C) hardly vary where targets do.
 
-    Numbers are equal within a hundredth of the targets' deviation.
+    Of a "one-of" task the class never changes, and each probability varies by less than a hundredth
+    of itself. Those of a "many-of" task are equal but for rounding, since its metrics rank them.
+    Numbers vary by less than a hundredth of the usual deviation of their targets: the median, so
+    that no outlier makes the others look alike.
     """
-    if not np.ptp(targets, axis=0).any():
+    if not len(targets) or not np.isfinite(predictions).all():
+        return False
+    varied = np.ptp(targets, axis=0) > 0
+    if not varied.any():
         return False
     if task.kind == "one-of":
-        return not np.ptp(predictions.argmax(1))
-    spread = 0.01 * targets.std(0) if task.kind == "numbers" else 1e-6
-    return bool((np.ptp(predictions, axis=0) <= spread).all())
+        same = not np.ptp(predictions.argmax(1))
+        return same and _vary_within(HARDLY * np.abs(predictions).mean(0), predictions)
+    predictions = predictions[:, varied]
+    limits = NOISE * np.abs(predictions).mean(0)
+    if task.kind == "numbers":
+        deviations = np.abs(targets - np.median(targets, axis=0))[:, varied]
+        limits = np.maximum(limits, HARDLY * np.median(deviations, axis=0))
+    return _vary_within(limits, predictions)
 
 
-def equal_predictions(task: Task, one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
-    """Whether all runs of two models predict the same: classes, or values (n, C).
+def _vary_within(limits: np.ndarray, predictions: np.ndarray) -> bool:
+    return bool((np.ptp(predictions, axis=0) <= limits).all())
+
+
+def equal_predictions(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
+    """Whether two models predict the same values (n, C), but for rounding.
+
+    Runs are compared in pairs; of different numbers of runs, each with each.
+    Equal classes are not enough, since other metrics use the probabilities. Nor is one clip.
 
     Examples
     --------
-    >>> task = Task("one-of", ("jazz", "rock"))
-    >>> equal_predictions(task, [np.array([[0.6, 0.4]])], [np.array([[0.9, 0.1]])])
-    True
+    >>> one, other = np.array([[0.6, 0.4], [0.2, 0.8]]), np.array([[0.9, 0.1], [0.2, 0.8]])
+    >>> equal_predictions([one], [one]), equal_predictions([one], [other])
+    (True, False)
     """
-
-    def decided(run: np.ndarray) -> np.ndarray:
-        return run.argmax(1) if task.kind == "one-of" else run
-
-    first, *others = map(decided, (*one, *other))
-    return all(np.array_equal(first, run) for run in others)
+    pairs = list(zip(one, other)) if len(one) == len(other) else list(itertools.product(one, other))
+    return all(
+        len(run) > 1 and run.shape == same.shape and np.allclose(run, same, rtol=NOISE, atol=0)
+        for run, same in pairs
+    )

@@ -64,7 +64,7 @@ def find(model: str | Path | None = None) -> Path:
         return hub.from_hub(str(model))
     model = expanded(model)
     restore_folder(Path(model))
-    if isinstance(model, str) and model == Path(model).name and not Path(model).exists():
+    if isinstance(model, str) and model == Path(model).name and not os.path.exists(model):
         raise RequestError(f"there is no model {model!r}{_nearest(model)} Expected {expected()}.")
     return Path(model)
 
