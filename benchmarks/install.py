@@ -60,9 +60,13 @@ def build(folder):
 
 
 def environment(folder):
-    """Python of a new environment that has pip, and the folder of its packages."""
+    """Python of a new environment that has pip alone, and the folder of its packages."""
     venv.create(folder, with_pip=True)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    if sys.version_info < (3, 12):  # which puts setuptools into an empty environment, 6 MB
+        subprocess.run(
+            [python, "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools"], check=True
+        )
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     return python, Path(site.stdout.strip())

@@ -98,7 +98,7 @@ def teach_csv(
     if group and group not in ALIKE:
         raise RequestError(f"--group is {group!r}, expected {', '.join(ALIKE)}.")
     collection = Collection.open(Path(table))
-    _require_whole_files(collection)
+    require_whole_files(collection)
     rows, skipped = _found(labels_csv.read(labels, own=True), collection, labels)
     by_label: dict[str, list[int]] = {}
     for place, row in rows.items():
@@ -135,7 +135,7 @@ def teach_csv(
     )
 
 
-def _require_whole_files(collection: Collection) -> None:
+def require_whole_files(collection: Collection) -> None:
     """Refuse a table of windows: their mean is not the vector from which a head predicts."""
     table = collection.table
     if table and (table.metadata.get("window_s") or len(table) > len(collection)):

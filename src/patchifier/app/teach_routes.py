@@ -15,6 +15,7 @@ from patchifier import head_files, heads
 from patchifier.app.parameters import RefusedError
 from patchifier.app.state import Served
 from patchifier.app.teach import GROUPING, shared, teach
+from patchifier.app.teach_csv import require_whole_files
 from patchifier.config import RequestError
 from patchifier.io import to_cell
 
@@ -183,6 +184,7 @@ def saved(served: Served, params: SaveParams) -> Response:
         return download(
             _csv(served, params.head), f"{stem}-predicted.csv", "text/csv; charset=utf-8"
         )
+    require_whole_files(served.collection)
     head = _head(served, params.head)
     folder = served.folder / "heads" / stem
     with served.one_at_a_time(f"head {stem}"):
