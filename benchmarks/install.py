@@ -32,16 +32,17 @@ COMMANDS = [
     "prepare {music} --out {out}.cache --workers 1",
     "export patchifier-base --graphs",
 ]
+INSTALLERS = ("pip", "setuptools", "pkg_resources", "_distutils_hack")  # in an empty environment
 NEEDS_TORCH = {"export patchifier-base --graphs"}  # refused, with the command that installs it
 
 
 def size_mb(folder):
-    """Bytes on disk of packages with their bytecode, without pip itself, in MB."""
+    """Bytes on disk of packages with their bytecode, without what an empty environment has, in MB."""
     files = [
         path
         for path in folder.rglob("*")
         if path.is_file()
-        and not path.relative_to(folder).parts[0].startswith(("pip", "setuptools"))
+        and not path.relative_to(folder).parts[0].startswith(INSTALLERS)
     ]
     return sum(path.stat().st_size for path in files) / 1e6
 
@@ -60,13 +61,9 @@ def build(folder):
 
 
 def environment(folder):
-    """Python of a new environment that has pip alone, and the folder of its packages."""
+    """Python of a new environment that has pip, and the folder of its packages."""
     venv.create(folder, with_pip=True)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    if sys.version_info < (3, 12):  # which puts setuptools into an empty environment, 6 MB
-        subprocess.run(
-            [python, "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools"], check=True
-        )
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     return python, Path(site.stdout.strip())
