@@ -41,8 +41,7 @@ def size_mb(folder):
     files = [
         path
         for path in folder.rglob("*")
-        if path.is_file()
-        and not path.relative_to(folder).parts[0].startswith(INSTALLERS)
+        if path.is_file() and not path.relative_to(folder).parts[0].startswith(INSTALLERS)
     ]
     return sum(path.stat().st_size for path in files) / 1e6
 
