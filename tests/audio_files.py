@@ -90,10 +90,24 @@ def without_end_flag(path: Path) -> Path:
     content = bytearray(path.read_bytes())
     page = content.rindex(b"OggS")
     content[page + 5] &= ~4
-    content[page + 22 : page + 26] = bytes(4)
-    content[page + 22 : page + 26] = struct.pack("<I", ogg_crc(content[page:]))
+    _renew_checksum(content, page, len(content))
     path.write_bytes(content)
     return path
+
+
+def with_negative_granule(path: Path) -> Path:
+    """Set the granule position of the second page of sound to -104, as in a file of a game."""
+    content = bytearray(path.read_bytes())
+    pages = [at for at in range(len(content)) if content.startswith(b"OggS", at)]
+    content[pages[3] + 6 : pages[3] + 14] = struct.pack("<q", -104)
+    _renew_checksum(content, pages[3], pages[4])
+    path.write_bytes(content)
+    return path
+
+
+def _renew_checksum(content: bytearray, page: int, end: int) -> None:
+    content[page + 22 : page + 26] = bytes(4)
+    content[page + 22 : page + 26] = struct.pack("<I", ogg_crc(content[page:end]))
 
 
 def ogg_crc(page: bytes) -> int:

@@ -124,6 +124,12 @@ def test_stream_without_an_end_flag_holds_what_is_there(tmp_path: Path) -> None:
     assert not stream.cut
 
 
+def test_negative_granule_position_is_no_length(tmp_path: Path) -> None:
+    path = made.with_negative_granule(made.vorbis(tmp_path / "a.ogg", 30.0))
+    assert lengths(path) == [pytest.approx(30.0, abs=1e-4)]
+    assert decoded_s(path) == pytest.approx(30.0, abs=1e-4)
+
+
 def test_stream_that_was_recorded_from_its_middle_on_begins_there(tmp_path: Path) -> None:
     content = made.opus(tmp_path / "a.opus", 6.0).read_bytes()
     pages = [at for at in range(len(content)) if content.startswith(b"OggS", at)]

@@ -11,8 +11,7 @@ from typing import BinaryIO
 from patchifier.containers.flac import StreamInfo
 from patchifier.containers.stream import Stream, read
 
-OGG_HEADER = struct.Struct("<4sBBQIIIB")
-NO_GRANULE = 2**64 - 1
+OGG_HEADER = struct.Struct("<4sBBqIIIB")
 OPUS_LOST = 480  # samples at 48 kHz
 
 
@@ -52,7 +51,7 @@ def links(file: BinaryIO, size: int) -> Iterator[Stream]:
         beginning = bool(flags & 2)
         if beginning and link is None:
             link = _audio(read(file, body, 64), began, serial)
-        elif link and serial == link.serial and 0 < granule < NO_GRANULE and at <= size:
+        elif link and serial == link.serial and granule > 0 and at <= size:  # it is signed
             if link.start is None:
                 link.start = _late_start(file, body, lacing, granule, link)
             link.last = max(link.last, granule)
