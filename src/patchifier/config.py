@@ -318,10 +318,12 @@ class TrainingConfig:
     """Optimiser steps; 0 computes them from epochs."""
     batch_size: int = 32
     """Clips in a step, over all devices (4.4)."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """AdamW (4.4); or Muon for matrices and kernels, with AdamW for the rest."""
     learning_rate: float = 1e-4
-    """Peak learning rate of AdamW (4.4)."""
+    """Peak learning rate (4.4)."""
     weight_decay: float = 0.01
-    """Weight decay of AdamW, on matrices and kernels only."""
+    """Weight decay, on matrices and kernels only."""
     schedule: Literal["constant", "cosine", "trapezoid"] = "constant"
     """Learning rate after the warm-up: constant; a half cosine to 0; or constant, then linear to 0
     over the last fifth of the steps."""
@@ -910,7 +912,7 @@ def stored_form(config: Any) -> dict[str, Any]:
         old = with_old_names(to_dict(config), path) | fixed_values(path)
         if isinstance(config, SpectrogramConfig):
             old["bands"] = config.n_bands
-        return old
+        return _without_adamw(old)
     old = {
         field.name: stored_form(getattr(config, field.name)) for field in dataclasses.fields(config)
     }
@@ -922,6 +924,15 @@ def stored_form(config: Any) -> dict[str, Any]:
         "components": [config.pooled_size, kept] if kept else [0, 0],
     }
     return old
+
+
+def _without_adamw(values: dict[str, Any]) -> dict[str, Any]:
+    """Remove the name of the optimiser that all training had before there was another."""
+    return {
+        name: _without_adamw(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if (name, value) != ("optimiser", "adamw")
+    }
 
 
 def identity_form(config: Config) -> dict[str, dict[str, Any]]:

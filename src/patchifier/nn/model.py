@@ -257,6 +257,12 @@ class Patchifier(nn.Module):
             estimators = nn.ModuleDict({name: ESTIMATORS[name]() for name in model.estimators})
             self.estimators = estimators if model.estimators else None
 
+    def train(self, mode: bool = True) -> "Patchifier":
+        """Set training mode; a frozen extractor stays in evaluation mode."""
+        super().train(mode)
+        self.extractor.train(mode and any(p.requires_grad for p in self.extractor.parameters()))
+        return self
+
     def extract(self, patches: Tensor, keep: Tensor | None = None) -> Tensor:
         """Vectors (B, N, D) of patches (B, N, 1, M, T); zeros where `keep` (B, N) is False."""
         B, N = patches.shape[:2]

@@ -250,7 +250,9 @@ def _set_up(task: TrainTask, config: TrainingConfig, fabric: "Fabric") -> tuple[
     if fabric.world_size > 1:
         join_batch_norm(model)
     model.to(fabric.device)
-    wrapped, optimiser = fabric.setup(model, make_optimiser(model, config, task.learning_rates))
+    dtype = torch.bfloat16 if precision_of(fabric).startswith("bf16") else torch.float32
+    optimiser = make_optimiser(model, config, task.learning_rates, dtype=dtype)
+    wrapped, optimiser = fabric.setup(model, optimiser)
     for method in ("stage_one_loss", "stage_two_loss"):
         if hasattr(model, method):
             wrapped.mark_forward_method(method)

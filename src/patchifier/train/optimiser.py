@@ -1,19 +1,110 @@
-"""AdamW and learning-rate schedules (paper 4.4)."""
+"""AdamW (paper 4.4) and Muon, and learning-rate schedules."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from patchifier.config import TrainingConfig
 
+MOMENTUM = 0.95
+# Coefficients of five Newton-Schulz iterations (Jordan et al. 2024): they bring singular values
+# from 0.01 up to about 1 quickly, and end between 0.7 and 1.2.
+ITERATIONS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)
+ADAMW_RMS = 0.2  # root mean square of AdamW's updates in units of the learning rate
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for groups with `matrices`, AdamW for the others.
+
+    The update of a matrix is the orthogonal matrix nearest to its momentum (Jordan et al. 2024,
+    https://kellerjordan.github.io/posts/muon/), at the root mean square of AdamW's updates (Liu et
+    al. 2025, arXiv:2502.16982): learning rate and weight decay mean the same for both. A kernel is
+    a matrix with a row for each output channel; query, key and value are three matrices.
+
+    Parameters
+    ----------
+    groups : list of dict
+        Groups of parameters; `matrices` is True or False in each.
+    dtype : torch.dtype
+        Of the iterations.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(groups, fused=True)
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take a step; `closure` is for other optimisers."""
+        groups = self.param_groups
+        try:
+            self.param_groups = [group for group in groups if not group["matrices"]]
+            loss = super().step(closure)
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            if group["matrices"] and group["lr"] > 0:
+                self._move(group)
+        return loss
+
+    def _move(self, group: dict[str, Any]) -> None:
+        """Update the matrices and kernels of a group; those of one shape together."""
+        moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for parameter in moving:
+            update = self._momentum(parameter)
+            by_shape.setdefault(update.shape[1:], []).append((parameter, update))
+        for (rows, columns), found in by_shape.items():
+            updates = orthogonalise(torch.cat([update for _, update in found]))
+            scale = ADAMW_RMS * math.sqrt(max(rows, columns))
+            sizes = [len(update) for _, update in found]
+            for (parameter, _), update in zip(found, updates.split(sizes), strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * scale)
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        """Nesterov's momentum of a parameter as matrices (B, R, C)."""
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
+        if not state:
+            state["step"] = torch.tensor(0.0)  # AdamW expects it in a loaded state
+            state["momentum"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        update = gradient.lerp(momentum, MOMENTUM).flatten(1)  # (rows, columns)
+        n_matrices = 3 if len(update) == 3 * update.shape[1] else 1  # query, key and value
+        return update.unflatten(0, (n_matrices, -1)).to(self.dtype)
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Bring the singular values of matrices (B, R, C) near 1, by Newton-Schulz iterations."""
+    a, b, c = COEFFICIENTS
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).contiguous()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(ITERATIONS):
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
 
 def make_optimiser(
-    model: nn.Module, config: TrainingConfig, rates: Mapping[str, float]
+    model: nn.Module,
+    config: TrainingConfig,
+    rates: Mapping[str, float],
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.optim.AdamW:
-    """AdamW (4.4), weight decay on matrices and kernels only, learning rates by name's prefix."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    """Make the optimiser of the parameters that learn.
+
+    Weight decay is on matrices and kernels only, learning rates are by name's prefix, `dtype` is
+    that of Muon's iterations.
+    """
+    muon = config.optimiser == "muon"
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             rate = next(
@@ -21,13 +112,20 @@ def make_optimiser(
                 config.learning_rate,
             )
             table = name.endswith(("positions", "places", "distances.numbers", "cls", "mask_token"))
-            decay = 0.0 if parameter.ndim < 2 or table else config.weight_decay
-            groups.setdefault((rate, decay), []).append(parameter)
+            matrix = parameter.ndim >= 2 and not table
+            decay = config.weight_decay if matrix else 0.0
+            groups.setdefault((rate, decay, muon and matrix), []).append(parameter)
     rows = [
-        {"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay}
-        for (rate, decay), parameters in groups.items()
+        {
+            "params": parameters,
+            "lr": rate,
+            "peak": rate,
+            "weight_decay": decay,
+            "matrices": matrices,
+        }
+        for (rate, decay, matrices), parameters in groups.items()
     ]
-    return torch.optim.AdamW(rows, fused=True)
+    return Muon(rows, dtype=dtype) if muon else torch.optim.AdamW(rows, fused=True)
 
 
 def rate_factor(step: int, total: int, config: TrainingConfig) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from patchifier import checkpoint, weights
@@ -34,6 +35,7 @@ from patchifier.train.distributed import (
 )
 from patchifier.train.loop import TrainTask, fit
 from patchifier.train.objectives import PIXELS, Objectives, frozen_modules, require_targets
+from patchifier.train.optimiser import make_optimiser
 from patchifier.train.pictures import write_reconstructions
 from patchifier.train.plan import plan, stage_steps
 from patchifier.train.run import Run, is_first
@@ -341,7 +343,10 @@ def trials(
             )
             module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
             steps = [batches(step) for step in range(TRIAL_STEPS)]
-            yield Trial(module, stage_loss(stage, config.pretrain), steps)
+            optimiser = None
+            if training.optimiser == "muon":
+                optimiser = make_optimiser(module, training, {}, dtype=torch.bfloat16)
+            yield Trial(module, stage_loss(stage, config.pretrain), steps, optimiser)
 
 
 def stage_module(
@@ -354,7 +359,9 @@ def stage_module(
     Targets are standardised by that many batches of examples; by all there are, if it is None.
     """
     several = stage == "two" and config.pretrain.objectives != (PIXELS,)
-    frozen = frozen_modules(config) if several else ()
+    frozen: tuple[str, ...] = frozen_modules(config) if several else ()
+    if stage == "two" and not config.pretrain.extractor_lr_scale:
+        frozen = (*frozen, "extractor")
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage] and name not in frozen)
     for name, part in (model.estimators or {}).items():

@@ -33,11 +33,15 @@ Kernel = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Trial:
-    """First steps of a training: a copy of the module, its loss (of module and batch), batches."""
+    """First steps of a training: a copy of the module, its loss (of module and batch), batches.
+
+    An optimiser is given if it multiplies matrices in bf16.
+    """
 
     module: nn.Module
     loss: Callable[[nn.Module, Any], Tensor]
     batches: Sequence[Any]
+    optimiser: torch.optim.Optimizer | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ class SelfTest(TorchDispatchMode):
                     with torch.autocast("cpu", torch.bfloat16):
                         value = trial.loss(trial.module, batch)
                     value.backward()
+                    if trial.optimiser is not None:
+                        trial.optimiser.step()
                 trial.module.zero_grad(set_to_none=True)
         return list(self.met)
 
