@@ -29,6 +29,7 @@ from patchifier.train import objectives
 from tests import GOLDEN, ROOT, builders
 
 IDENTITIES = json.loads((GOLDEN / "identities.json").read_text())
+REWRITTEN = {"base-paper"}  # recipes that mean something else than in the first edition
 OLD_RUN = ROOT / "tests" / "fixtures" / "first_edition" / "run" / "config.json"
 BASE = Path(embed.__file__).parent / "weights" / "patchifier-base" / "config.json"
 
@@ -71,7 +72,7 @@ def test_digests_of_a_recipe_are_those_of_the_first_edition(recipe):
 
 
 def test_every_recipe_has_a_known_digest():
-    assert recipes().keys() | {"default"} == IDENTITIES["recipes"].keys()
+    assert recipes().keys() - REWRITTEN | {"default"} == IDENTITIES["recipes"].keys()
 
 
 @pytest.mark.parametrize("name", IDENTITIES["models"])
