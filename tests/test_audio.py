@@ -303,7 +303,7 @@ def test_text_named_mp3_is_refused(
     (tmp_path / "notes.mp3").write_text("not a song, but a page of notes about one\n" * 200)
     if not has_pyav:
         monkeypatch.setitem(sys.modules, "av", None)
-    expect_refusal(tmp_path / "notes.mp3", "is not audio, it is text")
+    expect_refusal(tmp_path / "notes.mp3", "not an audio file: it is text")
 
 
 @pytest.mark.parametrize("suffix", CONTAINERS)

@@ -188,7 +188,7 @@ def test_file_that_is_cut_off_is_told(make: made.Maker, share: float, tmp_path: 
 def test_list_of_files_named_m4a_is_refused(tmp_path: Path) -> None:
     made.wav(tmp_path / "neighbour.wav", 1.0)
     (tmp_path / "song.m4a").write_text("ffconcat version 1.0\nfile neighbour.wav\n")
-    with pytest.raises(audio.AudioError, match=r"song\.m4a: is not audio, it is text"):
+    with pytest.raises(audio.AudioError, match=r"song\.m4a: not an audio file: it is text"):
         audio.load(tmp_path / "song.m4a")
 
 
@@ -340,7 +340,7 @@ def test_a_text_that_is_named_like_a_song_is_said_to_be_text(
     path.write_bytes(content)
     with pytest.raises(RequestError) as refused:
         audio.load(path)
-    assert str(refused.value) == f"{path}: is not audio, it is text."
+    assert str(refused.value) == f"{path}: not an audio file: it is text."
 
 
 @pytest.mark.parametrize("content", [bytes(5000), b"\xe9t\xe9 " * 900, b"text\0" * 900])

@@ -65,12 +65,12 @@ def test_a_sentence_with_a_remedy_and_the_noise_of_a_decoder_are_no_part_of_the_
     skipped = [
         ("a.ogg", f"a.ogg: only 4.3 of its 4.6 s can be read by x. To read it: {install}."),
         ("b.mp3", f"b.mp3: not audio. For m4a: {install}. Its decoder says: Note: Illegal: pip"),
-        ("c.mp3", "c.mp3: is not audio, it is text. Its decoder says: Note: resync"),
+        ("c.mp3", "c.mp3: not an audio file: it is text. Its decoder says: Note: resync"),
     ]
     assert io.skipped_lines(skipped) == [
         "skipped a.ogg: only 4.3 of its 4.6 s can be read by x.",
         "skipped b.mp3: not audio.",
-        "skipped c.mp3: is not audio, it is text.",
+        "skipped c.mp3: not an audio file: it is text.",
         f"to read 2 of them: {install}",
     ]
 

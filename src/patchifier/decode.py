@@ -174,7 +174,7 @@ def _unknown(path: Path) -> tuple[Stream, ...]:
     except UnicodeDecodeError:
         text = "\0"
     if all(unicodedata.category(letter) != "Cc" or letter in "\t\n\r\f" for letter in text):
-        raise AudioError(f"{path}: is not audio, it is text.")
+        raise AudioError(f"{path}: not an audio file: it is text.")
     return (Stream(0, path.stat().st_size),)
 
 
