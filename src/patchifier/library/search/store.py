@@ -244,7 +244,7 @@ class VectorStore(abc.ABC):
         return None if os.path.exists(given) else named(self.paths(), given)
 
     def _has(self, path: str) -> bool:
-        return len(self._vectors_of_path(path)) > 0
+        return len(self._select(Filter(path=path), vectors=False)) > 0
 
     def _known(self, query: Query) -> Query:
         """Return a vector as it is, and of a file its path in here."""
@@ -353,7 +353,8 @@ class VectorStore(abc.ABC):
     def _vector_of_file(self, path: str) -> np.ndarray:
         vectors = self._vectors_of_path(path)
         if not len(vectors):
-            vectors = self._vectors_of_path(str(self._known(path)))
+            path = str(self._known(path))
+            vectors = self._vectors_of_path(path)
         mean = unit(vectors).mean(0)
         if np.linalg.norm(mean) < SLACK:
             raise RequestError(
