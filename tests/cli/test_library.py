@@ -156,6 +156,20 @@ def test_a_path_leads_from_one_file_to_another(home, told, monkeypatch):
     assert "lower.wav" in found[1:-1]
 
 
+def test_a_path_is_held_by_the_files_nearest_to_files_outside(home, run, new_song, tmp_path):
+    copy = tmp_path / "copy.wav"
+    shutil.copy(home / "a" / "high.wav", copy)
+    model = f"--model {home}/model"
+    shown = run(f"path {home}/all.parquet --from {copy} --to {home}/b/noise.wav --count 2 {model}")
+    lines = [line.split("/")[-1] for line in shown.out.splitlines()]
+    assert lines == ["high.wav", "noise.wav"]
+    high = (home / "a" / "high.wav").resolve()
+    assert f"{copy} is not in the table: the path begins at {high} (1.00)" in shown.err
+    shown = run(f"path {home}/all.parquet --from noise.wav --via {copy} --to {new_song} {model}")
+    assert f"the path leads through {high} (1.00)" in shown.err
+    assert re.search(r"new.wav is not in the table: the path ends at .*low(er)?.wav \(", shown.err)
+
+
 def test_a_file_is_known_by_its_name_and_one_that_is_nowhere_is_refused(home, run, told):
     whole = told(f"similar {home}/all.parquet --to {home}/b/noise.wav")
     assert told(f"similar {home}/all.parquet --to noise.wav") == whole
@@ -324,6 +338,8 @@ def test_without_a_model_it_is_that_of_the_package(home, bundled, run, told, tmp
     assert nearest in ("low.wav", "lower.wav")
     other = f"similar {home}/all.parquet --to {new_song}"
     assert "patchifier-base is another model" in run(other, code=2).err
+    said = run(f"similar {table} --to {new_song} --model patchifier-paper", code=2).err
+    assert "was made by patchifier-base: add --model patchifier-base" in said
     headless = f"predict patchifier-base {home}/a --out {tmp_path}/x.csv"
     assert "no head" in run(headless, code=2).err
 

@@ -332,6 +332,22 @@ def test_a_path_from_a_file_outside_begins_at_the_nearest(opened, write):
     assert paths(store.path(on_circle(3)[0], "c", 3)) == ["a", "b", "c"]
 
 
+def test_a_file_outside_is_held_by_the_nearest_one_at_both_ends(opened, write):
+    store = opened(write(on_circle(0, 30, 60, 90), "abcd"))
+    outside = on_circle(2, 88)
+    assert paths(store.path(outside[0], "d", 2)) == ["a", "d"]
+    assert paths(store.path("a", outside[1], 2)) == ["a", "d"]
+    assert paths(store.path(outside[1], outside[0], 2)) == ["d", "a"]
+    assert paths(store.path("b", "d", 3, waypoints=[outside[0]])) == ["b", "a", "d"]
+
+
+def test_no_file_stands_for_two_files_outside(opened, write):
+    store = opened(write(on_circle(0, 30, 60, 90), "abcd"))
+    outside = on_circle(2, 3)
+    assert paths(store.path(*outside, 2)) == ["a", "b"]
+    assert paths(store.path(outside[0], "a", 2)) == ["b", "a"]
+
+
 def test_a_path_between_the_same_and_between_opposite_directions(opened, write):
     store = opened(write(on_circle(0, 0, 180, 20, 90), "abcde"))
     assert sorted(paths(store.path("a", "b", 3))) == ["a", "b", "d"]

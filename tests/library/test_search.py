@@ -25,7 +25,7 @@ from patchifier.config import RequestError
 from patchifier.jobs import file_lock
 from patchifier.library import search
 from patchifier.library.search import Filter
-from patchifier.library.search.rows import named
+from patchifier.library.search.rows import folder_named, named
 from patchifier.library.stored import ADDED, FACTS, TYPES
 from tests.library.vectors import cosine, on_circle, paths, random_vectors
 
@@ -916,6 +916,57 @@ def test_a_name_means_the_one_file_that_has_it(name, expected):
 def test_a_name_of_several_files_is_refused_with_all_of_them(name):
     with pytest.raises(RequestError, match=re.escape(", ".join(LISTED[:2]))):
         named(LISTED, name)
+
+
+def test_a_store_knows_its_files_by_a_part_of_their_names(opened, write, tmp_path, monkeypatch):
+    songs = [tmp_path / name for name in ("Gigue.mp3", "Air.mp3", "more.mp3")]
+    store = opened(write(on_circle(0, 10, 40), songs))
+    monkeypatch.chdir(tmp_path)
+    for name in ("air", Path("Air.mp3"), str(songs[1])):
+        assert paths(store.similar(name, 2)) == [str(songs[0]), str(songs[2])]
+    assert (
+        paths(store.mix("gig", 2)) == paths(store.path("gig", "air", 2)) == [*map(str, songs[:2])]
+    )
+    for call in (lambda: store.path("gig", "Gigue"), lambda: store.similar("air", unlike="Air")):
+        with pytest.raises(RequestError, match=r"Gigue\.mp3 was given twice|Air\.mp3 is among"):
+            call()
+
+
+def test_a_file_that_exists_outside_is_not_taken_for_one_inside(write, tmp_path, monkeypatch):
+    store = search.Table.open(write(on_circle(0, 10), ["/music/new song.mp3", "/music/b.mp3"]))
+    monkeypatch.chdir(tmp_path)
+    assert store.path_of("new") == "/music/new song.mp3"
+    Path("new").touch()
+    with pytest.raises(RequestError, match=r"new is not in .*embed the file"):
+        store.similar("new")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("naev-data", "/m/Naev-Data/"),
+        ("/m/naev-data/", "/m/Naev-Data/"),
+        ("Naev-Data/snd", "/m/Naev-Data/snd/"),
+        ("data", None),
+        ("song.ogg", None),
+        ("/", None),
+    ],
+)
+def test_a_name_means_the_one_folder_that_has_it(name, expected):
+    songs = ["/m/Naev-Data/snd/song.ogg", "/m/b/x/song.ogg", "/m/c/x/song.ogg"]
+    assert folder_named(songs, name) == expected
+
+
+def test_a_name_of_several_folders_is_refused_with_all_of_them():
+    with pytest.raises(RequestError, match=r"x may mean 2 folders: /m/b/x/, /m/c/x/. Name one"):
+        folder_named(["/m/b/x/song.ogg", "/m/c/x/song.ogg"], "x")
+
+
+def test_a_table_whose_embed_was_interrupted_is_told_from_one_that_never_was(tmp_path):
+    (tmp_path / "cc.parquet.parts").mkdir()
+    for call in (search.load, search.read):
+        with pytest.raises(RequestError, match=r"cc.parquet is not finished.*Run that command"):
+            call(tmp_path / "cc.parquet")
 
 
 def test_a_message_about_a_name_lists_ten_files():

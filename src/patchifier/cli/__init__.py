@@ -92,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
     if not words or words[0] in ("-h", "--help"):
         _show(overview())
         return 0
@@ -103,7 +105,7 @@ def _run(words: list[str]) -> int:
         return 0
     name, *rest = _renamed(words)
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        near = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         _complain(
             f"patchifier: there is no command '{name}': {hint}'patchifier' lists all commands."
@@ -117,6 +119,8 @@ def _run(words: list[str]) -> int:
     if outcome is None:  # of a training process that is not the first
         return 0
     _show(json.dumps(outcome.results, indent=1) if as_json else outcome.text)
+    for note in outcome.notes:
+        _complain(note)
     return outcome.code
 
 

@@ -34,11 +34,14 @@ class Outcome:
         What is printed otherwise.
     code : int
         Exit code: 0; 1 if inputs were skipped or a check failed.
+    notes : tuple of str
+        Lines for standard error behind the results.
     """
 
     results: Any
     text: str
     code: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ class Parser(jsonargparse.ArgumentParser):
             named = [f"--{name}" if f"--{name}" in flags else name.upper() for name in names]
             are = "are" if len(names) > 1 else "is"
             message = f"{' and '.join(named)} {are} missing: see '{self.prog} --help'."
+        if left := re.match("unrecognized arguments: (.+)", message, re.IGNORECASE):
+            message = f"{message}{_file_hint(left[1], self._option_string_actions)}"
         message = re.sub(r'^Parser key "(.+?)":', r"--\1:", message.removeprefix("argument "))
         message = re.sub(r"<class '(\w+)'>", r"\1", message)
         message = re.sub(r":\s+Expected a (\w+)\.\s+Got value: (.*)", _expected_kind, message)
@@ -173,6 +178,16 @@ class Parser(jsonargparse.ArgumentParser):
                 near = difflib.get_close_matches(flag.lstrip("-"), names, n=1)
                 hint = f"did you mean --{near[0]}?" if near else f"see '{self.prog} --help'."
                 self.error(f"there is no flag {flag}: {hint}")
+
+
+def _file_hint(left: str, flags: Iterable[str]) -> str:
+    """Text about the flags that name a file, where a word stands alone; else empty."""
+    known = [flag for flag in ("--from", "--to", "--seeds") if flag in flags]
+    if not known or left.startswith("-"):
+        return ""
+    if len(known) == 1:
+        return f": did you mean {known[0]} {left}?"
+    return f": a file is named by {' or '.join(known)}."
 
 
 def _old_flags(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

@@ -82,12 +82,11 @@ def _system(path: str) -> Outcome:
 
 def _describe_table(path: str) -> Outcome:
     """Describe a table of embeddings; its model is named if it is one of the package."""
-    from patchifier import embed, weights
+    from patchifier.library.models import name_of
     from patchifier.library.stored import describe
 
     facts: dict[str, Any] = {"kind": "table", **describe(path)}
-    named = (name for name in weights.names() if embed.load(name).identity == facts["model"])
-    facts["name"] = next(named, None)
+    facts["name"] = name_of(facts["model"])
     lines = [
         _fact(name, value)
         for name, value in facts.items()

@@ -1,56 +1,22 @@
 """A table or an index that a command searches, and what the commands of search have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchifier.cli.command import Outcome
+from patchifier.cli.conditions import Conditions
 from patchifier.config import RequestError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from patchifier.library.search import Filter, Index, SearchResult, Table
+    from patchifier.library.search import Index, SearchResult, Table
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """Which files take part; what is empty is no condition.
-
-    Parameters
-    ----------
-    artist, title, album, genre, albumartist : str
-        Only files with this tag, ignoring case.
-    year_from : int
-        Only files of this year and later.
-    year_to : int
-        Only files of this year and earlier.
-    below : str
-        Only files whose path begins with this, such as a folder.
-    """
-
-    artist: str = ""
-    title: str = ""
-    album: str = ""
-    genre: str = ""
-    albumartist: str = ""
-    year_from: int = 0
-    year_to: int = 0
-    below: str = ""
-
-    def where(self) -> "Filter":
-        """As a filter of the search; `below` may be a folder."""
-        from patchifier.library.search import Filter
-
-        given: dict[str, Any] = {name: value for name, value in vars(self).items() if value}
-        below = given.pop("below", None)
-        if below and Path(below).is_dir():
-            below = f"{Path(below).resolve()}/"
-        return Filter(path_prefix=below, **given)
-
-    def __str__(self) -> str:
-        return ", ".join(f"--{name} {value}" for name, value in vars(self).items() if value)
+EXPECTED = "a file of {}, a part of its name, or a file outside"
+LOOKED_AT = 10  # results that tell whether rows are about parts of files
 
 
 @dataclass(frozen=True)
@@ -120,21 +86,21 @@ class OpenedTable:
     def query(self, file: str, flag: str) -> "str | np.ndarray":
         """Return the file's path as the table has it, or the vector of a file outside."""
         from patchifier.audio import name_fault, written_name
-        from patchifier.library.search import Filter
-        from patchifier.library.search.rows import named
 
+        if not file.strip():
+            raise RequestError(f"{flag} is empty: expected {EXPECTED.format(self.table)}.")
         if fault := name_fault(file):
             raise RequestError(f"{flag} {written_name(file)}: {fault}")
-        for path in (file, str(Path(file).resolve())):
-            if self.store.filter(Filter(path=path)):
-                return path
-        if not Path(file).exists():
-            paths = (row.path for row in self.store.filter(Filter()))
-            if path_of := named(paths, file):
-                return path_of
+        if path := self.store.path_of(file):
+            return path
+        if Path(file).is_dir():
             raise RequestError(
-                f"{flag} {file} is neither in {self.table} nor a file: name a file of the table, a "
-                "part of its name, or a file outside."
+                f"{flag} {file} is a folder, expected {EXPECTED.format(self.table)}."
+            )
+        if not Path(file).exists():
+            raise RequestError(
+                f"{flag} {file} is neither in {self.table} nor a file: expected "
+                f"{EXPECTED.format(self.table)}."
             )
         return self.embedder(f"{file} is not in {self.table}, and").embed(file)
 
@@ -142,13 +108,19 @@ class OpenedTable:
         """Return the model that made the table; refuse another one."""
         from patchifier import weights
         from patchifier.embed import load
+        from patchifier.library import models
 
+        if self.store.identity.endswith(models.OF_PATCHES):
+            raise RequestError(
+                f"{why} {self.table} has a row for each patch, whose vectors are not those of "
+                "files: search with a file of the table, without --weights."
+            )
         embedder = load(self.model or None)
         if embedder.identity != self.store.identity:
             raise RequestError(
                 f"{why} {self.model or weights.DEFAULT} is another model, or has other settings, "
-                "than the one that made the table: name that one with --model. A table that an "
-                "older patchifier made of the same model is embedded anew."
+                f"than the one that made the table. "
+                f"{models.how_to_match(self.store.identity, self.table)}"
             )
         return embedder
 
@@ -156,7 +128,7 @@ class OpenedTable:
         """Arguments that all searches take."""
         return vars(ranking) | {
             "weights": self.weights(ranking.weights or []),
-            "where": conditions.where(),
+            "where": conditions.where(self.store),
         }
 
     def weights(self, given: Sequence[str]) -> "np.ndarray | None":
@@ -184,11 +156,14 @@ class OpenedTable:
         conditions: Conditions,
         outputs: Outputs,
         *,
+        count: int,
         n_given: int = 0,
+        notes: Iterable[str] = (),
     ) -> Outcome:
         """Print files, and write them where that was asked for.
 
-        The first `n_given` are those that were given; a line says so if there are no others.
+        Of `count` files the first `n_given` are those that were given; a line says so if there are
+        no others. Notes are printed behind the list.
         """
         from patchifier.library import export, playlist
 
@@ -196,21 +171,80 @@ class OpenedTable:
             playlist.write_m3u8(playlist.entries(self.store, found), outputs.m3u)
         if outputs.out:
             export.write_results(found, outputs.out)
-        scores = [1.0 if row.score is None else row.score for row in found]
-        text = "\n".join(
-            f"{score:.4f}  {one_line(row.path)}  {row.start_s:.1f}-{row.end_s:.1f} s"
-            for score, row in zip(scores, found, strict=True)
+        parted = self._parted(found)
+        lines = [result_line(row, with_stretch=parted) for row in found]
+        if len(found) <= n_given and len(found) < count:
+            lines.append(self._nothing(conditions))
+        shown = tuple(note for note in notes if note)
+        return Outcome([asdict(row) for row in found], "\n".join(lines), notes=shown)
+
+    def _nothing(self, conditions: Conditions) -> str:
+        """Sentence about a search that found nothing."""
+        if not str(conditions):
+            return f"no other file is in {self.table}."
+        hints = conditions.hints(self.store)
+        return f"no other file in {self.table} passes {conditions}.{hints}"
+
+    def _parted(self, found: "Sequence[SearchResult]") -> bool:
+        """Whether rows are about parts of files, as far as the first results tell."""
+        from patchifier.library.search import Filter
+
+        some = found[:LOOKED_AT]
+        return any(
+            row.start_s > 0 or len(self.store.filter(Filter(path=row.path))) > 1 for row in some
         )
-        nothing = f"no other file is in {self.table}."
-        if str(conditions):
-            nothing = f"no other file in {self.table} passes {conditions}."
-        if len(found) <= n_given:
-            text = f"{text}\n{nothing}".strip()
-        return Outcome([asdict(row) for row in found], text)
+
+    def stand_in(
+        self,
+        file: str,
+        query: "str | Path | np.ndarray",
+        rows: "Sequence[SearchResult]",
+        does: str,
+        weights: "np.ndarray | None",
+    ) -> str:
+        """Sentence about the row of a path that stands for a file outside; empty for one inside."""
+        from patchifier.library.search import Filter
+
+        if isinstance(query, str | Path):
+            return ""
+        found = [
+            near
+            for row in rows
+            for near in self.store.similar(
+                query, 1, where=Filter(path=row.path), weights=weights, exact=True
+            )
+        ]
+        best = max(found, key=lambda row: row.score or 0.0, default=None)
+        if best is None:
+            return ""
+        return (
+            f"{one_line(file)} is not in the table: the path {does} {one_line(best.path)} "
+            f"({best.score:.2f})"
+        )
+
+
+def result_line(row: "SearchResult", *, with_stretch: bool) -> str:
+    """Similarity, path, the stretch if rows are about parts of files, artist and title."""
+    words = [f"{1.0 if row.score is None else row.score:.4f}", one_line(row.path)]
+    if with_stretch:
+        words.append(f"{row.start_s:.1f}-{row.end_s:.1f} s")
+    tags = [str(row.tags[name]) for name in ("artist", "title") if row.tags.get(name)]
+    words += [one_line(" - ".join(tags))] if tags else []
+    return "  ".join(words)
+
+
+def wide_step(rows: "Sequence[SearchResult]", what: str) -> str:
+    """Sentence about the widest step of a list in playing order; empty if all are small."""
+    from patchifier.library.search.closeness import LEAST_CLOSE
+
+    least = min((row.score for row in rows if row.score is not None), default=1.0)
+    if least >= LEAST_CLOSE:
+        return ""
+    return f"the library has no smooth way {what}; the least similar neighbours have {least:.2f}."
 
 
 def one_line(path: str) -> str:
-    """Path as text in one line."""
+    """Path or tags as text in one line."""
     return path.replace("\n", "\\n")
 
 

@@ -2,18 +2,18 @@
 
 import contextlib
 import math
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from patchifier.cli.command import Outcome
+from patchifier.cli.conditions import Conditions
 from patchifier.cli.opened import (
-    Conditions,
     OpenedTable,
     Outputs,
     Ranking,
     require_count,
     require_outputs,
+    wide_step,
 )
 from patchifier.cli.progress import progress
 
@@ -38,9 +38,11 @@ def similar(
 ) -> Outcome:
     """List the files most similar to a file, or to several.
 
-    A line is the similarity, the file, and the part of it that was compared. The similarity is a
-    cosine: 1 is the same direction, 0 is no relation. With --not the order follows the difference
-    of both similarities, and the similarity to the files of --to is printed.
+    A line is the similarity, the file, its artist and its title. In a table of windows the part of
+    the file that was compared stands behind the file. The similarity is a cosine: 1 is the same, 0
+    is unrelated. A sentence behind the list, on standard error, says if nothing is close. With
+    --not the order follows the difference of both similarities, and the similarity to the files of
+    --to is printed.
 
     Parameters
     ----------
@@ -79,9 +81,8 @@ def similar(
         discount_hubs=discount_hubs,
         **here.options(ranking, conditions),
     )
-    if found and (note := not_close(here.store, queries, found)):
-        print(note, file=sys.stderr)
-    return here.outcome(found, conditions, outputs)
+    note = not_close(here.store, queries, found) if found else ""
+    return here.outcome(found, conditions, outputs, count=count, notes=[note])
 
 
 def path(
@@ -98,8 +99,9 @@ def path(
 ) -> Outcome:
     """List files that lead from one to another in small steps.
 
-    A line is the similarity to the file before it (a cosine), the file, and the part of it that was
-    compared.
+    A line is the similarity to the file before it (a cosine: 1 is the same, 0 is unrelated), the
+    file, its artist and its title. In a table of windows the part of the file that was compared
+    stands behind the file.
 
     Parameters
     ----------
@@ -127,14 +129,21 @@ def path(
         $ patchifier path music.parquet --from calm.mp3 --to loud.mp3 --via b.mp3 --m3u path.m3u8
     """
     here = OpenedTable.of(table, model)
+    files = [from_, *via, to]
+    stops = [here.query(from_, "--from"), *here.queries(via, "--via"), here.query(to, "--to")]
+    options = here.options(ranking, conditions)
     found = here.store.path(
-        here.query(from_, "--from"),
-        here.query(to, "--to"),
-        require_count(count),
-        waypoints=here.queries(via, "--via"),
-        **here.options(ranking, conditions),
+        stops[0], stops[-1], require_count(count), waypoints=stops[1:-1], **options
     )
-    return here.outcome(found, conditions, outputs, n_given=2 + len(via))
+    places = [(found[:1], "begins at"), *[(found[1:-1], "leads through")] * len(via)]
+    notes = [
+        here.stand_in(file, stop, rows, does, options["weights"])
+        for file, stop, (rows, does) in zip(
+            files, stops, [*places, (found[-1:], "ends at")], strict=True
+        )
+    ]
+    notes.append(wide_step(found[1:], f"of {len(found)} files between these"))
+    return here.outcome(found, conditions, outputs, count=count, n_given=len(stops), notes=notes)
 
 
 def mix(
@@ -153,8 +162,9 @@ def mix(
 ) -> Outcome:
     """Make a playlist that begins with some files and goes on from neighbour to neighbour.
 
-    A line is the similarity to the file before it (a cosine), the file, and the part of it that was
-    compared.
+    A line is the similarity to the file before it (a cosine: 1 is the same, 0 is unrelated), the
+    file, its artist and its title. In a table of windows the part of the file that was compared
+    stands behind the file.
 
     Parameters
     ----------
@@ -186,8 +196,9 @@ def mix(
         $ patchifier mix music.parquet --seeds a.mp3 b.mp3 --drift 0.2 --artist_gap 2
     """
     here = OpenedTable.of(table, model)
+    first = here.queries(seeds, "--seeds")
     found = here.store.mix(
-        here.queries(seeds, "--seeds"),
+        first,
         require_count(count),
         unlike=here.queries(not_, "--not"),
         drift=drift,
@@ -195,7 +206,9 @@ def mix(
         discount_hubs=discount_hubs,
         **here.options(ranking, conditions),
     )
-    return here.outcome(found, conditions, outputs, n_given=len(seeds))
+    n_inside = len({seed for seed in first if isinstance(seed, str)})
+    note = wide_step(found[n_inside:], "on from these")
+    return here.outcome(found, conditions, outputs, count=count, n_given=len(seeds), notes=[note])
 
 
 def duplicates(
@@ -242,7 +255,7 @@ def duplicates(
 
     require_outputs("", out)
     store = search.load(table)
-    where = conditions.where()
+    where = conditions.where(store)
     least = threshold or (UNCHECKED_COSINE if unchecked else duplicates.CANDIDATE)
     if unchecked:
         pairs = store.near_duplicates(least, where=where)

@@ -14,6 +14,7 @@ from pyarrow import fs, parquet
 
 from patchifier.config import RequestError
 from patchifier.io import require_file
+from patchifier.library.models import OF_PATCHES, called, name_of, names_of_size
 from patchifier.library.table import (
     ADDED,
     FACTS,
@@ -168,7 +169,7 @@ def slices_of(metadata: Mapping[str, Any], size: int) -> dict[str, int] | None:
 
 def identity_of(metadata: dict[str, Any]) -> str:
     """Identity of the model in metadata; vectors of patches are not comparable with others."""
-    return f"{metadata['model']}{' of patches' if metadata.get('patches') else ''}"
+    return f"{metadata['model']}{OF_PATCHES if metadata.get('patches') else ''}"
 
 
 def track_ids(table: pa.Table) -> list[str]:
@@ -493,16 +494,28 @@ def require_same_model(
     mine: tuple[str, int], other: tuple[str, int], *, names: tuple[str, str]
 ) -> None:
     """Refuse vectors of another model, given (identity, size) of both."""
-    differ = [
-        f"{what} {a} against {b}"
-        for what, a, b in zip(("model", "vector size"), mine, other)
-        if a != b
-    ]
+    differ = []
+    if mine[0] != other[0]:
+        differ.append(f"model {called(mine[0])} against {called(other[0])}")
+    if mine[1] != other[1]:
+        differ.append(f"vector size {mine[1]} against {other[1]}")
     if differ:
         raise RequestError(
-            f"{names[0]} and {names[1]} do not go together: {' and '.join(differ)}. Embed both "
-            "with the same model and settings."
+            f"{names[0]} and {names[1]} do not go together: {' and '.join(differ)}. "
+            f"{_made_by(mine, other)}Embed both with the same model and settings."
         )
+
+
+def _made_by(mine: tuple[str, int], other: tuple[str, int]) -> str:
+    """Sentence about which models of the package make vectors of two sizes, if their names help.
+
+    A vector does not say which model made it: models of the package are known by its size.
+    """
+    if mine[0] != other[0] or not (name := name_of(mine[0])):
+        return ""
+    made = " or ".join(names_of_size(other[1]))
+    another = f"; {made} makes vectors of {other[1]} numbers" if made else ""
+    return f"{name} made the {mine[1]} numbers{another}. "
 
 
 def vectors_of(table: pa.Table, size: int) -> np.ndarray:

@@ -27,6 +27,7 @@ import csv
 import hashlib
 import itertools
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +50,7 @@ from patchifier.io import (
     require_file,
     to_cell,
 )
+from patchifier.library.models import called, how_to_match
 from patchifier.library.tags import FIRST_TAGS, NUMBERS, TAGS
 
 if TYPE_CHECKING:
@@ -126,6 +128,11 @@ def parse_facts(
 
 def unreadable(path: str | Path, error: Exception) -> RequestError:
     """Make the error about a file that is missing, damaged or of another kind."""
+    if isinstance(error, FileNotFoundError) and os.path.isdir(f"{path}.parts"):
+        return RequestError(
+            f"{path} is not finished: its 'patchifier embed' still runs, or was interrupted. Run "
+            "that command again, and it goes on."
+        )
     reason = str(error).strip().partition("\n")[0][:200]
     if isinstance(error, FileNotFoundError):
         reason = "there is no such file"
@@ -139,16 +146,21 @@ def unreadable(path: str | Path, error: Exception) -> RequestError:
 def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
     """Refuse a table of another model or other settings; the message names what differs."""
     differ = [
-        f"{name} is {found[name]!r}, not {wanted[name]!r}"
+        f"{name} is {_shown(name, found)}, not {_shown(name, wanted)}"
         for name in SAME
         if found[name] != wanted[name]
     ]
     if differ:
+        match = f"{how_to_match(found['model'], path)} Or" * (found["model"] != wanted["model"])
         raise RequestError(
             f"{path} was made by another model or with other settings: {'; '.join(differ)}. "
-            "Use those, or choose another --out; a table that an older patchifier made of the "
-            "same model is embedded anew."
+            f"{match or 'Use those, or'} choose another --out."
         )
+
+
+def _shown(name: str, facts: Mapping[str, Any]) -> str:
+    """Fact of a table as a message shows it; a model of the package by its name."""
+    return repr(called(facts[name]) if name == "model" else facts[name])
 
 
 def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import operator
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -227,6 +228,49 @@ def named(paths: Iterable[str], name: str) -> str | None:
                 "one of them by more of its path."
             )
     return None
+
+
+def folder_named(paths: Iterable[str], name: str) -> str | None:
+    """Find the folder that a name means.
+
+    Parameters
+    ----------
+    paths : iterable of str
+        Files of a table.
+    name : str
+        Name of a folder above some of them, or the end of its path. Case and the composition of
+        letters do not matter.
+
+    Returns
+    -------
+    str or None
+        The path of the folder with a slash at its end; None if there is none.
+
+    Raises
+    ------
+    RequestError
+        If several folders fit.
+
+    Examples
+    --------
+    >>> folder_named(["/music/a/Gigue.mp3", "/music/b/Air.mp3"], "B")
+    '/music/b/'
+    """
+    wanted = _plain(name).removeprefix("./").strip("/")
+    direct = {path[: max(path.rfind("/"), path.rfind("\\")) + 1] for path in paths}
+    folders = {
+        folder[: slash.end()] for folder in direct for slash in re.finditer(r"[/\\]", folder)
+    }
+    found = sorted(one for one in folders if f"/{_plain(one)}".endswith(f"/{wanted}/"))
+    if not wanted or not found:
+        return None
+    if len(found) == 1:
+        return found[0]
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    raise RequestError(
+        f"{name} may mean {len(found)} folders: {', '.join(found[:MOST_NAMED])}{more}. Name one of "
+        "them by more of its path."
+    )
 
 
 def _plain(text: str) -> str:

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+import os
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from patchifier.audio import name_fault
 from patchifier.config import RequestError
 from patchifier.io import Progress, silent
 from patchifier.library.search.metric import SLACK, Metric, default_weights, direction_of
@@ -27,8 +29,16 @@ from patchifier.library.search.ranking import (
     best_files,
     hub_discount,
 )
-from patchifier.library.search.route import Place, choose, places
-from patchifier.library.search.rows import SILENCE_DB, Filter, SearchResult, found, unit, without
+from patchifier.library.search.route import Nearest, Place, choose, places
+from patchifier.library.search.rows import (
+    SILENCE_DB,
+    Filter,
+    SearchResult,
+    found,
+    named,
+    unit,
+    without,
+)
 from patchifier.library.search.walk import in_order, walk_on
 from patchifier.library.stored import require_same_model, vectors_of
 
@@ -140,9 +150,9 @@ class VectorStore(abc.ABC):
         Parameters
         ----------
         query : str, Path, ndarray (E,), or a sequence of these
-            The path of a file in here (never among its own results), or a vector: of a file
-            outside, made by the same model. A file of several rows is looked for by the mean of
-            their directions, and so are several files.
+            A file in here (never among its own results), by its path, its name or a part of it,
+            or a vector: of a file outside, made by the same model. A file of several rows is
+            looked for by the mean of their directions, and so are several files.
         count : int
             How many, at least 1. If fewer files take part, all of them are given.
         unlike : str, Path, ndarray (E,), or a sequence of these
@@ -197,6 +207,69 @@ class VectorStore(abc.ABC):
         found = self._best(target, count, discount_hubs=discount_hubs, **options)
         return tuple(file.row for file in found)
 
+    def paths(self) -> list[str]:
+        """Path of each file in here, once.
+
+        Examples
+        --------
+        >>> from patchifier.library import search
+        >>> len(search.load("music.parquet").paths())
+        3
+        """
+        return list(dict.fromkeys(self._select(EVERYTHING, vectors=False)["path"].to_pylist()))
+
+    def path_of(self, name: str | Path) -> str | None:
+        """Path in here that a name means.
+
+        Parameters
+        ----------
+        name : str or Path
+            A path as it is stored, a path from the working directory, the name of a file, or a part
+            of it.
+
+        Returns
+        -------
+        str or None
+            None if no file in here is meant, and for a file that exists and is not in here.
+
+        Raises
+        ------
+        RequestError
+            If several files in here fit equally well.
+
+        Examples
+        --------
+        >>> from patchifier.library import search
+        >>> store = search.load("music.parquet")
+        >>> path = store.path_of("thr")
+        >>> path.endswith("three.ogg"), store.path_of("nowhere")
+        (True, None)
+        """
+        given = str(name)
+        if self._has(given):
+            return given
+        if name_fault(given):
+            return None
+        whole = os.path.realpath(given)
+        if self._has(whole):
+            return whole
+        return None if os.path.exists(given) else named(self.paths(), given)
+
+    def _has(self, path: str) -> bool:
+        return len(self._select(Filter(path=path), vectors=False)) > 0
+
+    def _known(self, query: Query) -> Query:
+        """Return a vector as it is, and of a file its path in here."""
+        if not isinstance(query, str | Path):
+            return query
+        path = self.path_of(query)
+        if path is None:
+            raise RequestError(
+                f"{query} is not in {self.name}: name a file of it, or embed the file and search "
+                "with its vector."
+            )
+        return path
+
     def _best(
         self,
         target: Target,
@@ -238,7 +311,7 @@ class VectorStore(abc.ABC):
         identity: str | None = None,
     ) -> tuple[Target, tuple[str, ...]]:
         """Return what to look for, and the paths of files in here that it was made of."""
-        seeds, others = listed(query), listed(unlike)
+        seeds, others = ([self._known(one) for one in listed(some)] for some in (query, unlike))
         metric = self.metric(weights)
         if not seeds:
             raise RequestError("no file was given to search with: expected at least one.")
@@ -291,14 +364,12 @@ class VectorStore(abc.ABC):
 
     def _vector_of_file(self, path: str) -> np.ndarray:
         vectors = self._vectors_of_path(path)
-        if not len(vectors) and self.filter(Filter(path=path)):
-            raise RequestError(
-                f"{path} is silent, so nothing is similar to it: choose another file."
-            )
+        if not len(vectors):
+            path = str(self._known(path))
+            vectors = self._vectors_of_path(path)
         if not len(vectors):
             raise RequestError(
-                f"{path} is not in {self.name}: write the path as it is stored, or embed the file "
-                "and search with its vector."
+                f"{path} is silent, so nothing is similar to it: choose another file."
             )
         mean = unit(vectors).mean(0)
         if np.linalg.norm(mean) < SLACK:
@@ -457,6 +528,7 @@ class VectorStore(abc.ABC):
             raise RequestError(
                 f"drift is {drift} and artist_gap {artist_gap}, expected 0 to 1 and at least 0."
             )
+        seeds = [self._known(seed) for seed in listed(seeds)]
         target, named = self._target(seeds, unlike, weights=weights)
         first = [self._file(path, target.metric) for path in dict.fromkeys(paths_of(seeds))]
 
@@ -495,7 +567,7 @@ class VectorStore(abc.ABC):
         ----------
         start, end : str, Path or ndarray (E,)
             The first file and the last, also if `where` excludes them. For a vector it is the file
-            nearest to it.
+            nearest to it of those that take part.
         count : int
             Number of files, `start`, `end` and `waypoints` included, at least as many as these;
             fewer if no more take part.
@@ -534,7 +606,7 @@ class VectorStore(abc.ABC):
         >>> [row.path == three for row in store.path(one, two, 3)]
         [False, True, False]
         """
-        stops = [start, *waypoints, end]
+        stops = [self._known(stop) for stop in (start, *waypoints, end)]
         require_count(count, "count")
         _require_different(stops)
         if count < len(stops):
@@ -543,7 +615,6 @@ class VectorStore(abc.ABC):
                 f"{len(stops)}."
             )
         metric, count = self.metric(weights), min(count, max(len(self), len(stops)))
-        line = places([self._place(stop, metric) for stop in stops], count)
 
         def nearest(
             directions: Sequence[np.ndarray], many: int, caps: Caps, taken: Set[str]
@@ -556,15 +627,26 @@ class VectorStore(abc.ABC):
                 for target, of_one in zip(targets, parts, strict=True)
             ]
 
+        line = places(self._places(stops, metric, nearest), count)
         chosen = choose(line, nearest, _caps(max_per_artist, max_per_album))
         return tuple(in_order(chosen))
 
-    def _place(self, stop: Query, metric: Metric) -> Place:
-        """Return the place of a path that a file or a vector prescribes."""
-        if isinstance(stop, np.ndarray):
-            return Place(direction_of([self.vector_of(stop)], (), metric))
-        file = self._file(str(stop), metric)
-        return Place(file.direction, file)
+    def _places(self, stops: Sequence[Query], metric: Metric, nearest: Nearest) -> list[Place]:
+        """Places of a path that files and vectors prescribe; no file stands for two of them."""
+        taken = set(paths_of(stops))
+        line = []
+        for stop in stops:
+            if isinstance(stop, np.ndarray):
+                direction = direction_of([self.vector_of(stop)], (), metric)
+                file = next(iter(nearest([direction], 1, Caps(0, 0), taken)[0]), None)
+            else:
+                file = self._file(str(stop), metric)
+                direction = file.direction
+            if file is not None:
+                taken.add(file.row.path)
+                direction = file.direction
+            line.append(Place(direction, file))
+        return line
 
     def _file(self, path: str, metric: Metric) -> Ranked:
         """A file in here as it begins, with its direction."""

@@ -1,0 +1,82 @@
+"""Which model of the package made vectors, by the identity that a table states."""
+
+import re
+
+from patchifier import weights
+from patchifier.config import RequestError
+
+RELEASED = {"c647fa920bdb7019": "patchifier-base", "ed9130f9869c647e": "patchifier-paper"}
+"""Identities of all models that were ever in the package, by which older ones are known."""
+OF_PATCHES = " of patches"  # behind the identity of a table with a row for each patch
+
+
+def name_of(identity: str) -> str | None:
+    """Name of the model of this package that has an identity; None if none has.
+
+    Examples
+    --------
+    >>> name_of(patchifier.load().identity), name_of("0123456789abcdef")
+    ('patchifier-base', None)
+    """
+    from patchifier import embed
+
+    plain = identity.removesuffix(OF_PATCHES)
+    if not re.fullmatch("[0-9a-f]{16}", plain):
+        return None
+    for name in weights.names():
+        try:
+            if embed.load(name).identity == plain:
+                return name
+        except RequestError:  # a damaged copy; this is for a message about something else
+            continue
+    return None
+
+
+def older_name_of(identity: str) -> str | None:
+    """Name of a model of an older version of the package that has an identity, or None."""
+    return None if name_of(identity) else RELEASED.get(identity.removesuffix(OF_PATCHES))
+
+
+def names_of_size(size: int) -> list[str]:
+    """Names of the models of this package whose vectors have so many numbers.
+
+    Examples
+    --------
+    >>> names_of_size(820)
+    ['patchifier-base']
+    """
+    from patchifier import embed
+
+    return [name for name in weights.names() if embed.load(name).size == size]
+
+
+def called(identity: str) -> str:
+    """Call a model in messages: by its name if it is one of the package, or by its identity.
+
+    Examples
+    --------
+    >>> called("0123456789abcdef")
+    '0123456789abcdef'
+    """
+    ending = OF_PATCHES if identity.endswith(OF_PATCHES) else ""
+    if name := name_of(identity):
+        return f"{name}{ending}"
+    if older := older_name_of(identity):
+        return f"the {older} of another version{ending}"
+    return identity
+
+
+def how_to_match(identity: str, table: object) -> str:
+    """Say what to do so that a command uses the model that made a table."""
+    if name := name_of(identity):
+        return f"The table was made by {name}: add --model {name}."
+    if older := older_name_of(identity):
+        return (
+            f"{table} was made by the {older} of another version of patchifier: make a new table, "
+            "with 'patchifier embed SOURCES --out NEW.parquet'."
+        )
+    return (
+        "The table was made by a model that is not of this package: name its folder with --model. "
+        "If it was made by a model of an older patchifier, make a new table, with 'patchifier "
+        "embed SOURCES --out NEW.parquet'."
+    )
