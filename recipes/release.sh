@@ -16,7 +16,7 @@ patchifier prepare "$root/pretraining.jsonl"            --out "$root/cache-all" 
 patchifier prepare "$root/pretraining-recordings.jsonl" --out "$root/cache-recordings" --config "$here/base.json"
 python "$open/check_leaks.py" "$root"
 
-say "Training: base and the paper's recipe (about ten hours of two cores), and base on recordings alone"
+say "Training: base and the paper's recipe (about five hours of two cores), and base on recordings alone"
 for seed in 0 1 2; do
     patchifier pretrain "$root/cache-all" --out "$root/runs/base-$seed"  --config "$here/base.json"       --pretrain.seed $seed --resume
 done

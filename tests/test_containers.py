@@ -74,6 +74,27 @@ def test_tag_states_what_a_cut_file_has_lost(tmp_path: Path) -> None:
     assert stream.length_s < 4.5
 
 
+@pytest.mark.parametrize("behind", [b"", made.ID3V1, made.APE, made.APE + made.ID3V1, bytes(100)])
+@pytest.mark.parametrize("kept", [4, 64, 200])
+def test_a_last_frame_that_is_incomplete_is_noted(kept: int, behind: bytes, tmp_path: Path) -> None:
+    path = made.mp3(tmp_path / "a.mp3", 3.0, variable=False, tag=False)
+    content, frame = path.read_bytes(), 144 * made.kbit(path.read_bytes()) * 1000 // made.RATE
+    assert frame > 300
+    last = content.rindex(content[:2])
+    for whole, note in ((content, ""), (content[: last + kept], containers.mpeg.INCOMPLETE)):
+        path.write_bytes(whole + behind)
+        assert [stream.end_note for stream in containers.examine(path)] == [note]
+
+
+def test_an_incomplete_frame_behind_all_that_the_tag_states_is_none_that_was_cut(
+    tmp_path: Path,
+) -> None:
+    path = made.mp3(tmp_path / "a.mp3", 3.0)
+    content = path.read_bytes()
+    path.write_bytes(content + content[content.rindex(content[:2]) :][:64])
+    assert [stream.end_note for stream in containers.examine(path)] == [""]
+
+
 def test_pieces_of_reading_make_no_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

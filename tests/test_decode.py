@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from patchifier import audio
+from patchifier import audio, containers
 from patchifier.config import RequestError
 from tests import audio_files as made
 
@@ -156,7 +156,10 @@ def test_without_pyav_the_extra_is_named_and_no_part_is_passed_off_as_the_whole(
     no_pyav: None, tmp_path: Path
 ) -> None:
     path = made.with_hole(tmp_path / "a.mp3", 12.0)
-    with pytest.raises(audio.AudioError, match=r"a\.mp3: holds 12\.\d s, but .*\[formats\]"):
+    with pytest.raises(
+        audio.AudioError,
+        match=r"a\.mp3: only \d\.\d of its 12\.\d s can be read by libsndfile\. .*\[formats\]",
+    ):
         audio.load(path)
 
 
@@ -165,7 +168,9 @@ def test_pages_that_are_missing_are_told(any_pyav: None, tmp_path: Path) -> None
     pages = [at for at in range(len(content)) if content.startswith(b"OggS", at)]
     assert len(pages) > 6
     (tmp_path / "b.ogg").write_bytes(content[: pages[4]] + content[pages[-2] :])
-    with pytest.raises(audio.AudioError, match=r"b\.ogg: (damaged, it )?holds 12\.0 s"):
+    with pytest.raises(
+        audio.AudioError, match=r"b\.ogg: (damaged, it holds|only .* of its) 12\.0 s"
+    ):
         audio.load(tmp_path / "b.ogg")
 
 
@@ -183,7 +188,7 @@ def test_file_that_is_cut_off_is_told(make: made.Maker, share: float, tmp_path: 
 def test_list_of_files_named_m4a_is_refused(tmp_path: Path) -> None:
     made.wav(tmp_path / "neighbour.wav", 1.0)
     (tmp_path / "song.m4a").write_text("ffconcat version 1.0\nfile neighbour.wav\n")
-    with pytest.raises(audio.AudioError, match=r"song\.m4a: not an audio file"):
+    with pytest.raises(audio.AudioError, match=r"song\.m4a: not an audio file: it is text"):
         audio.load(tmp_path / "song.m4a")
 
 
@@ -324,9 +329,52 @@ def test_a_silent_file_is_noted(level_db: float, noted: bool, tmp_path: Path) ->
     assert [note.startswith("it is silent") for note in decoded(path).notes] == [True] * noted
 
 
-def test_a_text_that_is_named_like_a_song_is_not_said_to_be_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"not a song\n" * 1000, "\ufeffein \u00e4rmliches Lied\r\n".encode() * 1000, b"\t#EXTM3U"],
+)
+def test_a_text_that_is_named_like_a_song_is_said_to_be_text(
+    content: bytes, any_pyav: None, tmp_path: Path
+) -> None:
     path = tmp_path / "song.mp3"
-    path.write_text("not a song\n" * 100)
-    with pytest.raises(RequestError, match="not an audio file") as refused:
+    path.write_bytes(content)
+    with pytest.raises(RequestError) as refused:
         audio.load(path)
-    assert "does not exist" not in str(refused.value)
+    assert str(refused.value) == f"{path}: not an audio file: it is text."
+
+
+@pytest.mark.parametrize("content", [bytes(5000), b"\xe9t\xe9 " * 900, b"text\0" * 900])
+def test_what_is_no_text_is_not_said_to_be_text(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "song.mp3"
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match="not an audio file"):
+        audio.load(path)
+
+
+# --- an mp3 that is cut off ---
+
+
+def test_mp3_without_a_tag_that_is_cut_off_is_noted(any_pyav: None, tmp_path: Path) -> None:
+    path = made.cut(made.mp3(tmp_path / "a.mp3", 6.0, tag=False), 0.5)
+    assert decoded(path).notes == [containers.mpeg.INCOMPLETE]
+
+
+def test_an_excerpt_that_does_not_reach_the_cut_is_not_noted(tmp_path: Path) -> None:
+    path, how = made.cut(made.mp3(tmp_path / "a.mp3", 6.0, tag=False), 0.5), audio.Decoding()
+    list(audio.blocks(path, end_s=1.0, how=how))
+    assert how.notes == []
+
+
+def test_ogg_of_which_libsndfile_offers_a_part_is_read_with_a_note(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = made.vorbis(tmp_path / "a.ogg", 3.0)
+    monkeypatch.setattr(soundfile.SoundFile, "frames", property(lambda sound: made.RATE))
+    assert decoded(path).notes == ["libsndfile reads 1.0 of 3.0 s, PyAV reads all of it"]
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(audio.AudioError) as refused:
+        audio.load(path)
+    assert str(refused.value) == (
+        f"{path}: only 1.0 of its 3.0 s can be read by libsndfile. To read it: "
+        "pip install 'patchifier[formats]', in a clone '.[formats]'."
+    )

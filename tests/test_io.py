@@ -60,6 +60,21 @@ def test_a_skipped_file_is_one_line_with_its_path_once_and_each_remedy_is_there_
     ]
 
 
+def test_a_sentence_with_a_remedy_and_the_noise_of_a_decoder_are_no_part_of_the_line() -> None:
+    install = "pip install 'patchifier[formats]', in a clone '.[formats]'"
+    skipped = [
+        ("a.ogg", f"a.ogg: only 4.3 of its 4.6 s can be read by x. To read it: {install}."),
+        ("b.mp3", f"b.mp3: not audio. For m4a: {install}. Its decoder says: Note: Illegal: pip"),
+        ("c.mp3", "c.mp3: not an audio file: it is text. Its decoder says: Note: resync"),
+    ]
+    assert io.skipped_lines(skipped) == [
+        "skipped a.ogg: only 4.3 of its 4.6 s can be read by x.",
+        "skipped b.mp3: not audio.",
+        "skipped c.mp3: not an audio file: it is text.",
+        f"to read 2 of them: {install}",
+    ]
+
+
 def test_an_array_on_a_full_disk_fails_with_the_number_of_the_error(tmp_path: Path) -> None:
     script = (
         "import resource, sys; import numpy as np; from pathlib import Path; "

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, process
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +100,22 @@ def test_an_item_that_kills_its_process_is_named_and_costs_its_batch_nothing_els
     found = list(jobs.run(deadly, batches, workers=2, name=lambda n: f"n{n}"))
     five, ten = (f"n{number}: the decoder crashed on this file." for number in (5, 10))
     assert found == [(1, 2), (2, 2), (3, 1), five, (6, 1), ten, (7, 2), (8, 2)]
+
+
+def test_an_interrupted_job_leaves_no_thread_that_closes_its_pipe_at_exit(monkeypatch):
+    join = process._SafeQueue.join_thread
+
+    def late(queue: process._SafeQueue) -> None:  # the pipe is closed next
+        time.sleep(0.5)
+        join(queue)
+
+    monkeypatch.setattr(process._SafeQueue, "join_thread", late)
+    results = jobs.run(double, [[number] for number in range(20)], workers=1)
+    next(results)
+    managers = list(process._threads_wakeups)
+    results.close()
+    assert managers
+    assert not any(manager.is_alive() for manager in managers)
 
 
 def once(folder: Path, numbers: Sequence[int]) -> list[int]:

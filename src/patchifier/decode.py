@@ -5,8 +5,10 @@ gives less without a message. A header that is wrong is replaced, each link of a
 decoded as a file of its own, and where libsndfile stops before the end, PyAV goes on.
 """
 
+import codecs
 import math
 import re
+import unicodedata
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ import soundfile
 from patchifier import channels, containers, sandbox
 from patchifier.config import RequestError
 from patchifier.containers import Stream, View
+from patchifier.extras import how_to_install
 
 if TYPE_CHECKING:
     import av
@@ -29,7 +32,7 @@ EXACT_SEEK = frozenset(
 CANCELLED = 0.01  # energy of the mono mix, of that of the channels: 20 dB less
 SILENT = 10 ** (-70 / 20)  # peak of a silent file, of full scale
 NO_LENGTH = 2**62  # libsndfile's number of samples where it does not know
-EXTRA = "pip install 'patchifier[formats]'"
+HEAD_BYTES = 4096  # that tell a text
 # formats of FFmpeg that read no other file
 FORMATS = "wav,w64,aiff,au,caf,flac,ogg,mp3,aac,mov,mp4,m4a,asf,matroska,webm,ape,wv,tta"
 CODECS = frozenset((
@@ -109,6 +112,7 @@ class _Part:
     samples: int = 0  # decoded, those before the start among them
     rate: int = 0
     stated_s: float = 0.0  # by the decoder
+    offered_s: float = 0.0  # by libsndfile, where that is not all
 
     @property
     def decoded_s(self) -> float:
@@ -146,7 +150,7 @@ def mono_blocks(
     AudioError
         If the file is no audio, or gives less than it holds.
     """
-    streams = containers.examine(path) or (Stream(0, path.stat().st_size),)
+    streams = containers.examine(path) or _unknown(path)
     _require_length(path, sum(stream.length_s or 0 for stream in streams), start_s, end_s)
     before_s = 0.0
     for number, stream in enumerate(streams, 1):
@@ -159,6 +163,19 @@ def mono_blocks(
             part = _Part(path, stream, len(streams) == 1, first_s, last_s, how)
             yield from _stream_blocks(part)
         before_s += length_s
+
+
+def _unknown(path: Path) -> tuple[Stream, ...]:
+    """Stream of a file whose audio cannot be counted; a text is refused."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)  # it may end in a character
+    except UnicodeDecodeError:
+        text = "\0"
+    if all(unicodedata.category(letter) != "Cc" or letter in "\t\n\r\f" for letter in text):
+        raise AudioError(f"{path}: not an audio file: it is text.")
+    return (Stream(0, path.stat().st_size),)
 
 
 def _require_length(path: Path, length_s: float, start_s: float, end_s: float | None) -> None:
@@ -179,6 +196,13 @@ def too_long(path: Path | str, length_s: float) -> AudioError:
 
 def _stream_blocks(part: _Part) -> Iterator[tuple[np.ndarray, int]]:
     """Blocks of one stream: by libsndfile, and by PyAV what that leaves."""
+    yield from _decoded(part)
+    if part.stream.end_note and not part.finished:
+        part.how.notes.append(part.stream.end_note)
+
+
+def _decoded(part: _Part) -> Iterator[tuple[np.ndarray, int]]:
+    """Blocks of one stream, as :func:`_stream_blocks`; the note about its end is left out."""
     sound, reason = _open(part)
     if sound is not None:
         part.how.used("libsndfile")
@@ -192,6 +216,8 @@ def _stream_blocks(part: _Part) -> Iterator[tuple[np.ndarray, int]]:
         if not reason:
             return
         part.how.notes.append(f"{reason}, PyAV reads the rest")
+    elif part.offered_s:
+        part.how.notes.append(f"{reason}, PyAV reads all of it")
     yield from _av_blocks(part, reason)
     if part.finished:
         return
@@ -262,6 +288,7 @@ def _open(part: _Part) -> tuple[soundfile.SoundFile | None, str]:
                 part.how.notes.append(f"{stream.note}: read to the end")
             part.stated_s = 0.0 if sound.frames >= NO_LENGTH else stated_s
             return sound, ""
+        part.offered_s = max(part.offered_s, stated_s)
         reason = f"libsndfile reads {stated_s:.1f} of {stream.length_s or 0:.1f} s"
         sound.close()
     return None, reason
@@ -325,7 +352,8 @@ def _av_blocks(part: _Part, reason: str) -> Iterator[tuple[np.ndarray, int]]:
     try:
         import av
     except ImportError:
-        raise AudioError(f"{part.path}: {_without_av(part, reason)}: {EXTRA}") from None
+        remedy = how_to_install("av")
+        raise AudioError(f"{part.path}: {_without_av(part, reason)}: {remedy}.") from None
     part.how.used("PyAV")
     given_s, part.samples = part.decoded_s, 0
     try:
@@ -345,9 +373,15 @@ def _av_blocks(part: _Part, reason: str) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _without_av(part: _Part, reason: str) -> str:
-    if part.stream.length_s is None and not part.samples:
-        return f"not an audio file that libsndfile knows ({reason}). For m4a, wma and other formats"
-    return f"holds {part.stream.length_s or 0:.1f} s, but {reason}. To read all of it"
+    """Say what libsndfile cannot read, and for what the extra is."""
+    read_s, length_s = max(part.offered_s, part.decoded_s), part.stream.length_s
+    if read_s or part.rate:  # libsndfile opened it
+        all_s = "s" if length_s is None else f"of its {length_s:.1f} s"
+        return f"only {read_s:.1f} {all_s} can be read by libsndfile. To read it"
+    why = "" if reason == "not an audio file" else f" ({reason})"
+    if length_s is not None:
+        return f"cannot be read by libsndfile{why}. To read it"
+    return f"not an audio file that libsndfile knows{why}. For m4a, wma and other formats"
 
 
 def _open_av(part: _Part) -> "av.container.InputContainer":

@@ -24,6 +24,10 @@ Progress = Callable[[int, int, str], None]
 
 0 in all is unknown; :class:`Hundredths` in all are parts of a job, and no items.
 """
+SAYS = " Its decoder says: "
+"""What the output of a decoder follows, at the end of the reason for a skipped file."""
+REMEDY = re.compile(r"(\.)?(?(1) (?:To|For) [^.:]*): (pip install .*?)\.?$")
+"""What to install, at the end of the reason for a skipped file."""
 RENAME_WAITS_S = (0.02, 0.1, 0.5, 1.0) if os.name == "nt" else ()
 """Waits between attempts to rename.
 
@@ -382,6 +386,8 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def skipped_lines(skipped: Iterable[tuple[str, str]]) -> list[str]:
     """Text about skipped files: one line for each, then each ``pip install`` that would help, once.
 
+    What decoders printed is left out; the list of skipped files has it.
+
     Parameters
     ----------
     skipped : iterable of (path, reason)
@@ -389,10 +395,10 @@ def skipped_lines(skipped: Iterable[tuple[str, str]]) -> list[str]:
     """
     lines, remedies = list[str](), dict[str, int]()
     for path, reason in skipped:
-        text, remedy = " ".join(reason.split()), ""
-        if ": pip install " in text:
-            text, _, remedy = text.rpartition(": ")
-            remedies[remedy] = remedies.get(remedy, 0) + 1
+        text = " ".join(reason.split()).partition(SAYS)[0]
+        if found := REMEDY.search(text):
+            text = text[: found.start()] + (found[1] or "")
+            remedies[found[2]] = remedies.get(found[2], 0) + 1
         lines.append(f"skipped {text if text.startswith(path) else f'{path}: {text}'}")
     return lines + [f"to read {count} of them: {remedy}" for remedy, count in remedies.items()]
 

@@ -173,15 +173,27 @@ def _closing(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
     try:
         yield pool
     except BaseException:
-        processes = list((getattr(pool, "_processes", None) or {}).values())  # threads in tests
-        pool.shutdown(wait=not processes, cancel_futures=True)
-        last_s = time.monotonic() + GRACE_S
-        for process in processes:
-            process.join(max(0.0, last_s - time.monotonic()))
-            process.terminate()
+        _end(pool)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End the processes of a pool, and its thread.
+
+    At the exit of Python, the module of pools writes to a pipe that this thread closes when it
+    ends. The two at the same time are an error, which Python prints.
+    """
+    processes = list((getattr(pool, "_processes", None) or {}).values())  # threads in tests
+    manager: threading.Thread | None = getattr(pool, "_executor_manager_thread", None)
+    pool.shutdown(wait=not processes, cancel_futures=True)
+    last_s = time.monotonic() + GRACE_S
+    for process in processes:
+        process.join(max(0.0, last_s - time.monotonic()))
+        process.terminate()
+    if manager is not None:
+        manager.join(GRACE_S)
 
 
 def _require_start(pool: ProcessPoolExecutor, workers: int) -> None:

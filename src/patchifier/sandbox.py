@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from patchifier.config import RequestError
+from patchifier.io import SAYS
 
 SAID = 300  # characters of a decoder's output that are kept
 
@@ -247,13 +248,8 @@ def one_line(lines: Sequence[str]) -> str:
 
 
 def with_words(reason: str, words: str) -> str:
-    """Reason for a file with the output of its decoder; what to install stays at the end."""
-    if not words:
-        return reason
-    text, remedy, extra = reason.partition(": pip install ")
-    if remedy:
-        return f"{text} (its decoder says: {words}){remedy}{extra}"
-    return f"{text} Its decoder says: {words}"
+    """Reason for a file, and behind it the output of its decoder."""
+    return f"{reason}{SAYS}{words}" if words else reason
 
 
 # --- what processes left ---

@@ -605,7 +605,15 @@ def test_progress_in_a_pipe_is_plain_lines(capsys):
     show = progress("log-mels")
     for done in range(1, 4):
         show(done, 3, "")
-    assert capsys.readouterr().err == "log-mels: 3 of 3\n"
+    assert capsys.readouterr().err == "log-mels: 1 of 3\nlog-mels: 3 of 3\n"
+
+
+def test_progress_in_a_pipe_begins_with_the_first_file(capsys):
+    show = progress("files")
+    show(0, 84, "")
+    assert capsys.readouterr().err == "files: 0 of 84\n"
+    show(8, 84, "1.3 files/s")
+    assert capsys.readouterr().err == ""
 
 
 def test_no_remaining_time_is_shown_before_something_is_done(clock, capsys):
@@ -613,7 +621,8 @@ def test_no_remaining_time_is_shown_before_something_is_done(clock, capsys):
     for done in (5, 5, 6, 10):
         show(done, 10, "")
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["log-mels: 5 of 10", "log-mels: 6 of 10, 88 s left", "log-mels: 10 of 10"]
+    assert lines[:2] == ["log-mels: 5 of 10"] * 2
+    assert lines[2:] == ["log-mels: 6 of 10, 88 s left", "log-mels: 10 of 10"]
 
 
 def test_parts_of_a_job_are_shown_in_per_cent_and_by_their_items(clock, capsys):

@@ -24,6 +24,7 @@ TAIL = """
     return Outcome({"done": True}, "done")
 
 cli.COMMANDS["info"] = info
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
 cli.script()
 """
 
@@ -65,13 +66,20 @@ def test_a_closed_standard_error_is_an_interruption(start) -> None:
     assert (process.stdout.read(), process.wait()) == ("done\n", 0)
 
 
-def test_sigterm_saves_the_work_as_ctrl_c_does(start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_answered_at_once_and_the_work_is_saved(
+    start, number: int, tmp_path: Path
+) -> None:
     body = (
-        "try: print('ready', file=sys.stderr); time.sleep(60)\n    finally: Path('saved').touch()"
+        "try: print('ready', file=sys.stderr); time.sleep(60)\n    "
+        "finally: sys.stdin.readline(); Path('saved').touch()"
     )
-    process = start(body)
+    process = start(body, stdin=subprocess.PIPE)
     assert process.stderr.readline() == "ready\n"
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
+    assert [process.stderr.readline() for _ in range(2)] == ["\n", "stopping ...\n"]
+    assert not (tmp_path / "saved").exists()
+    process.stdin.close()
     assert process.stderr.read() == "\ninterrupted\n"
     assert process.wait() == 130
     assert (tmp_path / "saved").exists()

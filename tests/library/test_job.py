@@ -195,9 +195,10 @@ def test_long_files_that_are_embedded_as_they_arrive_give_the_same_table(
 def test_progress_names_rates_and_ends_with_all(audio_folder, embed, threads):
     said = []
     embed(audio_folder, progress=lambda *what: said.append(what))
-    assert [done for done, _, _ in said] == [1, 2, 3, 4, 5, 6]
+    assert [done for done, _, _ in said] == [0, 1, 2, 3, 4, 5, 6]
     assert {total for _, total, _ in said} == {6}
-    assert all("files/s" in note and "x real time" in note for _, _, note in said)
+    assert said[0][2] == ""
+    assert all("files/s" in note and "x real time" in note for _, _, note in said[1:])
 
 
 def test_two_jobs_of_one_table_at_once_are_refused(audio_folder, tmp_path, embed, threads):
@@ -208,7 +209,7 @@ def test_two_jobs_of_one_table_at_once_are_refused(audio_folder, tmp_path, embed
             embed(audio_folder)
         refused.append(told.value)
 
-    assert embed(audio_folder, progress=second).files == len(refused) == 6
+    assert embed(audio_folder, progress=second).files == len(refused) - 1 == 6
     assert embed(audio_folder, changed=True).kept == 6
     assert files(tmp_path) == ["x.parquet"]
 
@@ -476,9 +477,46 @@ def test_again_does_nothing_but_count_what_waits(finished, music, embed, decoded
     shutil.copy(music / "album0" / "track0.wav", music / "album0" / "new.wav")
     os.utime(music / "album0" / "track1.wav", ns=(1, 1))
     (music / "album2" / "track5.wav").unlink()
+    (music / "album2" / "track4.wav").rename(music / "album0" / "elsewhere.wav")
     again = embed(music, finished)
-    assert (again.rows, again.pending, decoded) == (6, 3, [])
+    assert (again.rows, again.pending, decoded) == (6, 4, [])
     assert finished.read_bytes() == before
+    line, *_ = embedded_text(again).splitlines()
+    assert line == (
+        "1 new, 1 changed, 1 moved, 1 gone since: --changed brings the table up to date."
+    )
+
+
+def test_again_with_a_source_forgotten_says_so_and_does_not_offer_changed(
+    finished, music, embed, decoded
+):
+    os.utime(music / "album0" / "track1.wav", ns=(1, 1))
+    again = embed(music / "album0", finished)
+    assert (again.pending, len(again.unlisted), decoded) == (1, 4, [])
+    first, second, _ = embedded_text(again).splitlines()
+    assert first.startswith("the table has 4 files that exist but are not among the sources, the")
+    assert first.endswith("name every source that it was made from, or choose another --out.")
+    assert second == "1 changed since."
+
+
+def test_changed_names_what_is_much_shorter_and_what_lost_its_row(
+    finished, music, embed, decoded, tone
+):
+    names = [str((music / name).resolve()) for name in ("album0/track1.wav", "album1/track2.wav")]
+    sound, rate = soundfile.read(names[0])
+    soundfile.write(names[0], sound[: len(sound) // 2], rate)
+    Path(names[1]).write_bytes(b"")
+    whole = music / "album1" / "track3.wav"
+    sound, rate = soundfile.read(whole)
+    soundfile.write(whole, sound[: round(0.95 * len(sound))], rate)
+    done = embed(music, finished, changed=True)
+    assert {"track1.wav", "track3.wav"} <= set(decoded)
+    ((path, was_s, is_s),) = done.shorter
+    assert (path, was_s, is_s) == (names[0], pytest.approx(1.5), pytest.approx(0.75, abs=0.01))
+    assert done.removed == (names[1],)
+    lines = embedded_text(done).splitlines()
+    assert f"shorter: {names[0]}: was 2 s, is now 1 s" in lines
+    assert f"skipped now: {names[1]}: its old row was removed" in lines
 
 
 def test_changed_embeds_only_what_is_new_or_modified_and_drops_what_is_gone(
@@ -723,7 +761,7 @@ def test_an_interrupted_job_goes_on_bit_for_bit(
     said = []
     done = embed(music, name, progress=lambda count, *_: said.append(count))
     assert len(decoded) == 7 - 2 * parts
-    assert said == list(range(2 * parts + 1, 8))
+    assert said == list(range(2 * parts, 8))
     assert done.embedded + done.kept == done.files == 6
     assert [Path(path).name for path, _ in done.skipped] == ["empty.wav"]
     whole = f"whole{Path(name).suffix}"
@@ -746,7 +784,7 @@ def test_parts_grow_alike_in_a_job_that_was_interrupted(
     assert len(parts) == sum(end < stop for end in ends)
     said = []
     embed(music, progress=lambda done, *_: said.append(done))
-    assert said[0] == 1 + max([0, *(end for end in ends if end < stop)])
+    assert said[0] == max([0, *(end for end in ends if end < stop)])
     embed(music, "whole.parquet")
     assert (tmp_path / "x.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 

@@ -6,6 +6,7 @@ saved. torch and everything heavy is imported when a command runs, not for ``--h
 """
 
 import _thread
+import contextlib
 import difflib
 import errno
 import io
@@ -265,6 +266,9 @@ def _thread_failed(failed: threading.ExceptHookArgs) -> None:
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
+    """Say at once that the command stops, for its processes may take seconds to end."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"\nstopping ...\n")  # print may be at work in what the signal interrupts
     raise KeyboardInterrupt
 
 
@@ -274,6 +278,8 @@ def script() -> None:
     Names of files, in and out, may be any bytes. SIGTERM is an interruption.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may ignore it
+        signal.signal(signal.SIGINT, _interrupt)
     _keep_stdout()
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):  # None, if it is closed

@@ -97,13 +97,20 @@ def embed(
 
 def embedded_text(done: "Embedded") -> str:
     """Lay the result of an embedding job out for a terminal; the counts are last."""
+    from patchifier.library.changes import unlisted_text
+
     lines = [f"gone: {path}" for path in done.gone]
     lines += [f"note about {path}: {note}" for path, note in done.notes]
+    lines += [
+        f"shorter: {path}: was {was_s:.0f} s, is now {is_s:.0f} s"
+        for path, was_s, is_s in done.shorter
+    ]
+    lines += [f"skipped now: {path}: its old row was removed" for path in done.removed]
+    if done.unlisted:
+        lines.append(f"the table {unlisted_text(done.unlisted)}")
     if done.pending:
-        lines.append(
-            f"{counted(done.pending, 'file')} new, modified or gone since: "
-            "--changed brings the table up to date."
-        )
+        remedy = "" if done.unlisted else ": --changed brings the table up to date"
+        lines.append(f"{done.waiting} since{remedy}.")
     table = f"{counted(done.rows, 'row')} about {counted(done.files, 'file')}"
     counts = f"{table}; {done.embedded} embedded now"
     if done.embedded:

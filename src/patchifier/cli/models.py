@@ -87,7 +87,11 @@ def _describe_table(path: str) -> Outcome:
 
     facts: dict[str, Any] = {"kind": "table", **describe(path)}
     facts["name"] = name_of(facts["model"])
-    lines = [_fact(name, value) for name, value in facts.items() if name != "columns"]
+    lines = [
+        _fact(name, value)
+        for name, value in facts.items()
+        if name != "columns" and not (value is None and name in ("window_s", "hop_s"))
+    ]
     lines += [f"column {name:<17}{what}" for name, what in facts["columns"].items()]
     return Outcome(facts, "\n".join(lines))
 

@@ -12,6 +12,7 @@ LINES_S = 10.0  # between two lines in a pipe
 def progress(title: str) -> Callable[[int, int, str], None]:
     """Show a step on standard error: a bar on a terminal, a line every ten seconds in a pipe.
 
+    A first call without a note says where the step begins, and is a line at once.
     Where nobody knows how much there is in all (0), the note says how far it is. If nothing is done
     yet either, the note is an announcement, which is printed at once and stays.
     """
@@ -78,10 +79,11 @@ def _lines(title: str) -> Callable[[int, int, str], None]:
     def show(done: int, total: int, note: str) -> None:
         nonlocal start, printed
         now = time.monotonic()
+        begins = start is None and not note and not isinstance(total, Hundredths)
         if start is None:
             start, printed = (now, done), now
         ended = done >= total > 0
-        if now - printed >= LINES_S or ended:
+        if now - printed >= LINES_S or ended or begins:
             printed = now
             rate = (done - start[1]) / max(1e-9, now - start[0])
             left = "" if ended or not rate else f"{(total - done) / rate:.0f} s left"

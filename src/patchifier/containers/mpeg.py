@@ -7,7 +7,7 @@ import struct
 from dataclasses import replace
 from typing import BinaryIO, NamedTuple
 
-from patchifier.containers.stream import Stream, read
+from patchifier.containers.stream import Stream, before_tags, read
 
 CHUNK = 2**20  # bytes that are read at once
 SEARCH = 2**18  # bytes in which the first frame must lie
@@ -21,6 +21,7 @@ KBIT = {  # (MPEG 1, layer): bit rates in kbit/s by their index, 0 for free form
 }
 RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 CHAIN = 3  # consecutive frames that tell a frame from bytes that look like one
+INCOMPLETE = "its last frame is incomplete: the file may be cut off"
 FRAMES_LOST = 3  # at the start bits of earlier frames may be missing, at the end a part of a frame
 
 
@@ -96,17 +97,19 @@ def streams(file: BinaryIO, start: int, size: int) -> tuple[Stream, ...]:
     first, layout = start + found[0], found[1]
     length = layout.sizes[read(file, first, 3)[2]]
     stated, trimmed = _stated_frames(read(file, first, length), layout)
-    seconds, frames, end = _count(file, first, size, layout)
+    seconds, frames, end, behind = _count(file, first, size, layout)
     frame_s = layout.samples / layout.rate
     if stated is not None:  # the frame of the tag holds no audio
         seconds, frames, first = seconds - frame_s, frames - 1, first + length
     trimmed_s = trimmed / layout.rate if stated == frames else 0.0
+    partial = stated != frames and behind > before_tags(file, start, size)
     stream = Stream(
         first,
         end,
         max(0.0, seconds - trimmed_s),
         FRAMES_LOST * frame_s,
         stated and stated * frame_s - trimmed_s,
+        end_note=INCOMPLETE if partial else "",
     )
     if stated and stated >= frames:
         return (stream,)
@@ -115,14 +118,18 @@ def streams(file: BinaryIO, start: int, size: int) -> tuple[Stream, ...]:
     return (replace(stream, head=head, note=note),)
 
 
-def _count(file: BinaryIO, start: int, size: int, layout: _Layout) -> tuple[float, int, int]:
-    """Seconds and number of the whole frames from `start` on, and where the last one ends."""
+def _count(file: BinaryIO, start: int, size: int, layout: _Layout) -> tuple[float, int, int, int]:
+    """Seconds and number of the whole frames from `start` on, and where the last one ends.
+
+    Last, where the last frame ends by its header: behind the end of the file if it is incomplete.
+    """
     seconds, frames, end, at = 0.0, 0, start, start
     while at < size - 3:
         data = read(file, at, CHUNK)
         behind, count = _walk(data, 0, layout)
         if at + behind > size:  # the last frame is incomplete
-            return seconds + (count - 1) * layout.samples / layout.rate, frames + count - 1, size
+            seconds += (count - 1) * layout.samples / layout.rate
+            return seconds, frames + count - 1, size, at + behind
         if count:
             seconds, frames = seconds + count * layout.samples / layout.rate, frames + count
             end = at = at + behind
@@ -136,7 +143,7 @@ def _count(file: BinaryIO, start: int, size: int, layout: _Layout) -> tuple[floa
             break
         else:
             at += max(1, len(data) - 8192 * CHAIN)  # frames that this piece cuts are in the next
-    return seconds, frames, end
+    return seconds, frames, end, end
 
 
 def _side_info(head: bytes) -> int:

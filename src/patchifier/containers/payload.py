@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from patchifier.containers import chunks, ogg
-from patchifier.containers.stream import Stream, after_id3, read
+from patchifier.containers.stream import Stream, after_id3, before_tags, read
 
 PIECE = 2**20  # bytes that are read at once
 DIGITS = 16  # of a digest
@@ -131,7 +131,7 @@ def _flac_frames(file: BinaryIO, start: int, size: int) -> Ranges:
         at += 4 + int.from_bytes(head[1:4], "big")
         if head[0] & 128:  # the last block
             at = min(at, size)
-            return [(at, _before_tags(file, at, size))]
+            return [(at, before_tags(file, at, size))]
     return []
 
 
@@ -173,28 +173,7 @@ def _without_tags(file: BinaryIO, start: int, size: int) -> tuple[int, int]:
     while (head := read(file, start, 32))[:8] == b"APETAGEX" and len(head) == 32:
         start += 32 + int.from_bytes(head[12:16], "little")
     start = min(start, size)
-    return start, _before_tags(file, start, size)
-
-
-def _before_tags(file: BinaryIO, start: int, end: int) -> int:
-    """Byte where the tags at the end begin: ID3v1, Lyrics3 and APE, in any order."""
-    while (length := _tag_at_end(file, start, end)) and end - length >= start:
-        end -= length
-    return end
-
-
-def _tag_at_end(file: BinaryIO, start: int, end: int) -> int:
-    """Bytes of the tag that ends at `end`; 0 if there is none."""
-    tail = read(file, max(start, end - 128), min(128, end - start))
-    if len(tail) == 128 and tail[:3] == b"TAG":
-        return 128
-    foot = tail[-32:]
-    if len(foot) == 32 and foot[:8] == b"APETAGEX":
-        length, flags = struct.unpack("<I4xI", foot[12:24])
-        return length + (32 if flags >> 31 else 0)  # its size counts the footer, not the header
-    if tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
-        return int(tail[-15:-9]) + 15
-    return 0
+    return start, before_tags(file, start, size)
 
 
 # --- Ogg ---

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +29,8 @@ class Stream:
         the bytes from `first` on, a decoder that believes headers reads all of them.
     note : str
         Note for the user about a wrong header; empty for what is common.
+    end_note : str
+        Note for the user about the end of the audio: what says that the file may be cut off.
     """
 
     first: int
@@ -38,6 +41,7 @@ class Stream:
     cut: bool = False
     head: bytes = b""
     note: str = ""
+    end_note: str = ""
 
 
 class View(io.RawIOBase):
@@ -107,3 +111,24 @@ def _id3_size(head: bytes) -> int:
     """Bytes of an ID3v2 tag with its header, and its footer if it has one."""
     size = sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0)))
     return size + (20 if head[5] & 16 else 10)
+
+
+def before_tags(file: BinaryIO, start: int, end: int) -> int:
+    """Byte where the tags at the end begin: ID3v1, Lyrics3 and APE, in any order."""
+    while (length := _tag_at_end(file, start, end)) and end - length >= start:
+        end -= length
+    return end
+
+
+def _tag_at_end(file: BinaryIO, start: int, end: int) -> int:
+    """Bytes of the tag that ends at `end`; 0 if there is none."""
+    tail = read(file, max(start, end - 128), min(128, end - start))
+    if len(tail) == 128 and tail[:3] == b"TAG":
+        return 128
+    foot = tail[-32:]
+    if len(foot) == 32 and foot[:8] == b"APETAGEX":
+        length, flags = struct.unpack("<I4xI", foot[12:24])
+        return length + (32 if flags >> 31 else 0)  # its size counts the footer, not the header
+    if tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
+        return int(tail[-15:-9]) + 15
+    return 0

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,15 @@ from patchifier.io import (
     write_skipped,
 )
 from patchifier.library import table
+from patchifier.library.changes import (
+    Waiting,
+    is_current,
+    shorter,
+    state,
+    unlisted,
+    unlisted_text,
+    waiting,
+)
 from patchifier.library.reuse import Donors, Reused, read_reused, write_reused
 from patchifier.library.sources import Key, key
 from patchifier.library.worker import (
@@ -67,7 +76,7 @@ class Embedded:
         Files that were in the table and exist no more, without those that were moved. With
         `drop_unlisted` also files that exist and were not among the sources.
     pending : int
-        Clips that are new, modified or missing, and were ignored without `changed`.
+        Clips that are new, modified, moved or missing, and were ignored without `changed`.
     audio_s, seconds : float
         Length of what was embedded now, and the time that took.
     notes : tuple of (path, note)
@@ -76,6 +85,15 @@ class Embedded:
         Files that lie in another place than before, and kept their rows.
     retagged : int
         Files whose tags were read again and which kept their vectors: their audio is as it was.
+    waiting : Waiting
+        What `pending` counts, by kind.
+    unlisted : tuple of str
+        Files that are in the table, exist, and are not among the sources. `changed` refuses to drop
+        their rows.
+    shorter : tuple of (path, seconds before, seconds now)
+        Files that were embedded again and lost more than a tenth of their length.
+    removed : tuple of str
+        Files that are skipped now and whose old rows were removed.
 
     Examples
     --------
@@ -97,6 +115,10 @@ class Embedded:
     notes: tuple[tuple[str, str], ...] = ()
     moved: tuple[tuple[str, str], ...] = ()
     retagged: int = 0
+    waiting: Waiting = field(default_factory=Waiting)
+    unlisted: tuple[str, ...] = ()
+    shorter: tuple[tuple[str, float, float], ...] = ()
+    removed: tuple[str, ...] = ()
 
 
 class TableJob:
@@ -166,18 +188,24 @@ class TableJob:
         before = _read_skipped(_skipped_file(self.out))
         named = {path for path, _ in before}
         skipped = (*before, *(one for one in self.lost if one[0] not in named))
-        in_table, passed = {line.clip: line for line in lines}, {path for path, _ in skipped}
-        pending = sum(
-            1
-            for clip in self.clips
-            if not _current(clip, in_table.get(key(clip))) and clip.path not in passed
-        )
-        pending += len(
-            in_table.keys() - {key(clip) for clip in self.clips} - self._out_of_sight(lines)
-        )
+        in_table, current = {line.clip: line for line in lines}, {key(clip) for clip in self.clips}
+        kept = self._out_of_sight(lines)
+        left = () if self.drop_unlisted else unlisted(lines, current | kept)
+        kept |= {which for which in in_table if which[0] in left}
+        waits = waiting(self.clips, in_table, passed={path for path, _ in skipped}, kept=kept)
         rows = sum(line.count for line in lines)
         return Embedded(
-            rows, len(lines), 0, len(lines), skipped, (), pending, 0.0, self._passed_s()
+            rows,
+            len(lines),
+            0,
+            len(lines),
+            skipped,
+            (),
+            waits.count,
+            0.0,
+            self._passed_s(),
+            waiting=waits,
+            unlisted=left,
         )
 
     def _clear_if_merged(self, lines: Sequence[table.RowRange]) -> None:
@@ -206,7 +234,7 @@ class TableJob:
                 {
                     line.clip: (base, line)
                     for line in self.base
-                    if line.clip in kept or _current(current.get(line.clip), line)
+                    if line.clip in kept or is_current(current.get(line.clip), line)
                 }
             )
             self.clips = _with_kept(self.clips, [line.clip for line in self.base], kept)
@@ -214,8 +242,8 @@ class TableJob:
             try:
                 facts = table.read_facts(part)
                 skipped = [
-                    ((path, start_s, end_s), state, reason)
-                    for path, start_s, end_s, *state, reason in facts["skipped"]
+                    ((path, start_s, end_s), was, reason)
+                    for path, start_s, end_s, *was, reason in facts["skipped"]
                 ]
                 reused = read_reused(facts)
                 lines = table.index(part)
@@ -223,15 +251,17 @@ class TableJob:
                 part.unlink()  # damaged: embedded again
                 continue
             good = {
-                line.clip: (part, line) for line in lines if _current(current.get(line.clip), line)
+                line.clip: (part, line)
+                for line in lines
+                if is_current(current.get(line.clip), line)
             }
             self.known.update(good)
             self.reused.update({which: old for which, old in reused.items() if which in good})
             self.known.update(
                 {
                     which: reason
-                    for which, state, reason in skipped
-                    if which in current and state == _state(which[0])
+                    for which, was, reason in skipped
+                    if which in current and was == state(which[0])
                 }
             )
 
@@ -252,22 +282,11 @@ class TableJob:
 
     def _require_no_loss(self, current: Set[Key]) -> None:
         """Refuse to drop rows whose files exist: most likely a source was forgotten."""
-        paths = {path for path, *_ in current}
-        left = sorted(
-            {
-                line.clip[0]
-                for line in self.base
-                if line.clip[0] not in paths and not _is_gone(line.clip[0])
-            }
-        )
+        left = unlisted(self.base, current)
         if left:
             if not self._parts():
                 self._clear()
-            raise RequestError(
-                f"{self.out} has {len(left)} files that exist but are not among the sources, the "
-                f"first {left[0]}: "
-                "name every source that it was made from, or choose another --out."
-            )
+            raise RequestError(f"{self.out} {unlisted_text(left)}")
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.parquet"))
@@ -334,12 +353,14 @@ class TableJob:
             done=len(self.clips) - len(todo),
             skipped=sum(isinstance(rows, str) for rows in self.known.values()),
         )
+        if todo:
+            progress(meter.done, meter.total, "")
         parts = list(_growing(todo, len(self.clips) - len(todo)))
         batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
         embedded = jobs.run(embed_batch, batches, workers=workers, shared=(embedder, cut))
         with contextlib.closing(embedded):
             for clips in parts:
-                states = {key(clip): _state(clip.path) for clip in clips}
+                states = {key(clip): state(clip.path) for clip in clips}
                 found = [(clip, _counted(next(embedded), meter)) for clip in clips]
                 self._write_part(self._next_part(), found, states)
         self.audio_s = meter.audio_s
@@ -376,6 +397,7 @@ class TableJob:
                 f"none of the {len(skipped)} files could be read; {_skipped_file(self.out)} says "
                 f"why. The first: {skipped[0][1]}"
             )
+        less = self._shorter(good)
         if [lines for _, (_, lines) in good] != self.base or any(
             path.parent == self.folder and path.stem.isdigit() for _, (path, _) in good
         ):
@@ -397,7 +419,21 @@ class TableJob:
             tuple(self.notes),
             tuple(moved.items()),
             retagged,
+            shorter=less,
+            removed=self._removed(found),
         )
+
+    def _shorter(
+        self, good: Sequence[tuple[Key, tuple[Path, table.RowRange]]]
+    ) -> tuple[tuple[str, float, float], ...]:
+        """Files that are much shorter than before."""
+        return shorter((self._base_file(), self.base), dict(good)) if self.base else ()
+
+    def _removed(self, found: Sequence[tuple[Key, object]]) -> tuple[str, ...]:
+        """Files that had rows and are skipped now."""
+        had = {line.clip for line in self.base}
+        without = (which for which, where in found if isinstance(where, str))
+        return tuple(dict.fromkeys(which[0] for which in without if which in had))
 
     def _passed_s(self) -> float:
         return time.monotonic() - self.started_s
@@ -436,7 +472,7 @@ def _grouped(clips: Sequence[Clip], files: int, bytes_b: int) -> Iterator[list[C
     """
     group, held, held_b = list[Clip](), 0, 0
     for run in runs_of_one_file(clips, lambda clip: clip.path):
-        size_b = _state(run[0].path)[0]
+        size_b = state(run[0].path)[0]
         full = held >= files or held_b + size_b > bytes_b or len(group) + len(run) > MOST_CLIPS
         if group and full:
             yield group
@@ -454,31 +490,6 @@ def _counted(found: ClipRows | str, meter: jobs.Meter) -> ClipRows | str:
     else:
         meter.add(audio_s=found.how.length_s)
     return found
-
-
-def _state(path: str) -> list[int]:
-    """Size and time of change of a file; zeros if it is missing."""
-    try:
-        state = os.stat(path)
-    except OSError:
-        return [0, 0]
-    return [state.st_size, state.st_mtime_ns]
-
-
-def _current(clip: Clip | None, lines: table.RowRange | None) -> bool:
-    """Whether rows are still those of their file."""
-    return (
-        clip is not None and lines is not None and _state(clip.path) == [lines.size, lines.mtime_ns]
-    )
-
-
-def _is_gone(path: str) -> bool:
-    """Whether a file is missing; one that cannot be examined may exist."""
-    try:
-        os.stat(path)
-    except OSError as error:
-        return isinstance(error, FileNotFoundError | NotADirectoryError)
-    return False
 
 
 def _with_kept(clips: Sequence[Clip], base: Sequence[Key], kept: Set[Key]) -> list[Clip]:

@@ -44,6 +44,7 @@ TYPES = {
     "mtime_ns": pa.int64(),
     **dict.fromkeys(FIRST_TAGS, pa.string()),
     **LATER["tracks"],
+    **LATER["level"],
 }
 """Columns that a search reads; some of them are not in tables of older versions."""
 DECODING = LATER["decoding"]
@@ -65,6 +66,7 @@ COLUMNS = {
     "mb_album_id": "tag of the file: MusicBrainz id of the release",
     "mb_artist_id": "tag of the file: MusicBrainz id of the artist",
     "track_id": "digest of the file's audio without its tags: stays when it is moved or retagged",
+    "level_db": "level of the loudest mel band in the row, in dB of the log-mel",
 }
 """What the columns of a table hold."""
 
@@ -128,6 +130,14 @@ class EmbeddingTable:
     def length_s(self) -> np.ndarray:
         """Seconds that were decoded of each row's file, NaN if unknown: (n,) float64."""
         return self.rows["length_s"].to_numpy()
+
+    @property
+    def level_db(self) -> np.ndarray:
+        """Level of each row's loudest mel band in dB of the log-mel, NaN if unknown: (n,) float64.
+
+        Rows at or below :data:`patchifier.search.SILENCE_DB` are silent.
+        """
+        return self.rows["level_db"].to_numpy()
 
     @property
     def tags(self) -> dict[str, tuple[str | int | None, ...]]:

@@ -14,6 +14,8 @@ albumartist, year, track, mb_*_id   more tags, year and track as whole numbers; 
                                     older versions
 track_id                            digest of the file's audio without its tags: two copies have the
                                     same; null in tables of older versions
+level_db                            of the loudest mel band in the row, in dB: how silence
+                                    is known; null in tables of older versions
 ==================================  ================================================================
 
 The schema's metadata has one key, ``patchifier``, with facts in JSON: the model's identity, its
@@ -64,6 +66,7 @@ LATER = {  # columns that tables of older versions do not have, those of a versi
         **{name: kind for name, kind in TAG_TYPES.items() if name not in FIRST_TAGS},
         "track_id": pa.string(),
     },
+    "level": {"level_db": pa.float64()},
 }
 ADDED = {name: kind for columns in LATER.values() for name, kind in columns.items()}
 STRINGS = (
@@ -163,14 +166,14 @@ def _shown(name: str, facts: Mapping[str, Any]) -> str:
 def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
     """Columns of a table, with its facts."""
     numbers = [pa.field("size", pa.int64(), False), pa.field("mtime_ns", pa.int64(), False)]
-    decoding, tracks = LATER["decoding"], LATER["tracks"]
+    decoding, tracks, level = LATER.values()
     first = [
         pa.field("path", pa.string(), False),
         pa.field("start_s", pa.float64(), False),
         pa.field("end_s", pa.float64(), False),
     ]
     vector = pa.field("embedding", pa.list_(pa.field("element", pa.float32(), False), size), False)
-    rest = {**decoding, **dict.fromkeys(FIRST_TAGS, pa.string()), **tracks}
+    rest = {**decoding, **dict.fromkeys(FIRST_TAGS, pa.string()), **tracks, **level}
     return pa.schema(
         [*first, vector, *numbers, *itertools.starmap(pa.field, rest.items())],
         {FACTS: json.dumps({**facts, "crc32": _checksum(facts)})},

@@ -5,6 +5,7 @@ are collected and share batches.
 """
 
 import functools
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier import audio, jobs, spectrogram
-from patchifier.config import RequestError
+from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.containers import payload_digest
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
@@ -118,6 +119,7 @@ class ClipRows:
     file: FileFacts
     how: audio.Decoding
     spans_s: Spans  # from when to when each row is, in the clip
+    levels_db: list[float | None]  # of the loudest mel band in each row
     vectors: np.ndarray  # (k, E) float32
 
 
@@ -165,9 +167,9 @@ def _to_table(found: Sequence[tuple[Clip, ClipRows]], facts: dict[str, Any]) -> 
     for clip, rows in found:
         decoding = {"decoder": rows.how.decoder, "length_s": rows.how.length_s}
         same = {"path": clip.path, **decoding, **rows.file.columns()}
-        for start_s, end_s in rows.spans_s:
+        for (start_s, end_s), level_db in zip(rows.spans_s, rows.levels_db, strict=True):
             spans = {"start_s": clip.start_s + start_s, "end_s": clip.start_s + end_s}
-            for name, value in (same | spans).items():
+            for name, value in (same | spans | {"level_db": level_db}).items():
                 columns[name].append(value)
     vectors = [rows.vectors for _, rows in found] or [np.zeros((0, facts["size"]), np.float32)]
     return table.rows_table(columns, np.concatenate(vectors), facts)
@@ -200,18 +202,47 @@ def _decode_clip(
         source=source,
     )
 
+    levels = Levels(config)
+
     def rows(spans_s: Spans, vectors: np.ndarray) -> ClipRows:
         spans_s = spans_s or [(0.0, how.length_s)]
         file = _file_facts(clip.path, state.st_size, state.st_mtime_ns)
-        return ClipRows(file, how, spans_s, vectors)
+        return ClipRows(file, how, spans_s, levels.of(spans_s), vectors)
 
-    pieces, buffer, frames = spectrogram.stream_log_mel(blocks, config), list[np.ndarray](), 0
+    pieces = levels.measured(spectrogram.stream_log_mel(blocks, config))
+    buffer, frames = list[np.ndarray](), 0
     for piece in pieces:
         buffer.append(piece)
         frames += piece.shape[-1]
         if frames > LONG_FRAMES:
             return rows(*_embed_long(embedder, cut, _emptied(buffer, pieces)))
     return _Short(rows, np.concatenate(buffer, axis=-1), clip.path)
+
+
+class Levels:
+    """Level of the loudest mel band in each frame of a log-mel that passes through.
+
+    They are unknown if the log-mel is relative to the clip's maximum.
+    """
+
+    def __init__(self, config: SpectrogramConfig) -> None:
+        self.config = config
+        self._levels: list[np.ndarray] = []
+
+    def measured(self, pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the pieces (M, T), measured."""
+        for piece in pieces:
+            self._levels.append(piece[: self.config.n_mels].max(axis=0))
+            yield piece
+
+    def of(self, spans_s: Spans) -> list[float | None]:
+        """Levels in dB of parts of the log-mel; None where they are unknown."""
+        if self.config.reference != "absolute" or not self._levels:
+            return [None] * len(spans_s)
+        levels, frame_s = np.concatenate(self._levels), self.config.frame_s
+        frames = ((int(start / frame_s), math.ceil(end / frame_s)) for start, end in spans_s)
+        parts = (levels[first:last] for first, last in frames)
+        return [float(part.max()) / self.config.db_scale if len(part) else None for part in parts]
 
 
 def _emptied(buffer: list[np.ndarray], rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

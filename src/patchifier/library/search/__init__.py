@@ -14,12 +14,13 @@ from pathlib import Path
 from patchifier.library.search.alike import Stretches, agreement, matching_stretches
 from patchifier.library.search.index import Index, UnreadableIndexError, is_index
 from patchifier.library.search.metric import default_weights, slice_weights
-from patchifier.library.search.rows import Changes, Filter, SearchResult
+from patchifier.library.search.rows import SILENCE_DB, Changes, Filter, SearchResult
 from patchifier.library.search.store import Pair, VectorStore
 from patchifier.library.search.table import Table
 from patchifier.library.stored import EmbeddingTable, Stored, read
 
 __all__ = [
+    "SILENCE_DB",
     "Changes",
     "EmbeddingTable",
     "Filter",

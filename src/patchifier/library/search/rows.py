@@ -20,6 +20,7 @@ from patchifier.library.tags import FIRST_TAGS, TAGS
 
 TEXTS = (*FIRST_TAGS, "albumartist")  # tags that a condition may compare
 MOST_NAMED = 10  # files that a message lists
+SILENCE_DB = -70.0  # a row is silent if no mel band is above it, in dB of the log-mel
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Filter:
         The whole value of the tag.
     year_from, year_to : int or None
         First and last year; a file without a year does not take part.
+    above_db : float or None
+        Silence is left out: rows whose loudest mel band is not above this level. A row of unknown
+        level takes part.
 
     Raises
     ------
@@ -68,6 +72,7 @@ class Filter:
     albumartist: str | None = None
     year_from: int | None = None
     year_to: int | None = None
+    above_db: float | None = None
 
     def __post_init__(self) -> None:
         texts = [
@@ -78,6 +83,8 @@ class Filter:
         wrong = [value for value in texts if value is not None and not isinstance(value, str)]
         if wrong:
             raise RequestError(f"a condition compares with {wrong[0]!r}, expected a string.")
+        if not isinstance(self.above_db, int | float | None):
+            raise RequestError(f"above_db is {self.above_db!r}, expected a level in dB.")
         for name in ("year_from", "year_to"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
@@ -103,7 +110,8 @@ class Filter:
         paths = {"path"} if self.path or self.path_prefix or self.without_paths else set()
         artist = {"artist"} if self.without_artists else set()
         year = {"year"} if self.year_from is not None or self.year_to is not None else set()
-        return {*self.tags(), *paths, *artist, *year}
+        level = set() if self.above_db is None else {"level_db"}
+        return {*self.tags(), *paths, *artist, *year, *level}
 
     def sql(self) -> str:
         """As a condition of SQL; empty if everything takes part."""
@@ -121,6 +129,8 @@ class Filter:
             parts.append(f"year >= {self.year_from}")
         if self.year_to is not None:
             parts.append(f"year <= {self.year_to}")
+        if self.above_db is not None:
+            parts.append(f"(level_db IS NULL OR level_db > {self.above_db})")
         return " AND ".join(parts)
 
     def mask(self, table: pa.Table) -> np.ndarray:
@@ -142,6 +152,9 @@ class Filter:
             parts.append(pc.greater_equal(table["year"], self.year_from))
         if self.year_to is not None:
             parts.append(pc.less_equal(table["year"], self.year_to))
+        if self.above_db is not None:
+            level = pc.fill_null(table["level_db"], np.inf)
+            parts.append(pc.greater(level, self.above_db))
         arrays = [np.asarray(pc.fill_null(part, False)) for part in parts]
         return reduce(operator.and_, arrays, np.ones(len(table), bool))
 

@@ -30,7 +30,15 @@ from patchifier.library.search.ranking import (
     hub_discount,
 )
 from patchifier.library.search.route import Nearest, Place, choose, places
-from patchifier.library.search.rows import Filter, SearchResult, found, named, unit, without
+from patchifier.library.search.rows import (
+    SILENCE_DB,
+    Filter,
+    SearchResult,
+    found,
+    named,
+    unit,
+    without,
+)
 from patchifier.library.search.walk import in_order, walk_on
 from patchifier.library.stored import require_same_model, vectors_of
 
@@ -111,6 +119,10 @@ class VectorStore(abc.ABC):
     @abc.abstractmethod
     def _sample(self, count: int) -> np.ndarray:
         """Vectors of up to `count` rows, evenly spread over the store: (m, E)."""
+
+    def audible(self, where: Filter) -> Filter:
+        """The same conditions, and silence left out: it is nobody's neighbour."""
+        return dataclasses.replace(where, above_db=SILENCE_DB)
 
     def filter(self, where: Filter) -> tuple[SearchResult, ...]:
         """Rows where the conditions hold, by path and time; their score is None."""
@@ -274,7 +286,7 @@ class VectorStore(abc.ABC):
             first = POOL + POOL_FACTOR * count
             sample = target.metric.unit(self._hub_sample)
             adjust = hub_discount(sample, target.direction)
-        (parts,) = self._candidates([target], first, where=where, exact=exact)
+        (parts,) = self._candidates([target], first, where=self.audible(where), exact=exact)
         return best_files(parts, target, count, caps=caps, adjust=adjust)
 
     @functools.cached_property
@@ -347,14 +359,18 @@ class VectorStore(abc.ABC):
         return unit(query)
 
     def _vectors_of_path(self, path: str) -> np.ndarray:
-        """Vectors (k, E) of the rows of a file; none if it is not in here."""
-        return vectors_of(self._select(Filter(path=path)), self.size)
+        """Vectors (k, E) of the rows of a file, without silence; none if it is not in here."""
+        return vectors_of(self._select(self.audible(Filter(path=path))), self.size)
 
     def _vector_of_file(self, path: str) -> np.ndarray:
         vectors = self._vectors_of_path(path)
         if not len(vectors):
             path = str(self._known(path))
             vectors = self._vectors_of_path(path)
+        if not len(vectors):
+            raise RequestError(
+                f"{path} is silent, so nothing is similar to it: choose another file."
+            )
         mean = unit(vectors).mean(0)
         if np.linalg.norm(mean) < SLACK:
             raise RequestError(
@@ -445,7 +461,9 @@ class VectorStore(abc.ABC):
 
     def _by_file(self, where: Filter) -> tuple[Sequence[SearchResult], np.ndarray, np.ndarray]:
         """Rows by path and time, their vectors (n, E), and the number of each one's file (n,)."""
-        table = self._select(where).sort_by([("path", "ascending"), ("start_s", "ascending")])
+        table = self._select(self.audible(where)).sort_by(
+            [("path", "ascending"), ("start_s", "ascending")]
+        )
         rows = found(table, [None] * len(table))
         paths = np.array([row.path for row in rows], object)
         files = np.unique(paths, return_inverse=True)[1] if rows else np.zeros(0, int)
@@ -602,7 +620,7 @@ class VectorStore(abc.ABC):
             directions: Sequence[np.ndarray], many: int, caps: Caps, taken: Set[str]
         ) -> list[list[Ranked]]:
             targets = [Target(metric, direction, direction) for direction in directions]
-            left = without(where, taken)
+            left = without(self.audible(where), taken)
             parts = self._candidates(targets, 2 * many, where=left, exact=exact)
             return [
                 best_files(of_one, target, many, caps=caps)

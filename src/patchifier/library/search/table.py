@@ -99,8 +99,14 @@ class Table(VectorStore):
         table = self._table if vectors else self._facts
         return table.filter(pa.array(self._mask(where)))
 
+    @functools.cached_property
+    def _is_audible(self) -> np.ndarray:
+        """Rows that are not silent: (n,) bool."""
+        return self.audible(Filter()).mask(self._facts)
+
     def _vectors_of_path(self, path: str) -> np.ndarray:
-        return self._vectors(np.array(self._rows_of.get(path, []), int))
+        rows = np.array(self._rows_of.get(path, []), int)
+        return self._vectors(rows[self._is_audible[rows]])
 
     def _candidates(
         self, targets: Sequence[Target], first: int, *, where: Filter, exact: bool
