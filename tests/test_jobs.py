@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -100,6 +101,16 @@ def test_an_item_that_kills_its_process_is_named_and_costs_its_batch_nothing_els
     found = list(jobs.run(deadly, batches, workers=2, name=lambda n: f"n{n}"))
     five, ten = (f"n{number}: the decoder crashed on this file." for number in (5, 10))
     assert found == [(1, 2), (2, 2), (3, 1), five, (6, 1), ten, (7, 2), (8, 2)]
+
+
+def blocked(shared: None, numbers: Sequence[int]) -> list[bool]:
+    return [signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()) for _ in numbers]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="this system has no masks")
+def test_a_process_that_starts_leaves_ctrl_c_to_its_parent():
+    assert list(jobs.run(blocked, [[0], [1]], workers=2)) == [True, True]
+    assert blocked(None, [0]) == [False]
 
 
 def test_an_interrupted_job_leaves_no_thread_that_closes_its_pipe_at_exit(monkeypatch):

@@ -95,7 +95,7 @@ def run(
                 try:
                     while waiting or running:
                         while waiting and len(running) < AHEAD * workers:
-                            running.append((waiting[0], pool.submit(_do, work, waiting[0])))
+                            running.append((waiting[0], _submit(pool, _do, work, waiting[0])))
                             waiting.popleft()
                         results = running[0][1].result()
                         running.popleft()
@@ -121,7 +121,7 @@ def _retry(
                 new = process_pool(1, initializer=_begin, initargs=(sent,))
                 pools.append(stack.enter_context(_closing(new)))
             try:
-                return pools[0].submit(_do, work, batch).result()
+                return _submit(pools[0], _do, work, batch).result()
             except BrokenProcessPool:
                 pools.clear()
                 return None
@@ -199,7 +199,7 @@ def _end(pool: ProcessPoolExecutor) -> None:
 def _require_start(pool: ProcessPoolExecutor, workers: int) -> None:
     """Start all processes and check that they can start, so that no file is blamed for it."""
     # a pool starts a process for each task that finds none idle
-    started = [pool.submit(os.getpid) for _ in range(workers)]
+    started = [_submit(pool, os.getpid) for _ in range(workers)]
     try:
         started[0].result()
     except BrokenProcessPool:
@@ -209,6 +209,20 @@ def _require_start(pool: ProcessPoolExecutor, workers: int) -> None:
             "code typed into standard input cannot start any: save it to a file, or use the "
             "patchifier command."
         ) from None
+
+
+def _submit(pool: ProcessPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """Submit a task. A process that starts for it leaves Ctrl-C to its parent from the first on.
+
+    It inherits which signals are blocked. Else it prints where its imports were interrupted.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return pool.submit(work, *arguments)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(work, *arguments)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def process_pool(workers: int, **options: Any) -> ProcessPoolExecutor:

@@ -230,6 +230,8 @@ def test_info_describes_a_table(home, run, told):
     assert set(facts["columns"]) == set(table.rows.column_names)
     shown = run(f"info {home}/all.parquet").out
     assert re.search(r"^column start_s +start of the row in the file, in seconds$", shown, re.M)
+    assert facts["window_s"] is facts["hop_s"] is None
+    assert not re.search(r"^(window|hop) s", shown, re.M)
 
 
 def test_info_names_a_model_of_the_package_and_counts_a_file_once(

@@ -67,9 +67,7 @@ def test_a_closed_standard_error_is_an_interruption(start) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_answered_at_once_and_the_work_is_saved(
-    start, number: int, tmp_path: Path
-) -> None:
+def test_sigterm_saves_the_work_as_ctrl_c_does(start, number: int, tmp_path: Path) -> None:
     body = (
         "try: print('ready', file=sys.stderr); time.sleep(60)\n    "
         "finally: sys.stdin.readline(); Path('saved').touch()"

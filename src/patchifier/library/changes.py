@@ -47,8 +47,10 @@ def unlisted(lines: Sequence[table.RowRange], current: Set[Key]) -> tuple[str, .
 
 def unlisted_text(paths: Sequence[str]) -> str:
     """Say of a table, behind its name, that most likely a source was forgotten."""
+    count = len(paths)
+    found = "1 file that exists but is" if count == 1 else f"{count} files that exist but are"
     return (
-        f"has {len(paths)} files that exist but are not among the sources, the first {paths[0]}: "
+        f"has {found} not among the sources, the first {paths[0]}: "
         "name every source that it was made from, or choose another --out."
     )
 
