@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from patchifier.app import Settings
 from patchifier.app import duplicates as app_duplicates
 from patchifier.library import embed_library
 
@@ -205,6 +206,13 @@ def test_a_check_that_failed_says_why_until_it_is_started_again(serve, own, monk
         assert check["state"] == "failed"
         assert "No space left" in check["error"]
     assert client.post("/api/duplicates").json()["state"] in ("running", "done")
+
+
+def test_paths_of_a_playlist_are_relative_to_the_folder_of_the_music(serve, table, music):
+    client = serve(table, Settings(music=music))
+    ids = [one["id"] for one in client.get("/api/tracks?sort=path").json()["tracks"]]
+    lines = client.post("/api/playlist", json={"ids": ids[:1]}).text.splitlines()
+    assert lines[-1] == "0 song.flac"
 
 
 def test_a_playlist_is_m3u8_with_the_files_in_order(client, ids, music):

@@ -110,7 +110,7 @@ def test_a_file_that_vanished_is_said_in_place(go, library):
 
 def test_skipped_files_are_named_with_their_reason(go, library):
     page = go(library)
-    page.get_by_text("45 of 46 files embedded, 1 skipped").wait_for()
+    page.get_by_text("46 of 47 files embedded, 1 skipped").wait_for()
     page.get_by_text("1 file was skipped").click()
     assert "notes.mp3" in page.locator(".skipped li").inner_text()
     assert len(page.locator(".skipped li .soft").inner_text()) > 10
