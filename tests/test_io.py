@@ -48,6 +48,13 @@ def test_tables_guard_their_columns_and_cells_and_keep_the_order_of_the_first_ro
         assert list(csv.reader(stream))[1] == ["'=1.wav", "'@x"]
 
 
+def test_a_list_of_skipped_files_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = [("=1.wav", "@x"), ("a, b.wav", "a, b.wav: is empty.")]
+    io.write_skipped(tmp_path / "s.csv", ("path", "reason"), rows)
+    assert io.read_skipped(tmp_path / "s.csv") == (rows[0], ("a, b.wav", "is empty."))
+    assert io.read_skipped(tmp_path / "none.csv") == ()
+
+
 def test_a_skipped_file_is_one_line_with_its_path_once_and_each_remedy_is_there_once() -> None:
     install = "pip install 'patchifier[formats]'"
     skipped = [(f"/{n}.m4a", f"/{n}.m4a: an unknown\nformat: {install}") for n in range(3)]

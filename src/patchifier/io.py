@@ -416,3 +416,23 @@ def write_skipped(path: Path, columns: Sequence[str], rows: Sequence[Sequence[st
         table.writerow(columns)
         for *others, named, reason in rows:
             table.writerow(map(to_cell, (*others, named, reason.removeprefix(f"{named}: "))))
+
+
+def read_skipped(path: Path) -> tuple[tuple[str, str], ...]:
+    """Paths and reasons of a list that :func:`write_skipped` wrote; none where there is no list.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be read, or is no such list.
+    """
+    if not path.exists():
+        return ()
+    require_file(path)
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        rows = csv.reader(stream, strict=True)
+        try:
+            next(rows)  # the names of the columns
+            return tuple((from_cell(row[-2]), from_cell(row[-1])) for row in rows)
+        except (csv.Error, IndexError, StopIteration) as error:
+            raise ValueError(f"{path} is no list of skipped files") from error

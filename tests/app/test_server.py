@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from patchifier import cli
-from patchifier.app import Settings, make_app
+from patchifier.app import Settings, make_app, server
+from patchifier.app.folders import table_of
 from patchifier.app.openapi import document
 from patchifier.config import RequestError
 
@@ -82,6 +83,14 @@ def test_a_command_that_cannot_serve_ends_with_a_sentence(words, said, music, ta
         code = cli.main([str(values.get(word, word)) for word in words])
     assert code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["", "own.parquet"])
+def test_the_command_prints_where_the_table_of_a_folder_is(out, music, monkeypatch, capsys):
+    monkeypatch.setattr(server, "run", lambda *_, started: started("http://127.0.0.1:1/"))
+    words = ["app", str(music), "--no_browser", *(["--out", out] if out else [])]
+    assert cli.main(words) == 0
+    assert f"the table of this folder is {out or table_of(music)}" in capsys.readouterr().err
 
 
 @pytest.mark.slow

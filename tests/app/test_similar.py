@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from patchifier.app import Settings
 from patchifier.app import duplicates as app_duplicates
 from patchifier.library import embed_library
 
@@ -131,6 +132,18 @@ def test_why_gives_the_most_similar_stretches(client, ids):
     assert answer["similarity"] == pytest.approx(stretch["similarity"], abs=0.02)
 
 
+@pytest.mark.parametrize("weights", [{}, {"harmony": 4.0, "layers": 0.0}])
+def test_what_the_parts_add_is_the_similarity(client, ids, weights):
+    rows = post(client, "/api/similar", like=[ids[0]], weights=weights)["results"]
+    row = next(one for one in rows if one["track"]["id"] == ids[1])
+    answer = post(client, "/api/why", first=ids[0], second=ids[1], weights=weights)
+    assert answer["similarity"] == pytest.approx(row["similarity"], abs=2e-3)
+    assert sum(answer["shares"].values()) == pytest.approx(answer["similarity"], abs=1e-3)
+    assert answer["weights"]["layers"] == (0.0 if weights else 32.0)
+    assert answer["weights"]["harmony"] == (4.0 if weights else 1.0)
+    assert answer["weights"]["rhythm"] == 1.0
+
+
 def test_why_needs_two_songs(client, ids):
     answer = client.get("/api/why", params={"first": ids[0], "second": ids[0]})
     assert answer.status_code == 400
@@ -158,6 +171,7 @@ def test_pairs_are_checked_in_the_background(serve, own):
     client = serve(own)
     pairs = client.get("/api/duplicates", params={"threshold": 0.99}).json()
     assert pairs["check"]["state"] == "missing"
+    assert pairs["compared"]
     assert {pair["kind"] for pair in pairs["pairs"]} == {"not checked"}
     assert client.get("/api/duplicates", params={"threshold": 2}).status_code == 400
     assert client.post("/api/duplicates").json()["state"] in ("running", "done")
@@ -171,6 +185,11 @@ def test_pairs_are_checked_in_the_background(serve, own):
         str(copy),
         str(copy.with_name("0 song.flac")),
     }
+
+
+def test_a_large_library_is_not_compared_before_the_check(client, monkeypatch):
+    monkeypatch.setattr(app_duplicates, "MOST_AT_ONCE", 3)
+    assert not client.get("/api/duplicates").json()["compared"]
 
 
 def test_a_check_that_failed_says_why_until_it_is_started_again(serve, own, monkeypatch):
@@ -187,6 +206,13 @@ def test_a_check_that_failed_says_why_until_it_is_started_again(serve, own, monk
         assert check["state"] == "failed"
         assert "No space left" in check["error"]
     assert client.post("/api/duplicates").json()["state"] in ("running", "done")
+
+
+def test_paths_of_a_playlist_are_relative_to_the_folder_of_the_music(serve, table, music):
+    client = serve(table, Settings(music=music))
+    ids = [one["id"] for one in client.get("/api/tracks?sort=path").json()["tracks"]]
+    lines = client.post("/api/playlist", json={"ids": ids[:1]}).text.splitlines()
+    assert lines[-1] == "0 song.flac"
 
 
 def test_a_playlist_is_m3u8_with_the_files_in_order(client, ids, music):

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from patchifier.library import embed_library
 from tests.app.conftest import MARKUP
 
 
@@ -24,6 +25,23 @@ def test_status_names_the_model_and_the_parts_of_its_vectors(client):
     assert all(part["title"] and part["group"] for part in status["slices"])
     assert status["job"] is None
     assert status["message"] is None
+
+
+def test_files_that_were_skipped_when_the_table_was_made_are_in_the_status(serve, own):
+    assert serve(own).get("/api/status").json()["n_skipped"] == 0
+    (own.parent / "music" / "text.mp3").write_text("text" * 100)
+    embed_library(own.parent / "music", own, workers=1, changed=True)
+    status = serve(own).get("/api/status").json()
+    assert (status["n_tracks"], status["n_skipped"]) == (6, 1)
+    ((path, reason),) = status["skipped"]
+    assert path.endswith("text.mp3")
+    assert "not an audio file" in reason
+
+
+@pytest.mark.parametrize("content", [b"", b'path,reason\n"a', b"path\none\n"])
+def test_a_damaged_list_of_skipped_files_is_left_out(serve, own, content):
+    own.with_suffix(".skipped.csv").write_bytes(content)
+    assert serve(own).get("/api/status").json()["n_skipped"] == 0
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 import patchifier
 from patchifier import datasets
 from patchifier.library import search
-from patchifier.library.search.closeness import is_beatless, not_close
+from patchifier.library.search.closeness import BEATLESS, is_beatless, not_close
+from tests import ROOT
 from tests.library.vectors import on_circle
 
 RATE = 22_050
@@ -47,7 +48,7 @@ def test_what_has_no_beat_has_to_be_nearer(write):
     store = search.Table.open(write(vectors, range(3), slices=SLICES))
     for degrees, pulse, word in (
         (176, 0.02, ""),
-        (176, 0.005, "music"),
+        (176, 0.005, "No clear beat was found"),
         (150, 0.005, ""),
         (190, 0.005, "Nothing"),
     ):
@@ -55,6 +56,17 @@ def test_what_has_no_beat_has_to_be_nearer(write):
         said = not_close(store, query, store.similar(query, 3))
         assert word in said
         assert bool(word) == bool(said), degrees
+
+
+def test_what_has_no_beat_is_not_called_other_than_music(write):
+    vectors = [with_beat(degrees, 0.02, 0.02) for degrees in (0, 60, 120)]
+    store = search.Table.open(write(vectors, range(3), slices=SLICES))
+    query = with_beat(176, 0.005, 0.02)
+    said = not_close(store, query, store.similar(query, 3))
+    assert said == BEATLESS
+    assert not {"hardly", "noise", "speech"} & set(said.split())
+    page = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    assert said in page.replace("\n", " ")
 
 
 def test_the_similarity_that_is_said_is_that_of_the_search(write):

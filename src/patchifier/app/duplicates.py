@@ -89,17 +89,22 @@ class CheckParams:
 
 
 def listed(served: Served, params: DuplicatesParams) -> dict[str, Any]:
-    """Pairs of songs that may be the same recording; before a check, by their vectors alone."""
+    """Pairs of songs that may be the same recording; before a check, by their vectors alone.
+
+    `compared` is false before a check of a library that is too large to compare its vectors.
+    """
     check = _check(served)
     collection, state = served.collection, check.report()  # it may end while pairs are listed
+    compared = state["state"] == "done" or len(collection) <= MOST_AT_ONCE
     if state["state"] == "done":
         pairs: Iterable[Duplicate] = check.found
-    elif len(collection) > MOST_AT_ONCE:
+    elif not compared:
         pairs = ()
     else:
         with served.turn():
             pairs = check.proposed(params.threshold)
-    return {"pairs": [_pair(collection, pair) for pair in pairs], "check": state}
+    found = [_pair(collection, pair) for pair in pairs]
+    return {"pairs": found, "check": state, "compared": compared}
 
 
 def start(served: Served, params: CheckParams) -> dict[str, Any]:

@@ -197,6 +197,8 @@ def colours(served: Served, params: ColoursParams) -> dict[str, Any]:
     if params.by == "cluster":
         clusters = _made(served)["cluster"].tolist()
         names = [f"group {number + 1}" for number in range(max(clusters, default=-1) + 1)]
+        if _map(served).first:
+            names = ["no groups yet"]
         return {"kind": "category", "values": clusters, "names": names}
     if params.by == "year":
         return {"kind": "number", "values": served.collection.column("year"), "names": []}

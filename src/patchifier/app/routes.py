@@ -59,6 +59,7 @@ ENDPOINTS = (
     Endpoint("GET", "/api/audio/{id}", audio.sound, sends="audio/*"),
     Endpoint("POST", "/api/similar", similar.similar),
     Endpoint("GET", "/api/why", why.why),
+    Endpoint("POST", "/api/why", why.weighted_why),
     Endpoint("POST", "/api/path", similar.path),
     Endpoint("POST", "/api/mix", similar.mix),
     Endpoint("GET", "/api/duplicates", duplicates.listed),

@@ -33,7 +33,7 @@ from patchifier.app.teach_routes import read_heads
 from patchifier.app.uploads import UploadLimits
 from patchifier.config import RequestError
 from patchifier.embed import Embedder, load
-from patchifier.io import parse_json
+from patchifier.io import parse_json, read_skipped
 
 PAGE = Path(__file__).parent / "page"
 MOST_JSON_B = 4 * 2**20
@@ -144,6 +144,8 @@ def serve(source: Path, settings: Settings) -> Served:
         assert collection.table is not None
         served.model, served.embedder = _model_of(collection.table.identity, settings.model)
         served.heads = read_heads(settings.heads, collection.table.identity)
+        with contextlib.suppress(OSError, ValueError):  # a list alone: the table is served
+            served.listed = read_skipped(source.with_suffix(".skipped.csv"))
         return served
     embedder = load(settings.model or None)
     out = settings.out or table_of(source)

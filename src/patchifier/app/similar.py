@@ -56,7 +56,7 @@ class SearchParams:
         """As arguments of a search."""
         return {
             "where": self.filters.where(),
-            "weights": _weights(served, self.weights),
+            "weights": weights_of(served, self.weights),
             "max_per_artist": self.max_per_artist,
             "max_per_album": self.max_per_album,
         }
@@ -184,7 +184,7 @@ def _in_table(served: Served, one: str) -> str:
     return str(served.song(one).query)
 
 
-def _weights(served: Served, weights: dict[str, float]) -> np.ndarray | None:
+def weights_of(served: Served, weights: dict[str, float]) -> np.ndarray | None:
     """Weights (E,) of a search; None if none is given."""
     for name, value in weights.items():
         require_range(f"weights.{name}", value, 0, MOST_WEIGHT)

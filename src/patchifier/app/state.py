@@ -189,6 +189,8 @@ class Served:
         Taught here or read from disk, by name.
     given : dict of str to dict
         Of each head that was taught here, the label that each id was given.
+    listed : sequence of (path, reason)
+        Files that were skipped when the table was made, as the list beside it says.
     folder : Path
         For temporary files; removed by :meth:`close`.
     """
@@ -214,6 +216,7 @@ class Served:
         self.check: Check | None = None
         self.heads: dict[str, Head] = {}
         self.given: dict[str, dict[str, str]] = {}
+        self.listed: Sequence[tuple[str, str]] = ()
         self.kept = Kept(KEPT)
 
     def close(self) -> None:
@@ -232,6 +235,11 @@ class Served:
         if len(self.collection) or (self.job and self.job.state == "running"):
             return ""
         return (self.job and self.job.error) or "this library is empty: embed some music."
+
+    @property
+    def skipped(self) -> Sequence[tuple[str, str]]:
+        """Paths and reasons of the files that are not in the library."""
+        return self.job.skipped if self.job else self.listed
 
     def require_embedder(self) -> Embedder:
         """Return the model that made the table, or say that it is not known."""

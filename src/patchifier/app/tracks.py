@@ -6,6 +6,7 @@ from typing import Any, Literal
 from patchifier.app.parameters import require_range
 from patchifier.app.state import Served
 
+MOST_SKIPPED = 1000  # named in an answer
 TITLES = {
     "layers": ("timbre and texture (learnt)", "timbre"),
     "harmony": ("chords and notes together", "harmony"),
@@ -44,13 +45,15 @@ class OneParams:
 
 
 def status(served: Served, params: StatusParams) -> dict[str, Any]:
-    """Name, model, size of the library, and the job that makes it."""
+    """Name, model, size of the library, files that were skipped, and the job that makes it."""
     collection, embedder = served.collection, served.embedder
     return {
         "name": collection.name,
         "model": served.model,
         "identity": collection.table.identity if collection.table else "",
         "n_tracks": len(collection),
+        "n_skipped": len(served.skipped),
+        "skipped": [list(one) for one in served.skipped[:MOST_SKIPPED]],
         "slices": [
             {
                 "name": name,

@@ -31,7 +31,7 @@ def app(
     model : str
         Model that made the table, or that embeds the folder; patchifier-base by default.
     out : str
-        NAME.parquet, the table of a folder; in the user's cache by default.
+        NAME.parquet, the table of a folder; in the user's cache by default. Its path is printed.
     port : int
         Port of 127.0.0.1; 0 takes any that is free.
     workers : int
@@ -51,11 +51,16 @@ def app(
         $ patchifier app music.parquet --port 9000 --no_browser
     """
     _use_one_thread()
+    from patchifier.app.folders import table_of
     from patchifier.app.security import Access
     from patchifier.app.server import Settings, run
 
+    embedded = (out or table_of(table)) if Path(table).is_dir() else ""
+
     def started(address: str) -> None:
         _say(f"the page is at {address} - Ctrl-C ends it.")
+        if embedded:
+            _say(f"the table of this folder is {embedded}")
         if not no_browser:
             import webbrowser
 

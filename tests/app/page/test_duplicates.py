@@ -75,6 +75,19 @@ def test_no_pair_is_wider_than_the_window(go, copies, width, scheme):
     assert page.evaluate("document.querySelector('.page').scrollWidth") <= width
 
 
+@pytest.mark.parametrize(
+    ("compared", "said"), [(True, "No pairs with nearly equal vectors"), (False, "too many songs")]
+)
+def test_no_pairs_before_the_check_are_explained(go, copies, compared, said):
+    page = go(copies)
+    check = {"state": "missing", "done": 0, "total": 0, "error": None}
+    answer = {"pairs": [], "check": check, "compared": compared}
+    page.route("**/api/duplicates", lambda route: route.fulfill(json=answer))
+    page.goto(copies.address + ADDRESS)
+    page.get_by_text(said).wait_for()
+    page.get_by_text("Press “Check the files” to find").wait_for()
+
+
 def test_progress_is_shown_and_a_failure_with_its_reason(go, copies):
     page = go(copies)
     states = iter([("running", 120), ("failed", 150)])
@@ -84,7 +97,7 @@ def test_progress_is_shown_and_a_failure_with_its_reason(go, copies):
         check = {"state": state, "done": done, "total": 300, "error": None}
         if state == "failed":
             check["error"] = "the disk is full: make room."
-        route.fulfill(json={"pairs": [], "check": check})
+        route.fulfill(json={"pairs": [], "check": check, "compared": True})
 
     page.route("**/api/duplicates", answer)
     page.goto(copies.address + ADDRESS)

@@ -29,6 +29,13 @@ def drawn(page, which):
     )
 
 
+def test_what_the_masks_are_for_is_said_in_plain_words(page):
+    lead = page.locator("#mask-title + .lead").inner_text()
+    assert lead.startswith("What has the model learnt about music?")
+    assert not {"log-mel", "patch", "patches"} & set(lead.split())
+    page.get_by_role("heading", name="How far the guesses are off").wait_for()
+
+
 def test_a_ratio_is_masked_and_drawn_with_its_error_beside_two_baselines(page):
     assert masked(page) == 19  # three quarters of 25
     assert page.locator(".error-row").count() == 3

@@ -110,9 +110,32 @@ def test_a_file_that_vanished_is_said_in_place(go, library):
 
 def test_skipped_files_are_named_with_their_reason(go, library):
     page = go(library)
-    page.get_by_text("1 file skipped").click()
+    page.get_by_text("46 of 47 files embedded, 1 skipped").wait_for()
+    page.get_by_text("1 file was skipped").click()
     assert "notes.mp3" in page.locator(".skipped li").inner_text()
     assert len(page.locator(".skipped li .soft").inner_text()) > 10
+
+
+def test_files_that_were_skipped_for_a_table_are_named(go, library):
+    page = go(library)
+    status = json.loads(library.ask("api/status"))
+    rows = [[f"/music/{number}.mp3", "is empty (0 bytes)."] for number in range(3)]
+    page.route(
+        "**/api/status",
+        lambda route: route.fulfill(json=status | {"job": None, "n_skipped": 3, "skipped": rows}),
+    )
+    page.reload()
+    page.get_by_text("3 files were skipped").click()
+    assert page.locator(".skipped li").all_inner_texts()[1] == "/music/1.mp3\nis empty (0 bytes)."
+    assert page.locator(".job-line").count() == 0
+
+
+def test_the_buttons_of_a_song_are_seen_without_a_pointer(go, library):
+    page = go(library, "#/library?search=apex")
+    page.wait_for_selector(".rows-body [data-id]")
+    for name in ("Songs similar to Apex Aleph", "Look inside Apex Aleph"):
+        opacity = "node => getComputedStyle(node.parentElement).opacity"
+        assert page.get_by_role("button", name=name).evaluate(opacity) == "1"
 
 
 def test_a_library_without_songs_says_what_to_do(go, library):

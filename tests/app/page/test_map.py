@@ -67,7 +67,10 @@ def test_a_first_map_is_replaced_by_the_whole_one(go, library):
     page.route("**/api/map", answer)
     page.goto(library.address + "#/map")
     page.get_by_text("A first view").wait_for()
+    page.get_by_text("It first loads libraries").wait_for()
+    page.locator(".map-hint .bar.waiting").wait_for()
     ready(page)
+    page.get_by_text("Groups of songs that sound alike are found with the map").wait_for()
     page.get_by_label("Colour by").select_option("album")
     page.locator(".map-legend").get_by_text("naev").wait_for()
     running = False
@@ -82,8 +85,10 @@ def test_a_first_map_is_replaced_by_the_whole_one(go, library):
 
 def test_colours_have_a_legend(page):
     ready(page)
+    page.get_by_text("A group is a set of songs that sound alike").wait_for()
     page.get_by_label("Colour by").select_option("album")
     page.locator(".map-legend").get_by_text("naev").wait_for()
+    assert page.get_by_text("A group is a set").count() == 0
     page.get_by_label("Colour by").select_option("year")
     page.get_by_text("No song of this library has this tag").wait_for()
 

@@ -26,6 +26,18 @@ def answered(page, path, act):
     return waiting.value.json()
 
 
+def drop(page, file):
+    """Drop a file on the page."""
+    page.evaluate(
+        """data => {
+            const files = new DataTransfer();
+            files.items.add(new File([new Uint8Array(data)], "dropped.ogg", {type: "audio/ogg"}));
+            for (const name of ["dragover", "drop"]) document.body.dispatchEvent(new DragEvent(name, {dataTransfer: files, bubbles: true, cancelable: true}));
+        }""",
+        list(file.read_bytes()),
+    )
+
+
 def test_neighbours_are_listed_without_the_seed(go, library, ids):
     page = go(library, f"#/similar?like={ids[SEED]}")
     found = names(page)
@@ -95,6 +107,66 @@ def test_a_reason_has_slices_and_stretches_that_play_one_after_the_other(go, lib
     page.wait_for_function("() => !document.querySelector('audio').paused")
 
 
+def test_what_the_parts_add_is_the_similarity_of_the_list(go, library, ids):
+    page = go(library, f"#/similar?like={ids[SEED]}")
+    names(page)
+    answered(page, "api/similar", lambda: set_slider(page, "Weight of Rhythm", 4))
+    page.get_by_role("button", name="Why").first.click()
+    page.get_by_text("Timbre and texture (learnt) counts 32 times.").wait_for(timeout=60_000)
+    total = page.locator(".agreement.total .number").inner_text()
+    assert total == page.locator(".meter .number").first.inner_text()
+    rows = page.locator(".agreements .agreement:not(.soft):not(.total)").all()
+    added = [row.locator(".number").last.inner_text().replace("−", "-") for row in rows]
+    assert sum(map(float, added)) == pytest.approx(float(total), abs=0.005 * (1 + len(added)))
+    assert "× 4" in page.locator(".agreements").inner_text()
+
+
+@pytest.mark.parametrize("mode", ["near", "path", "mix"])
+def test_a_long_title_stays_in_its_panel(go, library, ids, mode):
+    title = "Peer Gynt Suite No. 1, Op. 46 - I. Morning, played by an orchestra of many"
+    page = go(library)
+    song = json.loads(library.ask(f"api/tracks/{ids[SEED]}"))
+    page.route(
+        f"**/api/tracks/{ids[SEED]}", lambda route: route.fulfill(json=song | {"title": title})
+    )
+    page.set_viewport_size({"width": 1300, "height": 900})
+    page.goto(f"{library.address}#/similar?like={ids[SEED]}&mode={mode}")
+    page.reload()
+    page.get_by_text(title).last.wait_for()
+    box = page.locator("aside .panel").first.bounding_box()
+    assert box["x"] + box["width"] < page.locator(".results").bounding_box()["x"]
+    chip = page.locator(".chip").first.bounding_box()
+    assert chip["x"] + chip["width"] <= box["x"] + box["width"]
+
+
+def test_buttons_of_a_chip_say_what_they_do(go, library, ids):
+    page = go(library, f"#/similar?like={ids[SEED]}")
+    move = page.get_by_role("button", name=f"Move {SEED} to “Less like”")
+    assert move.get_attribute("title") == f"Move {SEED} to “Less like”"
+    page.get_by_role("button", name=f"Remove {SEED} from this search").click()
+    page.get_by_role("heading", name="Start from a song").wait_for()
+
+
+def test_a_path_offers_no_file_and_says_why_one_cannot_stand_in_it(go, library, songs):
+    page = go(library, "#/similar")
+    choose = page.get_by_role("button", name="Choose a file")
+    page.get_by_label("Audio files").set_input_files(songs / "naev" / "naev_00.ogg")
+    names(page)
+    assert choose.is_visible()
+    page.get_by_role("button", name="Path", exact=True).click()
+    page.get_by_role("heading", name="Only songs of the library").wait_for()
+    assert not choose.is_visible()
+    assert page.get_by_role("button", name="Try again").count() == 0
+
+
+def test_a_file_that_is_dropped_on_a_path_finds_music_like_it(go, library, ids, songs):
+    page = go(library, f"#/similar?like={ids[SEED]},{ids[OTHER]}&mode=path")
+    names(page)
+    drop(page, songs / "naev" / "naev_01.ogg")
+    page.get_by_role("heading", level=1, name="Like ").wait_for()
+    page.get_by_label("Weight of Timbre", exact=True).wait_for()
+
+
 def test_a_playlist_is_saved(go, library, ids, tmp_path):
     page = go(library, f"#/similar?like={ids[SEED]}")
     found = names(page)
@@ -138,21 +210,14 @@ def test_a_file_of_two_hours_is_refused_with_the_reason(go, library, tmp_path):
 def test_a_file_is_dropped_anywhere(go, library, songs):
     page = go(library)
     page.wait_for_selector(".rows-body [data-id]")
-    data = list((songs / "naev" / "naev_01.ogg").read_bytes())
-    page.evaluate(
-        """data => {
-            const files = new DataTransfer();
-            files.items.add(new File([new Uint8Array(data)], "dropped.ogg", {type: "audio/ogg"}));
-            for (const name of ["dragover", "drop"]) document.body.dispatchEvent(new DragEvent(name, {dataTransfer: files, bubbles: true, cancelable: true}));
-        }""",
-        data,
-    )
+    drop(page, songs / "naev" / "naev_01.ogg")
     assert names(page)
 
 
 def test_what_contradicts_itself_is_said_in_place(go, library, ids):
     page = go(library, f"#/similar?like={ids[SEED]}&unlike={ids[SEED]}", allow=(400,))
     page.get_by_role("alert").filter(has_text="should not").wait_for()
+    assert page.get_by_role("button", name="Try again").count() == 0
     page.get_by_role("button", name=f"Remove {SEED}").first.click()
     page.get_by_role("heading", name="A song to be like").wait_for()
 

@@ -28,9 +28,9 @@ export async function showDuplicates(place, { signal }) {
 /** Show the state of the check, and its pairs; look again while it runs. */
 async function look(view) {
   try {
-    const { pairs, check } = await get("api/duplicates", {}, { signal: view.signal });
+    const { pairs, check, compared } = await get("api/duplicates", {}, { signal: view.signal });
     drawHead(view, check, pairs);
-    if (view.state !== check.state) drawPairs(view, check, pairs);
+    if (view.state !== check.state) drawPairs(view, pairs, compared || check.state === "running" ? check.state : "many");
     view.state = check.state;
     if (check.state !== "running") return;
   } catch (error) {
@@ -70,12 +70,16 @@ function drawHead(view, check, pairs) {
   if (view.state && view.state !== check.state) speak(check.state === "done" ? `${plural(pairs.length, "pair")} found` : lead);
 }
 
-function drawPairs(view, check, pairs) {
+const NONE = {
+  running: ["No pairs yet", "They appear here when all files are compared."],
+  done: ["No duplicates", "No two songs share a recording."],
+  many: ["No pairs yet", "This library has too many songs to compare their vectors while you wait. Press “Check the files” to find pairs."],
+};
+const NONE_BY_VECTORS = ["No pairs with nearly equal vectors", "Press “Check the files” to find more: copies can have the same sound and other vectors."];
+
+function drawPairs(view, pairs, state) {
   if (!pairs.length) {
-    const [title, text] = {
-      running: ["No pairs yet", "They appear here when all files are compared."],
-      done: ["No duplicates", "No two songs share a recording."],
-    }[check.state] ?? ["No pairs yet", "Nearly the same vectors are not listed here, or there are none. A check of the files also finds copies whose vectors differ."];
+    const [title, text] = NONE[state] ?? NONE_BY_VECTORS;
     return fill(view.list, el("div.empty", {}, el("h2", {}, title), el("p", {}, text)));
   }
   pairs.forEach((pair) => remember([pair.first, pair.second]));

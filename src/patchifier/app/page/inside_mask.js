@@ -43,7 +43,8 @@ export function masking(view, place, data) {
   fill(
     place,
     el("h2", { id: "mask-title" }, "What the model fills in"),
-    el("p.lead", {}, `The log-mel spectrogram, ${data.n_mels} bands, cut into ${data.n_patches} patches of ${(data.patch_frames * data.frame_s).toFixed(2)} s. Click or drag over patches to hide them; the model draws them from the rest.`),
+    el("p.lead", {}, "What has the model learnt about music? Stretches of the song are hidden from it, and it guesses them from the rest."),
+    el("p.lead", {}, `The picture, a log-mel spectrogram, has time from left to right, low tones below, and loud ones bright. A patch is a stretch of ${(data.patch_frames * data.frame_s).toFixed(2)} s: click or drag over patches to hide them.`),
     el("div.mask-controls", {}, ratio, el("div.buttons", {}, again, clear)),
     el("div.panes", {}, panes),
     mask.result,
@@ -177,7 +178,7 @@ function errors({ mse, model_name: model }) {
   return el(
     "div.errors",
     {},
-    el("h3", {}, "Mean squared error of the hidden patches (less is better)"),
+    el("h3", {}, "How far the guesses are off: mean squared error of the hidden patches (less is better)"),
     rows.map(([name, value, kind]) => el("div.agreement.error-row", {}, el("span", {}, name), bar(value / most, kind), el("span.number", {}, value.toFixed(4)))),
   );
 }

@@ -229,33 +229,34 @@ function nothing(rows) {
 // --- embedding: what is done, what it works on, what was skipped and why ---
 
 function drawJob(place, status) {
-  const job = status?.job;
-  if (!job || (job.state === "done" && !job.n_skipped)) return fill(place);
-  const titles = { running: "Embedding the songs", done: "All songs are embedded", failed: "Embedding stopped", cancelled: "Embedding was cancelled" };
+  const { job, n_skipped: lost } = status ?? {};
+  if (!lost && (!job || job.state === "done")) return fill(place);
   const open = place.querySelector("details")?.open ?? false;
-  const running = job.state === "running";
-  return fill(
-    place,
-    el(
-      "section.panel",
-      { "aria-label": "Embedding" },
-      el(
-        "div.job-line",
-        {},
-        el("h2", {}, titles[job.state]),
-        el("span.soft.small", {}, `${job.done.toLocaleString("en")} of ${plural(job.total, "file")}`),
-        running && button("Cancel", () => post("api/job/cancel"), { kind: "quiet small" }),
-      ),
-      running && bar(job.total ? job.done / job.total : 0),
-      running && job.current && el("p.soft.small.job-current", {}, job.current),
-      job.error && el("p.small", { role: "alert" }, job.error),
-      job.n_skipped > 0 && skipped(job, open),
-    ),
-  );
+  return fill(place, el("section.panel", { "aria-label": "Embedding" }, job && progress(job, status), lost > 0 && skipped(status, open)));
 }
 
-function skipped(job, open) {
-  const lines = job.skipped.map(([path, reason]) => el("li", {}, el("b", {}, path), el("span.soft", {}, without(path, reason))));
-  const rest = job.n_skipped - job.skipped.length;
-  return el("details.skipped", { open }, el("summary", {}, `${plural(job.n_skipped, "file")} skipped`), el("ul", {}, lines, rest > 0 && el("li.soft", {}, `and ${rest} more`)));
+function progress(job, { n_tracks: count, n_skipped: lost }) {
+  const number = (value) => value.toLocaleString("en");
+  const running = job.state === "running";
+  const done = `${number(count)} of ${plural(count + lost, "file")} embedded, ${number(lost)} skipped`;
+  const titles = { running: "Embedding the songs", done, failed: "Embedding stopped", cancelled: "Embedding was cancelled" };
+  return [
+    el(
+      "div.job-line",
+      {},
+      el("h2", {}, titles[job.state]),
+      job.state !== "done" && el("span.soft.small", {}, `${number(job.done)} of ${plural(job.total, "file")}`),
+      running && button("Cancel", () => post("api/job/cancel"), { kind: "quiet small" }),
+    ),
+    running && bar(job.total ? job.done / job.total : 0),
+    running && job.current && el("p.soft.small.job-current", {}, job.current),
+    job.error && el("p.small", { role: "alert" }, job.error),
+  ];
+}
+
+function skipped({ skipped: some, n_skipped: count }, open) {
+  const lines = some.map(([path, reason]) => el("li", {}, el("b", {}, path), el("span.soft", {}, without(path, reason))));
+  const rest = count - some.length;
+  const title = `${plural(count, "file")} ${count === 1 ? "was" : "were"} skipped`;
+  return el("details.skipped", { open }, el("summary", {}, title), el("ul", {}, lines, rest > 0 && el("li.soft", {}, `and ${rest} more`)));
 }

@@ -128,8 +128,12 @@ document.addEventListener("drop", (event) => {
 
 /** Send files one by one; each becomes a seed of Similar, or its reason is shown there. */
 async function receive(files) {
-  let fresh = address().view !== "similar"; // a file that is dropped on another view is the first seed
-  if (fresh) go("similar");
+  // a file that is dropped on another view, or on a path, where it cannot stand, is the first seed
+  let fresh = address().view !== "similar" || state.mode === "path";
+  if (fresh) {
+    state.mode = "near";
+    go("similar");
+  }
   for (const file of files) {
     try {
       tell("upload", { name: file.name, share: 0 });

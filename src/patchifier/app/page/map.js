@@ -19,6 +19,11 @@ const COLOURS = [
 ];
 
 const LABEL = "label:"; // before the name of a head
+const LIBRARIES = "It first loads libraries, which takes some seconds.";
+const FIRST = `A first view, by the two directions in which the songs differ most. The map is being made. ${LIBRARIES}`;
+const CLICK = "Click a point to hear it. Draw a lasso around songs to list them.";
+const GROUPS = "A group is a set of songs that sound alike, found by computer (k-means). Group 1 is the largest.";
+const GROUPS_LATER = "Groups of songs that sound alike are found with the map.";
 
 export async function show(place, { query, signal }) {
   place.classList.add("wide");
@@ -34,7 +39,7 @@ export async function show(place, { query, signal }) {
 function wait(place, { query, signal, status }) {
   const share = status.progress ?? 0;
   if (status.state === "running") {
-    fill(place, el("div.empty", {}, el("h2", {}, "Drawing the map"), el("p", {}, `This is done once for a library, and kept. ${Math.round(status.seconds ?? 0)} seconds so far.`), el("div.map-wait", {}, share > 0 ? bar(share) : el("div.bar.waiting", {}, el("i")))));
+    fill(place, el("div.empty", {}, el("h2", {}, "Drawing the map"), el("p", {}, `This is done once for a library, and kept. ${LIBRARIES} ${plural(Math.round(status.seconds ?? 0), "second")} so far.`), el("div.map-wait", {}, share > 0 ? bar(share) : el("div.bar.waiting", {}, el("i")))));
     const timer = setTimeout(async () => {
       try {
         const next = await api.get("api/map", {}, { signal });
@@ -56,7 +61,7 @@ function wait(place, { query, signal, status }) {
       fill(place, errorMessage(error, begin));
     }
   };
-  const text = status.error || "Every song becomes a point, and songs that sound alike lie close. It takes about a minute for ten thousand songs.";
+  const text = status.error || "Every song becomes a point, and songs that sound alike lie close. It takes some seconds to load libraries, and then about a minute for ten thousand songs.";
   fill(place, el("div.empty", {}, el("h2", {}, "A map of the library"), el("p", {}, text), button("Draw the map", begin, { kind: "primary" })));
 }
 
@@ -64,8 +69,7 @@ function wait(place, { query, signal, status }) {
 async function drawFirst(place, { query, signal }) {
   const first = new AbortController();
   signal.addEventListener("abort", () => first.abort());
-  const view = await draw(place, { query, signal: first.signal });
-  if (view) hint(view, "A first view, by the two directions in which the songs differ most. The map is being made.");
+  const view = await draw(place, { query, signal: first.signal, first: true });
   const timer = setInterval(async () => {
     const next = await api.get("api/map", {}, { signal }).catch(() => null);
     if (signal.aborted || !next || next.state === "running") return;
@@ -79,18 +83,19 @@ async function drawFirst(place, { query, signal }) {
 
 // --- the map ---
 
-/** `wanted` is the colour that was chosen on a view before this one. */
-async function draw(place, { query, signal, wanted }) {
+/** `wanted` is the colour that was chosen on a view before this one; `first`, whether this is that view. */
+async function draw(place, { query, signal, wanted, first = false }) {
   delete place.dataset.ready;
   const [raw, ids] = await Promise.all([api.buffer("api/map/points"), api.get("api/map/ids")]);
   const points = parse(raw);
   if (!ids.length) return fill(place, el("div.empty", {}, el("h2", {}, "No songs yet"), el("p", {}, "The map needs songs. Start `patchifier app FOLDER` with a folder that holds music.")));
   const view = {
-    place, signal, points, ids, wanted: wanted ?? query.get("by") ?? "", heads: [], painted: null, at: new Map(ids.map((id, index) => [id, index])), choosing: false,
+    place, signal, points, ids, first, wanted: wanted ?? query.get("by") ?? "", heads: [], painted: null, at: new Map(ids.map((id, index) => [id, index])), choosing: false,
     canvas: el("canvas", { tabIndex: 0, role: "application", "aria-label": `Map of ${plural(ids.length, "song")}. Arrow keys go to the next song in a direction, Enter plays it.` }),
-    card: el("div.map-card", { hidden: true }), legend: el("div.map-legend", { role: "group", "aria-label": "Colours", tabIndex: 0 }), side: el("aside.map-side", { "aria-label": "Songs" }), hint: el("p.map-hint.small", { role: "status", hidden: true }),
+    card: el("div.map-card", { hidden: true }), legend: el("div.map-legend", { role: "group", "aria-label": "Colours", tabIndex: 0 }), side: el("aside.map-side", { "aria-label": "Songs" }, el("p.soft", {}, CLICK)), hint: el("p.map-hint.small", { role: "status", hidden: true }),
   };
   fill(place, toolbar(view), el("div.map-stage", {}, view.canvas, view.card, view.hint), view.legend, view.side);
+  if (first) hint(view, FIRST, { busy: true });
   const name = query.get("renderer") === "canvas" ? "" : renderer();
   place.dataset.renderer = name || "canvas";
   const handlers = { over: (index) => hover(view, index), out: () => unhover(view), click: (index) => clicked(view, index), lasso: (indices) => lassoed(view, indices) };
@@ -98,7 +103,7 @@ async function draw(place, { query, signal, wanted }) {
   view.plot = await (name ? scatter : scatter2d)(view.canvas, points, handlers);
   signal.addEventListener("abort", () => view.plot.destroy());
   if (signal.aborted) return view.plot.destroy();
-  if (!name) hint(view, "Drawn without WebGL, which this browser does not offer. Many points move more slowly.");
+  if (!name && !first) hint(view, "Drawn without WebGL, which this browser does not offer. Many points move more slowly.");
   view.canvas.addEventListener("keydown", (event) => arrows(view, event));
   on("song", () => follow(view), signal);
   on("theme", () => {
@@ -187,7 +192,7 @@ async function paint(view) {
     const answer = await api.get("api/map/colours", { by }, { signal: view.signal });
     const how = answer.kind === "number" ? numbers(answer) : kinds(answer);
     await view.plot.colours(how);
-    fill(view.legend, how.legend, measured(view, by));
+    fill(view.legend, how.legend, measured(view, by), by === "cluster" && el("p.small.soft", {}, view.first ? GROUPS_LATER : GROUPS));
     view.painted = { by, ...answer };
     if (!view.listed) follow(view);
   } catch (error) {
@@ -284,7 +289,7 @@ async function clicked(view, index) {
 /** Show the selected song on the map and beside it. */
 function follow(view) {
   const { song } = state;
-  if (!song) return fill(view.side, el("p.soft", {}, "Click a point to hear it. Draw a lasso around songs to list them."));
+  if (!song) return fill(view.side, el("p.soft", {}, CLICK));
   const index = view.at.get(song.id);
   if (index !== undefined) view.plot.select([index]);
   if (view.listed) return undefined;
@@ -339,8 +344,8 @@ async function list(view, ids, title, more = []) {
   }
 }
 
-function hint(view, text) {
-  view.hint.textContent = text;
+function hint(view, text, { busy = false } = {}) {
+  fill(view.hint, text, busy && el("span.bar.waiting", { "aria-hidden": "true" }, el("i")));
   view.hint.hidden = !text;
 }
 

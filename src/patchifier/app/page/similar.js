@@ -1,6 +1,6 @@
 // Similar: songs like some and unlike others, a path between songs, or a mix; each result can say why.
 
-import { get, post, postForFile, remember, track } from "./api.js";
+import { post, postForFile, remember, track } from "./api.js";
 import { bar, button, clock, debounce, download, el, errorMessage, fill, iconButton, loading, plural, speak, without } from "./dom.js";
 import { picker } from "./picker.js";
 import { player } from "./player.js";
@@ -74,13 +74,14 @@ function setMode(view, mode) {
 
 // --- seeds ---
 
-function drawSeeds({ seeds, modes, title, lead }) {
+function drawSeeds({ seeds, modes, title, lead, choose }) {
   modes.querySelectorAll("button").forEach((one) => one.setAttribute("aria-pressed", String(one.dataset.mode === state.mode)));
   const { like, unlike, mode } = state;
   const first = like[0]?.title ?? "a song";
   const titles = { near: like.length > 1 ? `Like ${plural(like.length, "song")}` : `Like ${first}`, path: like.length > 1 ? `${first} to ${like.at(-1).title}` : "A path between two songs", mix: "A mix" };
   title.textContent = like.length ? titles[mode] : "Find music by its sound";
   lead.textContent = LEADS[mode];
+  choose.hidden = mode === "path"; // an upload cannot stand in a path
   const number = (index) => (mode === "path" ? el("span.small", {}, `${index + 1}`) : null);
   fill(
     seeds,
@@ -104,12 +105,12 @@ function chip(song, kind, before = null) {
     { role: "listitem" },
     before,
     el("b", { title: song.title }, song.title),
-    state.mode === "near" && iconButton(kind === "like" ? "minus" : "plus", `${kind === "like" ? "Less" : "More"} like ${song.title}`, flip),
-    iconButton("close", `Remove ${song.title}`, remove),
+    state.mode === "near" && iconButton(kind === "like" ? "minus" : "plus", `Move ${song.title} to “${kind === "like" ? "Less" : "More"} like”`, flip),
+    iconButton("close", `Remove ${song.title} from this search`, remove),
   );
 }
 
-function adding() {
+function adding(view) {
   const file = el("input", { type: "file", accept: "audio/*,video/mp4,.opus,.flac", multiple: true, hidden: true, "aria-label": "Audio files" });
   file.addEventListener("change", () => {
     tell("files", [...file.files]);
@@ -120,7 +121,8 @@ function adding() {
     select(song);
     tell("seeds");
   };
-  return el("div.adding", {}, picker("Add a song", add), file, button("Choose a file, or drop one here", () => file.click(), { kind: "small" }));
+  view.choose = button("Choose a file, or drop one here", () => file.click(), { kind: "small" });
+  return el("div.adding", {}, picker("Add a song", add), file, view.choose);
 }
 
 function drawUpload(place, what) {
@@ -220,6 +222,8 @@ async function find(view) {
   const { run } = view;
   results = [];
   if (!like.length) return fill(view.list, start(mode === "near" && unlike.length > 0));
+  const sent = mode === "path" && like.find((song) => song.id.startsWith("upload-"));
+  if (sent) return fill(view.list, el("div.empty", {}, el("h2", {}, "Only songs of the library"), el("p", {}, `${sent.title} is a file that you chose, and not in the library, so it cannot stand in a path. Remove it, and add a song.`)));
   if (mode === "path" && like.length < 2) return fill(view.list, el("div.empty", {}, el("h2", {}, "One more song"), el("p", {}, "A path needs a first and a last song. Add the song where it should end.")));
   if (!view.list.childElementCount) fill(view.list, loading("Comparing"));
   try {
@@ -229,9 +233,14 @@ async function find(view) {
     remember(results.map((one) => one.track));
     drawResults(view, answer);
   } catch (error) {
-    if (run === view.run && error.name !== "AbortError") fill(view.list, errorMessage(error, () => find(view)));
+    if (run === view.run && error.name !== "AbortError") fill(view.list, errorMessage(error, canPass(error) && (() => find(view))));
   }
   return undefined;
+}
+
+/** Whether the same request may be met later: what is refused for what it asks will not. */
+function canPass({ status }) {
+  return !status || status >= 500 || status === 429;
 }
 
 function start(unlikeAlone) {
@@ -327,23 +336,45 @@ function whyButton(song, index, others) {
 async function explain(place, first, second) {
   fill(place, loading("Comparing ten seconds at a time"));
   try {
-    const answer = await get("api/why", { first: first.id, second: second.id });
-    const titles = Object.fromEntries((state.status?.slices ?? []).map(({ name, title }) => [name, title || name]));
-    const slices = Object.entries(answer.slices ?? {}).map(([name, value]) =>
-      el("div.agreement", {}, el("span", {}, titles[name] ?? name), bar(value), el("span.number", {}, value.toFixed(2))),
-    );
+    const weights = state.mode === "near" ? state.weights : {};
+    const answer = await post("api/why", { first: first.id, second: second.id, weights });
     const stretches = (answer.stretches ?? []).map((one) => stretch(one, first, second));
     fill(
       place,
-      (state.like.length > 1 || state.mode !== "near") && el("p.small.soft.whole", {}, `Compared with ${first.title}`),
+      (state.like.length > 1 || state.unlike.length > 0 || state.mode !== "near") && el("p.small.soft.whole", {}, `Compared with ${first.title}`),
       state.mode === "near" && el("div.buttons.why-narrow", {}, button("More like this", () => want(second, "like"), { kind: "small" }), button("Less like this", () => want(second, "unlike"), { kind: "small" })),
-      slices.length > 0 && el("div", {}, el("h3", {}, "Agreement of each part"), el("div.agreements", {}, slices)),
+      Object.keys(answer.slices ?? {}).length > 0 && parts(answer),
       stretches.length > 0 && el("div", {}, el("h3", {}, "Stretches that match"), el("div.stretches", {}, stretches)),
     );
     mark(place);
   } catch (error) {
     fill(place, errorMessage(error, () => explain(place, first, second)));
   }
+}
+
+/** How far each part of the vector agrees, how often it counts, and what it adds to the similarity. */
+function parts({ similarity, slices, shares, weights }) {
+  const titles = Object.fromEntries((state.status?.slices ?? []).map(({ name, title }) => [name, title || name]));
+  const times = (name) => (weights[name] === 1 ? "" : ` × ${Number(weights[name].toFixed(1))}`);
+  const added = (value) => `${value < -0.005 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+  const rows = Object.entries(slices).map(([name, value]) =>
+    el("div.agreement.part", {}, el("span", {}, titles[name] ?? name, el("b", {}, times(name))), bar(value), el("span.number", {}, value.toFixed(2)), el("span.number", {}, added(shares[name]))),
+  );
+  const heaviest = Object.keys(weights).reduce((most, name) => (weights[name] > weights[most] ? name : most));
+  const counts = times(heaviest) ? `${titles[heaviest] ?? heaviest} counts ${Number(weights[heaviest].toFixed(1))} times. ` : "";
+  return el(
+    "div",
+    {},
+    el("h3", {}, "What each part adds"),
+    el("p.small.soft", {}, `${counts.charAt(0).toUpperCase()}${counts.slice(1)}A part adds more if it counts more, and if it is marked in both songs.`),
+    el(
+      "div.agreements",
+      {},
+      el("div.agreement.part.soft", {}, el("span", {}, "Part"), el("span.spanned.number", {}, "agrees"), el("span.number", {}, "adds")),
+      rows,
+      el("div.agreement.part.total", {}, el("span", {}, "Similarity"), el("span.spanned"), el("span.number", {}, similarity.toFixed(2))),
+    ),
+  );
 }
 
 /** Two stretches that match: plays the first song's, then the second's. */

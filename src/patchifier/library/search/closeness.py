@@ -1,4 +1,4 @@
-"""Whether what a search found is close to what was meant, and whether that sounds like music."""
+"""Whether what a search found is close to what was meant, and whether that has a beat."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +13,10 @@ LEAST_CLOSE = 0.2  # cosine: all of 250 tracks of two libraries have one that is
 NEAR = 0.6  # cosine: no noise was so near to music
 NO_BEAT = 3.0  # length of the slice `texture`, in lengths of `pulse`
 COMPARED = 5  # results of which one has to be close
+BEATLESS = (
+    "No clear beat was found, and the loudness or brightness is unusual for the music that the "
+    "model learnt from. These similarities say less."
+)
 
 
 def not_close(
@@ -32,9 +36,10 @@ def not_close(
     Returns
     -------
     str
-        A sentence; empty if one of the first five is close. Close is what is as near as nine of ten
-        files of the store have another one, and at least a cosine of 0.2. What has no beat and an
-        unusual loudness and brightness, as noise and speech, needs a cosine of 0.6.
+        What is known, in one or two sentences; empty if one of the first five is close. Close is
+        what is as near as nine of ten files of the store have another one, and at least a cosine of
+        0.2. What has no clear beat and an unusual loudness or brightness, as noise, speech and some
+        calm music, needs a cosine of 0.6.
 
     Examples
     --------
@@ -57,15 +62,14 @@ def not_close(
             f"nine of ten files here have another one with {least:.2f} or more."
         )
     if best < NEAR and all(is_beatless(one, store.slices) for one in likes):
-        return (
-            "This hardly sounds like music: it has no beat, and an unusual loudness and "
-            "brightness, as noise and speech have. What is nearest may not be alike."
-        )
+        return BEATLESS
     return ""
 
 
 def is_beatless(vector: np.ndarray, slices: Mapping[str, int] | None) -> bool:
-    """Whether a vector (E,) is like those of noise and speech, and unlike those of music.
+    """Whether a vector (E,) has little of a beat beside its loudness and brightness.
+
+    Those of noise and speech have, and those of some calm music.
 
     Parameters
     ----------
