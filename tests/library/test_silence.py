@@ -19,7 +19,7 @@ RATE = 22_050
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two pieces of music; silence; noise of -100 dB; and music followed by as much silence."""
     folder = tmp_path_factory.mktemp("silence")
-    one, two = music(8.0, seed=1), music(8.0, seed=2)
+    one, two = (music(8.0, rate=RATE, seed=seed) for seed in (1, 2))
     sounds = {
         "one": one,
         "two": two,

@@ -5,7 +5,11 @@ import re
 from patchifier import weights
 from patchifier.config import RequestError
 
-RELEASED = {"c647fa920bdb7019": "patchifier-base", "ed9130f9869c647e": "patchifier-paper"}
+RELEASED = {
+    "c647fa920bdb7019": "patchifier-base",
+    "ed9130f9869c647e": "patchifier-paper",  # 0.1
+    "80633ad3d1abda49": "patchifier-paper",
+}
 """Identities of all models that were ever in the package, by which older ones are known."""
 OF_PATCHES = " of patches"  # behind the identity of a table with a row for each patch
 

@@ -343,9 +343,8 @@ def trials(
             )
             module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
             steps = [batches(step) for step in range(TRIAL_STEPS)]
-            optimiser = None
-            if training.optimiser == "muon":
-                optimiser = make_optimiser(module, training, {}, dtype=torch.bfloat16)
+            muon = training.optimiser == "muon"
+            optimiser = make_optimiser(module, training, {}, dtype=torch.bfloat16) if muon else None
             yield Trial(module, stage_loss(stage, config.pretrain), steps, optimiser)
 
 
@@ -354,9 +353,8 @@ def stage_module(
 ) -> nn.Module:
     """Switch on what a stage trains of a model.
 
-    With several targets, the model comes in a :class:`Objectives`.
-
-    Targets are standardised by that many batches of examples; by all there are, if it is None.
+    With several targets, the model comes in a :class:`Objectives`. Targets are standardised by that
+    many batches of examples; by all there are, if it is None.
     """
     several = stage == "two" and config.pretrain.objectives != (PIXELS,)
     frozen: tuple[str, ...] = frozen_modules(config) if several else ()
