@@ -155,7 +155,7 @@ def masked_lines(rows: Sequence[Mapping[str, str]], side: str) -> list[str]:
     return [
         "## Masked patches", "",
         f"Three quarters of the patches of each clip are masked, with four masks for each clip of the {side} side of the open benchmark. The figures are mean "
-        "squared errors of masked patches in (dB / 100)². `visible shuffled` is the model with the visible patches in another order. `band means` are the "
+        "squared errors of masked patches in (dB/100)². `visible shuffled` is the model with the visible patches in another order. `band means` are the "
         "masked patches' own levels, which no model knows. `patchifier.train.references` defines all of them.", "",
         *lines(rows, ["clips", "number", *errors]), "",
         "The model minus each of them, paired, with 95 % intervals over groups; below 0 the model is better:", "",
