@@ -56,7 +56,7 @@ def test_prepare_names_each_skipped_file_once_and_ends_with_count_and_list(
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     for name in ("a.m4a", "b.m4a"):
-        (songs / name).write_bytes(b"no audio" * 99)
+        (songs / name).write_bytes(b"no audio\0" * 99)
     (songs / "dead.wav").symlink_to("nowhere.wav")
     words = ["prepare", str(songs), "--out", str(songs / "cache"), "--workers", "1"]
     assert cli.main(words) == 1

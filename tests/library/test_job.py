@@ -38,7 +38,7 @@ TINY = small.config({**small.WIDE, "max_patches": 25})
 TRACKS = [f"track{number}.wav" for number in range(6)]
 TAGS = ("artist", "title", "album", "genre")
 TRACK = ("albumartist", "year", "track", "mb_recording_id", "mb_album_id", "mb_artist_id")
-COLUMNS = ["size", "mtime_ns", "decoder", "length_s", *TAGS, *TRACK, "track_id"]
+COLUMNS = ["size", "mtime_ns", "decoder", "length_s", *TAGS, *TRACK, "track_id", "level_db"]
 
 
 @pytest.fixture(scope="module")

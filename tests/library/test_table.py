@@ -42,6 +42,7 @@ def write(path: Path) -> Path:
         "length_s": [0.5 + number for number in numbers],
         **{tag: [f"{tag} {number}" if number % 3 else None for number in numbers] for tag in TEXTS},
         **{tag: [number if number % 3 else None for number in numbers] for tag in NUMBERS},
+        "level_db": [-float(number) if number % 7 else None for number in numbers],
     }
     vectors = np.random.default_rng(0).normal(size=(COUNT, SIZE)).astype(np.float32)
     rows = table.rows_table(columns, vectors, FACTS)

@@ -285,7 +285,8 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 def from_arrow(rows: pa.Table, metadata: dict[str, Any]) -> EmbeddingTable:
     """Rows in memory, with what their metadata says about all of them."""
-    own = ("stretches", "skipped", "reused", "sha256")  # about rows and files of one part
+    # about rows and files of one part
+    own = ("stretches", "skipped", "reused", "sha256", "later_columns")
     kept = {name: value for name, value in metadata.items() if name not in own}
     for name, kind in ADDED.items():
         if name not in rows.column_names:
@@ -442,7 +443,10 @@ def _described(schema: pa.Schema, path: str | Path) -> tuple[int, dict[str, Any]
     for columns in LATER.values():
         if columns.keys() & set(schema.names):
             _require_columns(schema, path, tuple(columns))
-    return size, parse_facts(text, path)
+    facts = parse_facts(text, path)
+    if facts.get("later_columns") == ["level"]:  # written with it: if it is missing, that is damage
+        _require_columns(schema, path, tuple(LATER["level"]))
+    return size, facts
 
 
 def _require_columns(schema: pa.Schema, path: str | Path, names: Sequence[str]) -> int:

@@ -164,7 +164,8 @@ def _shown(name: str, facts: Mapping[str, Any]) -> str:
 
 
 def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
-    """Columns of a table, with its facts."""
+    """Columns of a table, with its facts; these say that there is the newest column."""
+    facts = {**facts, "later_columns": ["level"]}
     numbers = [pa.field("size", pa.int64(), False), pa.field("mtime_ns", pa.int64(), False)]
     decoding, tracks, level = LATER.values()
     first = [
@@ -281,11 +282,11 @@ def index(path: Path) -> list[RowRange]:
     try:
         stretches = {first: (start_s, end_s) for first, start_s, end_s in facts["stretches"]}
         rows = columns_of(path, names)
+        paths, sizes, times = (rows[name] for name in names[:3])
     except RequestError:
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, MemoryError) as error:
         raise RequestError(f"{path}: damaged ({error}): delete it and embed again.") from error
-    paths, sizes, times = (rows[name] for name in names[:3])
     audio = rows.get("track_id", [None] * len(paths))
     starts = [
         row
