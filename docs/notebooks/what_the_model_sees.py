@@ -296,4 +296,4 @@ for title, log_mel in sounds.items():
     display(Markdown(text), Audio(samples, rate=rate))
 
 # %% [markdown]
-# More: `patchifier app` draws any song like this, and `docs/experiments/39-order-of-patches.md` and `40-paper-recipe-300000-clips.md` say what longer training changes.
+# More: `patchifier app` draws any song like this, and `docs/experiments/39-order-of-patches.md` and `42-muon.md` say how this model came to use the order.
