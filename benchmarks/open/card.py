@@ -8,6 +8,7 @@ from typing import Any
 
 from outcome import lines
 
+from patchifier.cli.models import LABELS
 from patchifier.embed import Embedder
 
 PAPER_CLIPS = 1_000_000 * 32  # two stages of 1,000 epochs over 16,000 clips in batches of 32
@@ -167,10 +168,10 @@ def masked_lines(rows: Sequence[Mapping[str, str]], side: str) -> list[str]:
 
 def fact_lines(facts: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Facts of the model, and facts of each run that led to it where they differ."""
-    rows = list(facts.items())
+    rows = [(LABELS.get(name, name), value) for name, value in facts.items()]
     for number, run in enumerate(runs, 1):
         rows += [
-            (f"run {number}, {name}", value)
+            (f"run {number}, {LABELS.get(name, name)}", value)
             for name, value in run.items()
             if facts.get(name) != value
         ]

@@ -79,6 +79,20 @@ def test_silence_is_nobodys_neighbour(table: Path, windows: Path) -> None:
         assert {"silent", "hiss"} <= {Path(row.path).stem for row in store.filter(search.Filter())}
 
 
+def test_a_higher_level_may_be_asked_for(table: Path) -> None:
+    store = search.load(table)
+    level = search.read(table).level_db.max()
+    one = path_of(store, "one")
+    assert store.similar(one, 10, where=search.Filter(above_db=level)) == ()
+    assert len(store.similar(one, 10, where=search.Filter(above_db=-200.0))) == 2
+
+
+@pytest.mark.parametrize("level", [True, "quiet", float("nan"), float("inf")])
+def test_a_level_is_a_finite_number(level: object) -> None:
+    with pytest.raises(RequestError, match="expected a level in dB, such as -70"):
+        search.Filter(above_db=level)  # type: ignore[arg-type]
+
+
 def test_silent_windows_do_not_count_in_the_vector_of_a_file(windows: Path) -> None:
     store = search.load(windows)
     rows = search.read(windows)

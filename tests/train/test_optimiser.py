@@ -9,7 +9,14 @@ from torch import nn
 
 from patchifier.config import TrainingConfig
 from patchifier.train.checkpointer import Checkpointer, State
-from patchifier.train.optimiser import ADAMW_RMS, Muon, make_optimiser, orthogonalise
+from patchifier.train.optimiser import (
+    ADAMW_RMS,
+    Muon,
+    bf16_optimiser,
+    make_optimiser,
+    orthogonalise,
+)
+from patchifier.train.self_test import SelfTest, Trial
 
 RATE = 0.01
 
@@ -124,3 +131,16 @@ def test_resumed_run_takes_the_same_steps(tmp_path: Path) -> None:
     assert isinstance(three, Muon)
     for name, parameter in whole.named_parameters():
         assert torch.equal(parameter, resumed.get_parameter(name)), name
+
+
+def test_self_test_examines_the_products_of_muon_alone() -> None:
+    def products(name: str) -> int:
+        model, test = Small(), SelfTest()
+        config = TrainingConfig(optimiser=name, learning_rate=RATE)
+        optimiser = bf16_optimiser(model, config)
+        loss = lambda model, _: sum(each.square().sum() for each in model.parameters())  # noqa: E731
+        assert test.run(Trial(model, loss, [0], optimiser)) == []
+        return len(test.reasons)
+
+    assert products("adamw") == 0
+    assert products("muon") >= 3

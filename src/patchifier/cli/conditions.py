@@ -1,4 +1,4 @@
-"""Flags for which files take part in a search, and what is said where none does."""
+"""Flags that choose which files take part in a search, and messages where none does."""
 
 import difflib
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """The job that makes or updates one table: its state on disk, and the clips to embed."""
 
 import contextlib
-import csv
 import json
 import os
 import re
@@ -19,12 +18,11 @@ from patchifier.embed import Embedder
 from patchifier.excerpts import runs_of_one_file
 from patchifier.io import (
     Progress,
-    from_cell,
     parse_json,
     put_in_place,
+    read_skipped,
     read_text,
     replaced_file,
-    require_file,
     write_skipped,
 )
 from patchifier.library import table
@@ -185,7 +183,7 @@ class TableJob:
         """Report on a finished table without changing it."""
         lines = table.index(self.out)
         self._clear_if_merged(lines)
-        before = _read_skipped(_skipped_file(self.out))
+        before = _skipped_before(_skipped_file(self.out))
         named = {path for path, _ in before}
         skipped = (*before, *(one for one in self.lost if one[0] not in named))
         in_table, current = {line.clip: line for line in lines}, {key(clip) for clip in self.clips}
@@ -512,13 +510,12 @@ def _skipped_file(out: Path) -> Path:
     return out.with_suffix(".skipped.csv")
 
 
-def _read_skipped(path: Path) -> tuple[tuple[str, str], ...]:
-    if not path.exists():
-        return ()
-    require_file(path)
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        rows = csv.DictReader(stream)
-        return tuple(_named(from_cell(row["path"]), from_cell(row["reason"])) for row in rows)
+def _skipped_before(path: Path) -> tuple[tuple[str, str], ...]:
+    """Files that an earlier call skipped, with their reasons."""
+    try:
+        return tuple(_named(*one) for one in read_skipped(path))
+    except ValueError as error:
+        raise RequestError(f"{error}: delete it, and run the same command again.") from error
 
 
 def _named(path: str, reason: str) -> tuple[str, str]:

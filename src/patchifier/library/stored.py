@@ -19,6 +19,7 @@ from patchifier.library.table import (
     ADDED,
     FACTS,
     LATER,
+    STATED,
     STRINGS,
     columns_of,
     index,
@@ -444,8 +445,10 @@ def _described(schema: pa.Schema, path: str | Path) -> tuple[int, dict[str, Any]
         if columns.keys() & set(schema.names):
             _require_columns(schema, path, tuple(columns))
     facts = parse_facts(text, path)
-    if facts.get("later_columns") == ["level"]:  # written with it: if it is missing, that is damage
-        _require_columns(schema, path, tuple(LATER["level"]))
+    stated = facts.get("later_columns")
+    for name in STATED:  # a column that was written and is missing is damage
+        if isinstance(stated, list) and name in stated:
+            _require_columns(schema, path, tuple(LATER[name]))
     return size, facts
 
 

@@ -68,6 +68,7 @@ LATER = {  # columns that tables of older versions do not have, those of a versi
     },
     "level": {"level_db": pa.float64()},
 }
+STATED = ("level",)  # groups of these that a table says it has
 ADDED = {name: kind for columns in LATER.values() for name, kind in columns.items()}
 STRINGS = (
     "path",
@@ -164,8 +165,8 @@ def _shown(name: str, facts: Mapping[str, Any]) -> str:
 
 
 def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
-    """Columns of a table, with its facts; these say that there is the newest column."""
-    facts = {**facts, "later_columns": ["level"]}
+    """Columns of a table, with its facts, which say what groups of later columns there are."""
+    facts = {**facts, "later_columns": list(STATED)}
     numbers = [pa.field("size", pa.int64(), False), pa.field("mtime_ns", pa.int64(), False)]
     decoding, tracks, level = LATER.values()
     first = [

@@ -22,7 +22,8 @@ class Muon(torch.optim.AdamW):
     The update of a matrix is the orthogonal matrix nearest to its momentum (Jordan et al. 2024,
     https://kellerjordan.github.io/posts/muon/), at the root mean square of AdamW's updates (Liu et
     al. 2025, arXiv:2502.16982): learning rate and weight decay mean the same for both. A kernel is
-    a matrix with a row for each output channel; query, key and value are three matrices.
+    a matrix with a row for each output channel. A matrix with three times as many rows as columns
+    is taken as those of query, key and value.
 
     Parameters
     ----------
@@ -126,6 +127,13 @@ def make_optimiser(
         for (rate, decay, matrices), parameters in groups.items()
     ]
     return Muon(rows, dtype=dtype) if muon else torch.optim.AdamW(rows, fused=True)
+
+
+def bf16_optimiser(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer | None:
+    """Make the optimiser that multiplies matrices in bf16, for the self-test; None if none does."""
+    if config.optimiser == "muon":
+        return make_optimiser(model, config, {}, dtype=torch.bfloat16)
+    return None
 
 
 def rate_factor(step: int, total: int, config: TrainingConfig) -> float:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from patchifier import checkpoint, weights
@@ -35,7 +34,7 @@ from patchifier.train.distributed import (
 )
 from patchifier.train.loop import TrainTask, fit
 from patchifier.train.objectives import PIXELS, Objectives, frozen_modules, require_targets
-from patchifier.train.optimiser import make_optimiser
+from patchifier.train.optimiser import bf16_optimiser
 from patchifier.train.pictures import write_reconstructions
 from patchifier.train.plan import plan, stage_steps
 from patchifier.train.run import Run, is_first
@@ -343,9 +342,8 @@ def trials(
             )
             module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
             steps = [batches(step) for step in range(TRIAL_STEPS)]
-            muon = training.optimiser == "muon"
-            optimiser = make_optimiser(module, training, {}, dtype=torch.bfloat16) if muon else None
-            yield Trial(module, stage_loss(stage, config.pretrain), steps, optimiser)
+            loss, optimiser = stage_loss(stage, config.pretrain), bf16_optimiser(module, training)
+            yield Trial(module, loss, steps, optimiser)
 
 
 def stage_module(

@@ -24,6 +24,7 @@ from patchifier.tasks import Task
 from patchifier.train.diagnosis import describe_batch
 from patchifier.train.distributed import launch
 from patchifier.train.loop import TrainTask, fit
+from patchifier.train.optimiser import bf16_optimiser
 from patchifier.train.precision import Arithmetic
 from patchifier.train.sameness import constant_prediction
 from patchifier.train.self_test import Trial
@@ -276,7 +277,8 @@ class Tuning:
         module = TunedModel(self.start, self.task, self.method, self.config, seed)
         task = self.train_task(module, splits, seed, self.scaling(splits))
         batches = [task.batch(step) for step in range(TRIAL_STEPS)]
-        return Trial(module, task.loss, batches)
+        optimiser = bf16_optimiser(module, self.config.finetune.training)
+        return Trial(module, task.loss, batches, optimiser)
 
     def train_and_test(
         self,

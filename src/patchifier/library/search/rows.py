@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import operator
 import os
 import re
@@ -83,8 +84,9 @@ class Filter:
         wrong = [value for value in texts if value is not None and not isinstance(value, str)]
         if wrong:
             raise RequestError(f"a condition compares with {wrong[0]!r}, expected a string.")
-        if not isinstance(self.above_db, int | float | None):
-            raise RequestError(f"above_db is {self.above_db!r}, expected a level in dB.")
+        level = 0.0 if self.above_db is None else self.above_db
+        if isinstance(level, bool) or not (isinstance(level, int | float) and math.isfinite(level)):
+            raise RequestError(f"above_db is {level!r}, expected a level in dB, such as -70.")
         for name in ("year_from", "year_to"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
@@ -222,11 +224,7 @@ def named(paths: Iterable[str], name: str) -> str | None:
         if len(found) == 1:
             return found[0]
         if found:
-            more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-            raise RequestError(
-                f"{name} may mean {len(found)} files: {', '.join(found[:MOST_NAMED])}{more}. Name "
-                "one of them by more of its path."
-            )
+            raise _ambiguous(name, found, "files")
     return None
 
 
@@ -266,9 +264,14 @@ def folder_named(paths: Iterable[str], name: str) -> str | None:
         return None
     if len(found) == 1:
         return found[0]
+    raise _ambiguous(name, found, "folders")
+
+
+def _ambiguous(name: str, found: Sequence[str], what: str) -> RequestError:
+    """Make the error about a name that fits several files or folders."""
     more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-    raise RequestError(
-        f"{name} may mean {len(found)} folders: {', '.join(found[:MOST_NAMED])}{more}. Name one of "
+    return RequestError(
+        f"{name} may mean {len(found)} {what}: {', '.join(found[:MOST_NAMED])}{more}. Name one of "
         "them by more of its path."
     )
 

@@ -122,7 +122,8 @@ class VectorStore(abc.ABC):
 
     def audible(self, where: Filter) -> Filter:
         """The same conditions, and silence left out: it is nobody's neighbour."""
-        return dataclasses.replace(where, above_db=SILENCE_DB)
+        least_db = SILENCE_DB if where.above_db is None else max(SILENCE_DB, where.above_db)
+        return dataclasses.replace(where, above_db=least_db)
 
     def filter(self, where: Filter) -> tuple[SearchResult, ...]:
         """Rows where the conditions hold, by path and time; their score is None."""
