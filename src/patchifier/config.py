@@ -413,6 +413,9 @@ class PretrainConfig:
     teacher_features: str = ""
     """Folder of another model's vectors for the objective "distil", one file a clip, as
     ``features:DIR``."""
+    note_labels: str = ""
+    """Folder of the notes of rendered clips, for the objectives of :mod:`patchifier.train.notes`,
+    one JSON file a clip; clips without a file have no loss from these objectives."""
     reconstruction_target: Literal["augmented", "clean"] = "augmented"
     """Target of the reconstruction: the model's input, or the log-mel before random intensity."""
     validation_fold: int | None = None

@@ -29,6 +29,7 @@ from tests.log_mels import Clips
 LENGTHS = (900, 1249, 1000, 1249, 830, 1100, 1249, 950)
 LONG, MIXED = Clips(*LENGTHS), Clips(900, 100, 1249, 20, 1000, 700, 40, 1249)
 SHARES = (slice(0, 2), slice(2, 8))
+CROP = (np.zeros(1, int), np.ones(1), np.zeros(1))
 EVENS_AND_ODDS = [np.array([0, 2, 4, 6]), np.array([1, 3, 5, 7])]
 
 
@@ -321,7 +322,7 @@ def test_a_predictor_knows_no_more_than_the_mean_patch_of_a_clip_of_which_nothin
     patches, mean_patch = torch.full((1, 3, 1, 64, 32), -0.4), torch.full((1, 64, 32), -0.5)
     first = torch.tensor([[True, False, False]])
     known = TrainingStatistics(mean_patch, Kriging.fit([np.full((3, 64), -0.5)]))
-    batch = Batch(patches, patches, first, first, first, torch.tensor([0]))
+    batch = Batch(patches, patches, first, first, first, torch.tensor([0]), *CROP)
     names = ("mean_patch", "visible_mean", "interpolation", "shrunk_interpolation", "kriging")
     wanted = {**{f"{name}_mse": 0.01 for name in names}, "band_means_mse": 0.0}
     assert masked_predictors([batch], known) == pytest.approx(wanted)
@@ -344,7 +345,7 @@ def test_decay_is_on_matrices_and_kernels_alone(recipe):
 )
 def test_fabric_converts_a_batch_in_every_precision(precision, dtype):
     patches, marks = torch.zeros(1, 2, 1, 64, 32), torch.ones(1, 2, dtype=torch.bool)
-    batch = Batch(patches, patches, marks, marks, marks, torch.tensor([0]))
+    batch = Batch(patches, patches, marks, marks, marks, torch.tensor([0]), *CROP)
     arithmetic = launch("cpu", precision=precision)._strategy.precision
     ((converted,), _) = arithmetic.convert_input(((batch,), {}))
     assert (converted.patches.dtype, converted.mask.dtype) == (dtype, torch.bool)

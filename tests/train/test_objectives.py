@@ -60,9 +60,9 @@ def half(B: int, N: int) -> torch.Tensor:
 
 def batch_of(shown, mask, valid=None, clips=None) -> Batch:
     valid = torch.ones_like(mask) if valid is None else valid
-    return Batch(
-        shown, shown, valid, mask, mask, torch.arange(len(mask)) if clips is None else clips
-    )
+    clips = torch.arange(len(mask)) if clips is None else clips
+    zeros = np.zeros(len(mask))
+    return Batch(shown, shown, valid, mask, mask, clips, zeros.astype(int), zeros + 1, zeros)
 
 
 def masked(patches: torch.Tensor, mask: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,9 @@ class Batch:
         False for padding; True for patches to predict; True for patches in the loss.
     clips : Tensor, shape (B,), int64
         Indices in the cache.
+    starts, scale, semitones : ndarray, shape (B,)
+        First frame of each crop in stretched time, factor on the clip's duration, shift of pitch.
+        Arrays, since Fabric would round tensors to the precision of the model.
     groups : Tensor, shape (B,), int64, or None
         Group of each clip (:func:`group_numbers`), where the objective needs it.
     weight, visible_weight : float
@@ -46,6 +49,9 @@ class Batch:
     mask: Tensor
     loss_mask: Tensor
     clips: Tensor
+    starts: np.ndarray
+    scale: np.ndarray
+    semitones: np.ndarray
     groups: Tensor | None = None
     weight: float = 1.0
     visible_weight: float = 1.0
@@ -246,6 +252,9 @@ def make_batch(
         torch.from_numpy(mask[rank_slice]),
         torch.from_numpy(loss_mask[rank_slice]),
         torch.from_numpy(own),
+        drawn.starts[:, 0],
+        drawn.scale,
+        np.zeros(len(own)) if drawn.pitch is None else drawn.pitch,
         torch.from_numpy(group_numbers(data, own)) if settings.pairs else None,
         weight,
         visible_weight,

@@ -157,6 +157,11 @@ def summed(values: Tensor) -> Tensor:
     return values
 
 
+def processes() -> int:
+    """Return the number of processes that train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
 def gathered(values: Tensor) -> tuple[Tensor, int]:
     """Return values (B, ...) of all processes, in order of rank, and the index of this one's first.
 

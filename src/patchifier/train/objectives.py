@@ -18,18 +18,24 @@ latent      EMA teacher's vectors of   linear head of `prediction`  MSE         
 contrast    EMA teacher's mean of a    MLP head of mean context     InfoNCE /     [3], [4]
             clip's masked patches                                   log B
 distil      features of another model  linear head of mean context  MSE           [5]
+notes of    notes of rendered clips    linear heads of `context`    cross entropy [10]
+patch       (train.notes)              and of `prediction`
+notes of    key, tempo, ... of         linear head of mean context  cross entropy [10]
+clip        rendered clips
 tonic       other half of the clip     estimator                    cross entropy [6], [7]
                                                                     / log K
 tempo       the clip stretched in time estimator                    cross entropy [8]
                                                                     / log K
 =========== ========================== ============================ ============= ========
 
-Targets are standardised over training, so that 1 is the error of their mean, or of a guess. The sum
-of errors is weighted by learnt variances [9]. With "pixels" alone, nothing here is used.
+Targets are standardised over training, so that 1 is the error of their mean, or of a guess; cross
+entropies of notes are relative to those of base rates. The sum of errors is weighted by learnt
+variances [9]. With "pixels" alone, nothing here is used.
 
 [1] Pascual et al. 2019 (the paper's reference [3] follows it). [2] data2vec, Baevski et al. 2022.
 [3] M2D, Niizumi et al. 2023. [4] CPC, van den Oord et al. 2018. [5] Hinton et al. 2015. [6] PESTO,
-Riou et al. 2023. [7] STONE, Kong et al. 2024. [8] Quinton 2022. [9] Kendall et al. 2018.
+Riou et al. 2023. [7] STONE, Kong et al. 2024. [8] Quinton 2022. [9] Kendall et al. 2018. [10] the
+multi-task heads of Bittner et al. 2022 (basic-pitch), on rendered music.
 """
 
 import copy
@@ -48,6 +54,7 @@ from patchifier.nn.masking import masked_scatter, masked_select, pack, scatter, 
 from patchifier.nn.model import Patchifier
 from patchifier.train import distributed
 from patchifier.train.batches import Batch, to_device
+from patchifier.train.notes import NOTE_TARGETS, UNKNOWN, NoteLabels
 
 PIXELS = "pixels"
 EMA_TARGETS = ("latent", "contrast")  # made by the teacher
@@ -73,9 +80,9 @@ def require_targets(config: Config) -> None:
             "pretrain.contrast_positives 'group' needs the target 'contrast' in "
             "pretrain.objectives: add it, or leave this out."
         )
-    if targets == (PIXELS,) and not settings.teacher_features:
+    if targets == (PIXELS,) and not (settings.teacher_features or settings.note_labels):
         return
-    known = (PIXELS, *DESCRIPTORS, *EMA_TARGETS, *ESTIMATORS, DISTIL)
+    known = (PIXELS, *DESCRIPTORS, *EMA_TARGETS, *ESTIMATORS, DISTIL, *NOTE_TARGETS)
     if not targets or len(set(targets)) < len(targets):
         raise RequestError(
             f"pretrain.objectives is {targets}, expected some of {', '.join(known)}, each once."
@@ -102,8 +109,24 @@ def require_targets(config: Config) -> None:
             "the target 'distil' and pretrain.teacher_features, a folder with a file for each "
             "clip, need each other."
         )
+    _require_notes(config)
     estimated = [name for name in targets if name in ESTIMATORS]
     require_estimators(estimated, config, field="pretrain.objectives")
+
+
+def _require_notes(config: Config) -> None:
+    """Check that targets from notes and their folder come together, for consecutive patches."""
+    settings = config.pretrain
+    if bool(set(settings.objectives) & NOTE_TARGETS.keys()) != bool(settings.note_labels):
+        raise RequestError(
+            f"targets from notes ({', '.join(NOTE_TARGETS)}) and pretrain.note_labels, a folder "
+            "with a file for each rendered clip, need each other."
+        )
+    if settings.note_labels and settings.stage_two_patches != "consecutive":
+        raise RequestError(
+            "pretrain.note_labels needs pretrain.stage_two_patches 'consecutive', not "
+            f"{settings.stage_two_patches!r}."
+        )
 
 
 def frozen_modules(config: Config) -> tuple[str, ...]:
@@ -117,8 +140,9 @@ def frozen_modules(config: Config) -> tuple[str, ...]:
 
 
 def of_patches(name: str) -> bool:
-    """Whether a target is a descriptor of patches."""
-    return name in DESCRIPTORS and DESCRIPTORS[name].of == "patch"
+    """Whether a target has a value for each patch."""
+    target = DESCRIPTORS.get(name) or NOTE_TARGETS.get(name)
+    return target is not None and target.of == "patch"
 
 
 class Objectives(nn.Module):
@@ -134,6 +158,8 @@ class Objectives(nn.Module):
         N). Targets are standardised by those of all processes.
     teacher_features : Tensor, shape (clips, E)
         Standardised features of every clip of the cache, for the target "distil".
+    note_labels : NoteLabels
+        Notes of the cache's rendered clips, for the targets of :mod:`patchifier.train.notes`.
     """
 
     def __init__(
@@ -142,6 +168,7 @@ class Objectives(nn.Module):
         config: Config,
         examples: Iterable[tuple[Tensor, Tensor | None]],
         teacher_features: Tensor | None = None,
+        note_labels: NoteLabels | None = None,
     ) -> None:
         super().__init__()
         require_targets(config)
@@ -149,6 +176,8 @@ class Objectives(nn.Module):
         self.model, self.config = model, config
         self.described = [name for name in targets if name in DESCRIPTORS]
         self.estimated = [name for name in targets if name in ESTIMATORS]
+        self.from_notes = [name for name in targets if name in NOTE_TARGETS]
+        self.note_labels = note_labels
         statistics = self._statistics(examples)
         pixels_variance = statistics.pop(PIXELS)[1].square()
         self.register_buffer("pixels_variance", pixels_variance, persistent=False)
@@ -163,6 +192,8 @@ class Objectives(nn.Module):
                 self.heads[name] = nn.Linear(D, len(mean))
             if teacher_features is not None:
                 self.heads[DISTIL] = nn.Linear(D, teacher_features.shape[1])
+            for name in self.from_notes:
+                self.heads[name] = self._note_head(name)
             if "latent" in targets:
                 self.heads["latent"] = nn.Linear(D, D)
             if "contrast" in targets:
@@ -172,6 +203,20 @@ class Objectives(nn.Module):
         self.log_variances = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(())) for name in targets}
         )
+
+    def _note_head(self, name: str) -> nn.Linear:
+        """Make a linear head that first predicts base rates, and keep the loss of those."""
+        assert self.note_labels is not None
+        target = NOTE_TARGETS[name]
+        head = nn.Linear(self.config.model.embed_dim, target.size)
+        guess = torch.tensor(math.log(target.size))
+        if target.kind == "multilabel":
+            rates = self.note_labels.base_rates(name)
+            head.bias.data = torch.logit(rates).float()
+            entropy = -(rates * rates.log() + (1 - rates) * (1 - rates).log())
+            guess = entropy.mean().float()
+        self.register_buffer(f"{name}_guess", guess, persistent=False)
+        return head
 
     def _statistics(
         self, examples: Iterable[tuple[Tensor, Tensor | None]]
@@ -230,6 +275,10 @@ class Objectives(nn.Module):
             seen = mean_square(head(encoded), masked_select(target, keep))
             unseen = mean_square(head(predicted), masked_select(target, mask))
             errors[name] = (batch.visible_weight * seen + batch.weight * unseen) / 2
+        for name in self.from_notes:
+            errors[name] = self.note_error(
+                name, batch, context, prediction, mean_context, keep=keep
+            )
         if DISTIL in self.log_variances:
             features = self.get_buffer("teacher_features")[batch.clips]
             errors[DISTIL] = mean_square(heads[DISTIL](mean_context), features)
@@ -242,6 +291,53 @@ class Objectives(nn.Module):
                     mean_context, projected, batch.clips, batch.groups
                 )
         return errors
+
+    def note_error(
+        self,
+        name: str,
+        batch: Batch,
+        context: Tensor,
+        prediction: Tensor,
+        mean_context: Tensor,
+        *,
+        keep: Tensor,
+    ) -> Tensor:
+        """Cross entropy of a target from notes, relative to that of base rates.
+
+        A target of patches is predicted from visible and from masked ones; both count the same.
+        """
+        assert self.note_labels is not None
+        where = {
+            part: getattr(batch, part).tolist()
+            for part in ("clips", "starts", "scale", "semitones")
+        }
+        target = self.note_labels.targets(name, n_patches=keep.shape[1], **where).to(keep.device)
+        if not of_patches(name):
+            return self._cross_entropy(name, mean_context, target)
+        seen = self._cross_entropy(name, masked_select(context, keep), masked_select(target, keep))
+        unseen = self._cross_entropy(
+            name, masked_select(prediction, batch.mask), masked_select(target, batch.mask)
+        )
+        return (seen + unseen) / 2
+
+    def _cross_entropy(self, name: str, vectors: Tensor, target: Tensor) -> Tensor:
+        """Mean cross entropy over rows whose target is known; 0 if there is none."""
+        multilabel = NOTE_TARGETS[name].kind == "multilabel"
+        known = (target[:, 0] if multilabel else target) != UNKNOWN
+        logits, target = self.heads[name](vectors[known]).float(), target[known]
+        with torch.autocast(logits.device.type, enabled=False):
+            if multilabel:
+                losses = functional.binary_cross_entropy_with_logits(
+                    logits, target.float(), reduction="none"
+                ).mean(1)
+            else:
+                losses = functional.cross_entropy(logits, target, reduction="none")
+        count = known.sum().double()[None]
+        if self.training:  # only the first process validates
+            count = distributed.summed(count) / distributed.processes()
+        return (
+            losses.sum() / count.clamp(min=1).to(losses.dtype)[0] / self.get_buffer(f"{name}_guess")
+        )
 
     def _consistency_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Loss of each estimator on whole clips."""

@@ -33,6 +33,7 @@ from patchifier.train.distributed import (
     require_even,
 )
 from patchifier.train.loop import TrainTask, fit
+from patchifier.train.notes import note_labels
 from patchifier.train.objectives import PIXELS, Objectives, frozen_modules, require_targets
 from patchifier.train.optimiser import bf16_optimiser
 from patchifier.train.pictures import write_reconstructions
@@ -368,6 +369,7 @@ def stage_module(
             config,
             itertools.islice(batches.examples(), examples),
             teacher_features(batches.data, batches.parts, config),
+            note_labels(batches.data, batches.parts, config),
         )
         if several
         else model

@@ -115,10 +115,12 @@ def validator_two(
 
 def every(batch: Batch, step: int) -> Batch:
     """Select every `step`-th clip of a batch."""
-    tensors: dict[str, Any] = {
-        name: value for name, value in vars(batch).items() if isinstance(value, Tensor)
+    arrays: dict[str, Any] = {
+        name: value
+        for name, value in vars(batch).items()
+        if isinstance(value, Tensor | np.ndarray)
     }
-    return replace(batch, **{name: value[::step] for name, value in tensors.items()})
+    return replace(batch, **{name: value[::step] for name, value in arrays.items()})
 
 
 def reconstruct(model: Patchifier, batch: Batch, patches: Tensor) -> Tensor:

@@ -1,0 +1,420 @@
+"""Targets of stage II from the notes of rendered music (`pretrain.note_labels`).
+
+Rendered music knows its notes, so no person labels anything: this is synthetic supervision. Each
+label file is JSON, ``<folder>/<clip id without suffix>.json``:
+
+=========== ==========================================================================
+key         value
+=========== ==========================================================================
+notes       rows [start_s, end_s, pitch, program]; program 128 is drums (General MIDI)
+beats       rows [time_s, position in the bar from 1]
+chords      rows [start_s, end_s, "C:maj"]
+key         such as "C:maj" or "A:min"
+bpm, metre  beats a minute, beats a bar
+=========== ==========================================================================
+
+All keys may be missing; what is not known gives no loss. Clips without a file, such as recordings,
+have no loss from these targets.
+
+Shapes: B clips, N patches, S size of a target.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchifier.cache import Cache
+from patchifier.config import Config, RequestError
+from patchifier.datasets import Clip
+from patchifier.datasets.splits import VALIDATION_CLIPS, evenly
+
+UNKNOWN = -1
+LOWEST, HIGHEST = 21, 108  # A0 to C8, a piano's
+PITCHES = HIGHEST - LOWEST + 1
+DRUMS = 128  # program
+FAMILIES = 17  # General MIDI's sixteen, and drums
+QUARTERS, EIGHTHS = 4, 8  # columns of a patch in which notes sound, and in which they start
+DRUM_KEYS = {
+    "kick": (35, 36),
+    "snare": (37, 38, 39, 40),
+    "hat": (42, 44, 46),
+    "tom": (41, 43, 45, 47, 48, 50),
+    "cymbal": (49, 51, 52, 53, 55, 57, 59),
+}  # all others are percussion
+ROOTS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+ACCIDENTALS = {"#": 1, "b": -1, "-": -1}
+QUALITIES = ("maj", "min", "dim", "aug", "sus4", "maj7", "min7", "7")
+MODES = ("maj", "min")
+METRES = (2, 3, 4, 6)
+TEMPO_BPM, TEMPI = (40.0, 240.0), 36  # classes of 5 %
+EXAMPLE_LENGTH = 25  # patches of the crops from which base rates are counted
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The part of a clip that a model sees.
+
+    Attributes
+    ----------
+    start : float
+        First frame, in stretched time.
+    scale : float
+        Factor by which time is stretched.
+    semitones : float
+        Shift of pitch.
+    n_patches, patch_frames : int
+        Length.
+    frame_s : float
+        Seconds between frames.
+    """
+
+    start: float
+    scale: float
+    semitones: float
+    n_patches: int
+    patch_frames: int
+    frame_s: float
+
+    def columns(self, times_s: np.ndarray, per_patch: int) -> np.ndarray:
+        """Position of times of the clip, in columns from the start of the crop."""
+        frames = (times_s / self.frame_s + 0.5) * self.scale - self.start
+        return frames * per_patch / self.patch_frames
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is known of a rendered clip.
+
+    Attributes
+    ----------
+    notes : ndarray, shape (n, 4)
+        start_s, end_s, pitch, program.
+    beats : ndarray, shape (n, 2), or None
+        time_s, position in the bar.
+    chords : ndarray, shape (n, 4), or None
+        start_s, end_s, root, index of the quality.
+    key, bpm, metre
+        Pitch class and index of the mode; beats a minute; beats a bar. None if unknown.
+    """
+
+    notes: np.ndarray | None = None
+    beats: np.ndarray | None = None
+    chords: np.ndarray | None = None
+    key: tuple[int, int] | None = None
+    bpm: float | None = None
+    metre: int | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Score":
+        """Make one of the content of a label file."""
+        chords = values.get("chords")
+        if chords is not None:
+            chords = [[start, end, *named(name, QUALITIES)] for start, end, name in chords]
+        return cls(
+            rows(values.get("notes"), 4),
+            rows(values.get("beats"), 2),
+            rows(chords, 4),
+            named(values["key"], MODES) if values.get("key") else None,
+            float(values["bpm"]) if values.get("bpm") else None,
+            int(values["metre"]) if values.get("metre") else None,
+        )
+
+    @cached_property
+    def pitched(self) -> np.ndarray | None:
+        """Notes (n, 4) that are not drums."""
+        return None if self.notes is None else self.notes[self.notes[:, 3] != DRUMS]
+
+
+def rows(values: Sequence[Sequence[float]] | None, width: int) -> np.ndarray | None:
+    """Rows (n, width), sorted by time; None stays None."""
+    if values is None:
+        return None
+    found = np.asarray(values, np.float64).reshape(-1, width)
+    if not np.isfinite(found).all():
+        raise ValueError("a number is not finite")
+    return found[np.argsort(found[:, 0], kind="stable")]
+
+
+def named(name: str, kinds: Sequence[str]) -> tuple[int, int]:
+    """Pitch class and index of the kind, of a name such as "F#:min".
+
+    Examples
+    --------
+    >>> named("F#:min", MODES)
+    (6, 1)
+    """
+    root, _, kind = name.partition(":")
+    if not root or root[0] not in ROOTS or kind not in kinds or set(root[1:]) - set(ACCIDENTALS):
+        raise ValueError(f"{name!r} is not a note with one of {', '.join(kinds)}")
+    return (ROOTS[root[0]] + sum(ACCIDENTALS[sign] for sign in root[1:])) % 12, kinds.index(kind)
+
+
+# --- targets: functions of a score and a crop; None where unknown ---
+
+
+def sounding(score: Score, crop: Crop) -> np.ndarray | None:
+    """Pitches that sound in each quarter of a patch: (N, 4 * 88)."""
+    if score.pitched is None:
+        return None
+    found = spread(score.pitched, crop, QUARTERS, pitch_rows(score.pitched, crop), PITCHES)
+    return found.reshape(crop.n_patches, -1)
+
+
+def starting(score: Score, crop: Crop) -> np.ndarray | None:
+    """Eighths of a patch in which a note starts, drums apart: (N, 8)."""
+    if score.pitched is None:
+        return None
+    where = np.zeros(len(score.pitched), int)
+    return hits(score.pitched[:, 0], crop, where, 1).reshape(crop.n_patches, -1)
+
+
+def drum_hits(score: Score, crop: Crop) -> np.ndarray | None:
+    """Eighths of a patch in which a drum of each kind is hit: (N, 8 * 6)."""
+    if score.notes is None:
+        return None
+    drums = score.notes[score.notes[:, 3] == DRUMS]
+    kinds = np.full(256, len(DRUM_KEYS))
+    for index, keys in enumerate(DRUM_KEYS.values()):
+        kinds[list(keys)] = index
+    where = kinds[drums[:, 2].astype(int)]
+    return hits(drums[:, 0], crop, where, len(DRUM_KEYS) + 1).reshape(crop.n_patches, -1)
+
+
+def families(score: Score, crop: Crop) -> np.ndarray | None:
+    """Families of General MIDI that sound in a patch, and drums: (N, 17)."""
+    if score.notes is None:
+        return None
+    where = np.minimum(score.notes[:, 3].astype(int) // 8, FAMILIES - 1)
+    return spread(score.notes, crop, 1, where, FAMILIES)
+
+
+def beats(score: Score, crop: Crop) -> np.ndarray | None:
+    """Eighths of a patch that have a beat, and those that have a first beat of a bar: (N, 16)."""
+    if score.beats is None:
+        return None
+    times, first = score.beats[:, 0], score.beats[:, 1] == 1
+    found = [hits(each, crop, np.zeros(len(each), int), 1) for each in (times, times[first])]
+    return np.concatenate([each.reshape(crop.n_patches, -1) for each in found], axis=1)
+
+
+def chord(score: Score, crop: Crop) -> np.ndarray | None:
+    """Index of the chord in the middle of each patch, -1 where there is none: (N,)."""
+    if score.chords is None or not len(score.chords):
+        return None
+    middles = np.arange(crop.n_patches) + 0.5
+    starts, ends = (crop.columns(score.chords[:, side], 1) for side in (0, 1))
+    at = np.searchsorted(starts, middles, side="right") - 1
+    roots = (score.chords[at, 2] + round(crop.semitones)) % 12
+    inside = (at >= 0) & (middles < ends[at])
+    return np.where(inside, roots * len(QUALITIES) + score.chords[at, 3], UNKNOWN)
+
+
+def key(score: Score, crop: Crop) -> np.ndarray | None:
+    """Index of the key: ()."""
+    if score.key is None:
+        return None
+    tonic, mode = score.key
+    return np.array((tonic + round(crop.semitones)) % 12 * len(MODES) + mode)
+
+
+def bpm(score: Score, crop: Crop) -> np.ndarray | None:
+    """Class of the tempo, as it is after stretching: ()."""
+    if score.bpm is None:
+        return None
+    low, high = np.log(TEMPO_BPM)
+    place = (np.log(score.bpm / crop.scale) - low) / (high - low) * TEMPI
+    return np.array(np.clip(place, 0, TEMPI - 1), int)
+
+
+def metre(score: Score, crop: Crop) -> np.ndarray | None:
+    """Index of the number of beats in a bar: ()."""
+    return np.array(METRES.index(score.metre)) if score.metre in METRES else None
+
+
+def pitch_rows(notes: np.ndarray, crop: Crop) -> np.ndarray:
+    """Index of each note's pitch, -1 outside a piano's range."""
+    found = np.rint(notes[:, 2] + crop.semitones).astype(int) - LOWEST
+    return np.where((found >= 0) & (found < PITCHES), found, UNKNOWN)
+
+
+def spread(
+    notes: np.ndarray, crop: Crop, per_patch: int, where: np.ndarray, count: int
+) -> np.ndarray:
+    """Columns (N * per_patch, count) in which notes (n, 4) sound, each in its row of `where`."""
+    length = crop.n_patches * per_patch
+    first = np.floor(crop.columns(notes[:, 0], per_patch)).astype(int)
+    last = np.ceil(crop.columns(notes[:, 1], per_patch)).astype(int)
+    last = np.maximum(last, first + 1)
+    kept = (where >= 0) & (last > 0) & (first < length)
+    changes = np.zeros((length + 1, count), np.int32)
+    np.add.at(changes, (first[kept].clip(0), where[kept]), 1)
+    np.add.at(changes, (last[kept].clip(max=length), where[kept]), -1)
+    return changes[:-1].cumsum(0) > 0
+
+
+def hits(times_s: np.ndarray, crop: Crop, where: np.ndarray, count: int) -> np.ndarray:
+    """Eighths (N * 8, count) in which something happens, each in its row of `where`."""
+    found = np.zeros((crop.n_patches * EIGHTHS, count), bool)
+    at = np.floor(crop.columns(times_s, EIGHTHS)).astype(int)
+    kept = (at >= 0) & (at < len(found))
+    found[at[kept], where[kept]] = True
+    return found
+
+
+@dataclass(frozen=True)
+class NoteTarget:
+    """One target.
+
+    Attributes
+    ----------
+    values : callable
+        Of a score and a crop: see `of` and `kind` for shapes; None if unknown.
+    size : int
+        Elements, or classes.
+    of : "patch" or "clip"
+        Whether there is one for each patch.
+    kind : "multilabel" or "multiclass"
+        Elements (S,) that are 0 or 1, or the index of a class.
+    """
+
+    values: Callable[[Score, Crop], np.ndarray | None]
+    size: int
+    of: Literal["patch", "clip"] = "patch"
+    kind: Literal["multilabel", "multiclass"] = "multilabel"
+
+    def shape(self, n_patches: int) -> tuple[int, ...]:
+        """Shape of the values of one clip."""
+        patches = (n_patches,) if self.of == "patch" else ()
+        return (*patches, self.size) if self.kind == "multilabel" else patches
+
+
+NOTE_TARGETS = {
+    "notes": NoteTarget(sounding, QUARTERS * PITCHES),
+    "note_starts": NoteTarget(starting, EIGHTHS),
+    "drum_hits": NoteTarget(drum_hits, EIGHTHS * (len(DRUM_KEYS) + 1)),
+    "instruments": NoteTarget(families, FAMILIES),
+    "beats": NoteTarget(beats, 2 * EIGHTHS),
+    "chord": NoteTarget(chord, 12 * len(QUALITIES), kind="multiclass"),
+    "key": NoteTarget(key, 12 * len(MODES), "clip", "multiclass"),
+    "bpm": NoteTarget(bpm, TEMPI, "clip", "multiclass"),
+    "beats_per_bar": NoteTarget(metre, len(METRES), "clip", "multiclass"),
+}
+
+
+class NoteLabels:
+    """Label files of the clips of a cache.
+
+    Parameters
+    ----------
+    folder : str or Path
+        With ``<clip id without suffix>.json``; clips without a file have no labels.
+    clips : sequence of Clip
+    frame_s : float
+        Seconds between frames.
+    patch_frames : int
+        Frames of a patch.
+    training : sequence of int
+        Clips that train; base rates are those of at most 256 of them that have a file.
+
+    Raises
+    ------
+    RequestError
+        If no training clip has a file, or a file is damaged; the message names it.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        clips: Sequence[Clip],
+        *,
+        frame_s: float,
+        patch_frames: int,
+        training: Sequence[int],
+    ) -> None:
+        self.frame_s, self.patch_frames = frame_s, patch_frames
+        self.scores = [
+            read(Path(folder) / f"{Path(clip.id).with_suffix('')}.json") for clip in clips
+        ]
+        labelled = np.array([clip for clip in training if self.scores[clip]], int)
+        self.examples = evenly(labelled, VALIDATION_CLIPS).tolist()
+        if not self.examples:
+            raise RequestError(
+                f"pretrain.note_labels is {folder}, but no training clip has a file there: "
+                f"expected, for example, {Path(folder) / Path(clips[0].id).with_suffix('.json')}."
+            )
+
+    def targets(
+        self,
+        name: str,
+        clips: Sequence[int],
+        *,
+        starts: Sequence[float],
+        scale: Sequence[float],
+        semitones: Sequence[float],
+        n_patches: int,
+    ) -> Tensor:
+        """Targets of crops: int64 (B, N, S), (B, N) or (B,); -1 where unknown."""
+        target = NOTE_TARGETS[name]
+        found = np.full((len(clips), *target.shape(n_patches)), UNKNOWN, np.int64)
+        places = zip(clips, starts, scale, semitones, strict=True)
+        for index, (clip, start, stretch, shift) in enumerate(places):
+            score = self.scores[clip]
+            crop = Crop(start, stretch, shift, n_patches, self.patch_frames, self.frame_s)
+            values = None if score is None else target.values(score, crop)
+            if values is not None:
+                found[index] = values
+        return torch.from_numpy(found)
+
+    def base_rates(self, name: str) -> Tensor:
+        """Share of ones of each element (S,) of a multilabel target, over first patches."""
+        clips = self.examples
+        zeros = [0.0] * len(clips)
+        found = self.targets(
+            name,
+            clips,
+            starts=zeros,
+            scale=[1.0] * len(clips),
+            semitones=zeros,
+            n_patches=EXAMPLE_LENGTH,
+        ).flatten(0, -2)
+        known = found[found[:, 0] != UNKNOWN].double()
+        return (known.sum(0) + 1) / (len(known) + 2)  # never 0 or 1
+
+
+def note_labels(data: Cache, parts: Sequence[np.ndarray], config: Config) -> NoteLabels | None:
+    """Read the label files of a cache, or return None without `pretrain.note_labels`."""
+    folder = config.pretrain.note_labels
+    if not folder:
+        return None
+    return NoteLabels(
+        folder,
+        data.clips,
+        frame_s=config.spectrogram.frame_s,
+        patch_frames=config.model.patch_frames,
+        training=np.concatenate(parts).tolist(),
+    )
+
+
+def read(path: Path) -> Score | None:
+    """Read a label file, or return None if there is none.
+
+    Raises
+    ------
+    RequestError
+        If it is damaged.
+    """
+    try:
+        return Score.of(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RequestError(
+            f"{path}: {error}, expected the notes of a clip as JSON (see patchifier.train.notes)."
+        ) from None
