@@ -1,6 +1,6 @@
 """Compare the recipes of docs/objectives.md at one small size: the same processor time for each, then one evaluation.
 
-    python benchmarks/open/screen.py ROOT --out runs/screen [--minutes 2.5] [--seeds 0,1,2] [--recipes paper,workers,...]
+    python benchmarks/open/screen.py ROOT --out runs/screen [--minutes 2.5] [--seeds 0,1,2] [--recipes paper,workers,...] [--cache cache-synthetic]
 
 The common setting: width 192, 4 pre-norm layers, sequences of 10 s, stage II alone, no dropout, one schedule of the learning rate, one thread; the
 recipe decides everything else. base-paper keeps both stages and its own rate. The number of steps in the given time is measured before each run.
@@ -36,6 +36,7 @@ from patchifier.train.pretrain import (
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE.parents[1] / "recipes"
 AS_IT_IS = "base-paper"
+CACHE = "cache-all"
 ROWS = [
     "base-paper",
     "paper",
@@ -59,8 +60,8 @@ SCHEDULE = {
 }
 
 
-def unit(recipe: str, seed: int) -> Config:
-    """Return the config of a recipe in the common setting."""
+def unit(recipe: str, seed: int, root: Path) -> Config:
+    """Return the config of a recipe in the common setting; notes are those of :mod:`synthetic`."""
     config = update(Config(), read_changes(RECIPES / f"{recipe}.json"))
     patch_s = config.model.patch_frames * config.spectrogram.frame_s
     patches = round(SECONDS / patch_s)
@@ -80,6 +81,8 @@ def unit(recipe: str, seed: int) -> Config:
             "n_components": 0,
         },
     }
+    if config.pretrain.note_labels:
+        changes["pretrain"]["note_labels"] = str(root / "labels")
     if recipe != AS_IT_IS:
         changes["model"] |= {"norm_first": True, "dropout": 0.0}
         changes["pretrain"] |= {"stages": "two", "stage_two": SCHEDULE}
@@ -121,19 +124,21 @@ def with_steps(config: Config, data: Cache, seconds: float) -> Config:
     return update(config, {"pretrain": {**changes, "validate_every": most}})
 
 
-def train(recipe: str, root: Path, out: Path, seconds: float, seed: int) -> Path:
+def train(
+    recipe: str, root: Path, out: Path, seconds: float, seed: int, *, cache: str = CACHE
+) -> Path:
     """Train a recipe in the common setting, or resume; return its model folder."""
     folder = out / f"{recipe}-{seed}"
     if (folder / "model").exists():
         return folder / "model"
-    config = unit(recipe, seed)
-    data = Cache(root / "cache-all").require(config.spectrogram)
+    config = unit(recipe, seed, root)
+    data = Cache(root / cache).require(config.spectrogram)
     begun = folder / "config.json"
     config = (
         update(config, read_changes(begun)) if begun.exists() else with_steps(config, data, seconds)
     )
     started = time.process_time()
-    model = pretrain(root / "cache-all", folder, config=config, device="cpu", resume=begun.exists())
+    model = pretrain(root / cache, folder, config=config, device="cpu", resume=begun.exists())
     steps = {
         stage: getattr(config.pretrain, f"stage_{stage}").steps
         for stage in ("one", "two")
@@ -173,6 +178,11 @@ def main() -> int:
         help="with commas between them; a row of the table is the mean of all",
     )
     parser.add_argument("--recipes", default=",".join(ROWS))
+    parser.add_argument(
+        "--cache",
+        default=CACHE,
+        help="folder below ROOT of training data; cache-synthetic where notes are targets",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     recipes, seeds = (
@@ -183,7 +193,16 @@ def main() -> int:
         require_budget(arguments.out, arguments.minutes)
         models = {
             recipe: [
-                str(train(recipe, arguments.root, arguments.out, 60 * arguments.minutes, seed))
+                str(
+                    train(
+                        recipe,
+                        arguments.root,
+                        arguments.out,
+                        60 * arguments.minutes,
+                        seed,
+                        cache=arguments.cache,
+                    )
+                )
                 for seed in seeds
             ]
             for recipe in recipes

@@ -67,6 +67,12 @@ def test_recipe_takes_two_steps_in_each_stage(path, tmp_path):
         for number in range(4):
             np.save(tmp_path / f"noise-{number}.npy", normal(7, seed=number).numpy())
         config = update(config, {"pretrain": {"teacher_features": str(tmp_path)}})
+    if config.pretrain.note_labels:
+        notes = {"notes": [[0, 40, 60, 0], [1, 40, 36, 128]], "beats": [[2, 1], [3, 2]]}
+        notes |= {"chords": [[0, 40, "C:maj"]], "key": "C:maj", "bpm": 90, "metre": 4}
+        for number in range(4):
+            (tmp_path / f"noise-{number}.json").write_text(json.dumps(notes))
+        config = update(config, {"pretrain": {"note_labels": str(tmp_path)}})
     # the bottleneck's depth is not what recipes are about
     config = replace(config, model=replace(config.model, n_layers=1))
     data, training = Clips(config), TrainingConfig(batch_size=4 if config.pretrain.pairs else 2)

@@ -1,6 +1,7 @@
 """Rows screened on one small unit."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import screen
@@ -19,7 +20,7 @@ TINY = small.config({**small.NARROW, "max_patches": 4}, pretrain={**PRETRAIN, "p
 @pytest.mark.parametrize("recipe", screen.ROWS)
 def test_a_row_keeps_what_it_is_and_takes_the_units_size(recipe):
     given = update(Config(), screen.read_changes(screen.RECIPES / f"{recipe}.json"))
-    config = screen.unit(recipe, 3)
+    config = screen.unit(recipe, 3, Path("root"))
     model, pretrain = config.model, config.pretrain
     assert (model.embed_dim, model.n_layers, config.embed.whiten) == (192, 4, False)
     assert pretrain.seed == 3
@@ -36,7 +37,7 @@ def test_time_is_shared_by_the_stages_and_buys_steps(small_cache, monkeypatch):
     monkeypatch.setattr(screen, "seconds_per_step", lambda stage, data, config: step_s[stage])
 
     def planned(recipe):
-        return screen.with_steps(screen.unit(recipe, 0), Cache(small_cache), 60).pretrain
+        return screen.with_steps(screen.unit(recipe, 0, Path("root")), Cache(small_cache), 60).pretrain
 
     both, alone = planned("base-paper"), planned("workers")
     assert (both.stage_one.steps, both.stage_two.steps) == (60, 300)
@@ -45,7 +46,7 @@ def test_time_is_shared_by_the_stages_and_buys_steps(small_cache, monkeypatch):
 
 
 def test_a_row_is_trained_once(small_cache, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(screen, "unit", lambda recipe, seed: TINY)
+    monkeypatch.setattr(screen, "unit", lambda recipe, seed, root: TINY)
     monkeypatch.setattr(screen, "with_steps", lambda config, data, seconds: config)
     (tmp_path / "cache-all").symlink_to(small_cache)
     model = screen.train("base-paper", tmp_path, tmp_path / "out", 1, 0)
