@@ -144,7 +144,29 @@ def test_single_precision_agrees_with_double_to_a_hundredth_of_a_decibel(sounds)
         assert np.abs(spectrogram.log_mel(wave) - exact)[audible].max() < 1e-4, name
 
 
-BLOCKS = {"paper": SpectrogramConfig(), "max": MAXIMUM} | {
+PITCH = SpectrogramConfig(n_pitch_bands=216)
+GROUPED = SpectrogramConfig(n_pitch_bands=216, pitch_hop=4)
+
+
+def test_one_transform_of_pitch_bands_stands_for_four_frames(sounds):
+    hop, wave = GROUPED.hop_length, sounds[CLIPS[0]]
+    found, every = spectrogram.log_mel(wave, GROUPED), spectrogram.log_mel(wave, PITCH)
+    assert found.shape == every.shape
+    assert np.array_equal(found[:64], every[:64])
+    pitch = found[64:]
+    for frame in range(pitch.shape[1]):
+        assert np.array_equal(pitch[:, frame], pitch[:, frame // 4 * 4])
+    middle = spectrogram.log_mel(wave[3 * hop // 2 :], PITCH)[64:]  # its frames lie 1.5 later
+    inside = slice(16, middle.shape[1] - 16, 4)  # without the beginning that was cut off
+    close(pitch[:, inside], middle[:, inside], atol=1e-5)
+
+
+def test_the_middle_of_a_group_of_frames_is_a_sample():
+    with pytest.raises(RequestError, match="pitch_hop"):
+        SpectrogramConfig(n_pitch_bands=216, pitch_hop=4, hop_length=510)
+
+
+BLOCKS = {"paper": SpectrogramConfig(), "max": MAXIMUM, "grouped": GROUPED} | {
     str(n_fft): SpectrogramConfig(n_fft=n_fft) for n_fft in (512, 768, 1024)
 }
 

@@ -12,8 +12,8 @@ import copy
 import os
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -36,7 +36,14 @@ from outcome import Outcome, summarise, write_outcome
 
 from patchifier import cache, datasets, tasks
 from patchifier.cache import Cache
-from patchifier.config import RequestError, SpectrogramConfig
+from patchifier.config import (
+    Config,
+    RequestError,
+    SpectrogramConfig,
+    digest,
+    read_changes,
+    update,
+)
 from patchifier.datasets import Clip, Dataset
 from patchifier.datasets.splits import Splits, with_validation
 from patchifier.evaluate import frames, probes
@@ -61,10 +68,13 @@ class BenchmarkSide:
     side : "valid" or "test"
         Side that is evaluated. The probe is trained on training clips. Its regularisation is chosen on a tenth of their groups, or, for the
         test side, on validation clips.
+    spectrogram : SpectrogramConfig
+        That of the cached log-mels; a model with another one reads the audio.
     """
 
     root: Path
     side: str
+    spectrogram: SpectrogramConfig = SPECTROGRAM
 
     def load(self, question: Question) -> Dataset:
         """Load the clips of a task; on the validation side, without test clips."""
@@ -83,9 +93,12 @@ class BenchmarkSide:
         for question in (*QUESTIONS, *DIAGNOSTICS):  # frame-wise tasks use some of these clips
             if question.family == family:
                 clips |= {clip.id: replace(clip, target=None) for clip in self.load(question).clips}
-        out = self.root / "caches" / f"{family}-{self.side}"
+        name = f"{family}-{self.side}"
+        if self.spectrogram != SPECTROGRAM:
+            name += f"-{digest(asdict(self.spectrogram))[:8]}"
+        out = self.root / "caches" / name
         cache.prepare(
-            Dataset(family, tuple(clips.values())), out, config=SPECTROGRAM, workers=workers
+            Dataset(family, tuple(clips.values())), out, config=self.spectrogram, workers=workers
         )
         return Cache(out)
 
@@ -260,7 +273,7 @@ def evaluate(
     rows = dict(read_row(spec) for spec in specs)
     if len(rows) < len(specs):
         raise RequestError("two rows have one name, expected a name for each: NAME=ENCODER.")
-    benchmark = BenchmarkSide(root, side)
+    benchmark = BenchmarkSide(root, side, spectrogram_for(rows))
     answers: dict[str, list[EncoderScore]] = {}
     notes: list[str] = []
     for family in families:
@@ -285,6 +298,17 @@ def evaluate(
     outcome = replace(summarise(answers, side, notes), runs=rows)
     write_outcome(outcome, out)
     return outcome
+
+
+def spectrogram_for(rows: Mapping[str, Sequence[str]]) -> SpectrogramConfig:
+    """Return the spectrogram of the first model in a folder that has pitch bands, else the default."""
+    for run in (run for runs in rows.values() for run in runs):
+        path = Path(run.partition(":")[2] or run) / "config.json"
+        if path.exists():
+            found = update(Config(), read_changes(path)).spectrogram
+            if found.n_pitch_bands:
+                return found
+    return SPECTROGRAM
 
 
 def read_row(spec: str) -> tuple[str, list[str]]:

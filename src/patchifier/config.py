@@ -88,11 +88,13 @@ class SpectrogramConfig:
     """Factor on decibels (4.3)."""
     n_pitch_bands: int = 0
     """Number of pitch bands behind the mel bands, a third of a semitone each; none in the paper."""
+    pitch_hop: int = 1
+    """Frames between the long FFTs of pitch bands; each stands for so many frames."""
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
         _require_sizes("spectrogram", self)
-        _require_at_least(1, self, "spectrogram", ("n_mels", "hop_length"))
+        _require_at_least(1, self, "spectrogram", ("n_mels", "hop_length", "pitch_hop"))
         _require_at_least(0, self, "spectrogram", ("n_pitch_bands",))
         _require(
             self.n_fft % 2 == 0 and self.n_fft >= self.hop_length,
@@ -116,6 +118,12 @@ class SpectrogramConfig:
         _require(
             self.n_fft <= PITCH_N_FFT,
             f"spectrogram.n_fft is {self.n_fft}, expected at most {PITCH_N_FFT} with pitch bands.",
+        )
+        _require(
+            (self.pitch_hop - 1) * self.hop_length % 4 == 0,
+            f"spectrogram.pitch_hop is {self.pitch_hop}: the middle of so many frames lies between "
+            f"samples with a hop_length of {self.hop_length}, expected 1, or a multiple of 4 as "
+            "hop_length.",
         )
         highest_hz = self.pitch_f_max_hz
         _require(
@@ -145,7 +153,7 @@ class SpectrogramConfig:
     @property
     def without_pitch(self) -> "SpectrogramConfig":
         """The same mel bands alone."""
-        return dataclasses.replace(self, n_pitch_bands=0)
+        return dataclasses.replace(self, n_pitch_bands=0, pitch_hop=1)
 
     @property
     def frame_samples(self) -> int:
@@ -764,6 +772,9 @@ ADDED: dict[str, dict[str, Any]] = {
 }
 """Fields added since the first edition, with the values that mean what that edition did."""
 
+LATER = {"optimiser": "adamw", "pitch_hop": 1, "note_labels": ""}
+"""Fields added later still, whose defaults mean what there was before."""
+
 PATHS = {
     SpectrogramConfig: "spectrogram",
     ModelConfig: "model",
@@ -915,7 +926,7 @@ def stored_form(config: Any) -> dict[str, Any]:
         old = with_old_names(to_dict(config), path) | fixed_values(path)
         if isinstance(config, SpectrogramConfig):
             old["bands"] = config.n_bands
-        return _without_adamw(old)
+        return _without_later(old)
     old = {
         field.name: stored_form(getattr(config, field.name)) for field in dataclasses.fields(config)
     }
@@ -929,12 +940,12 @@ def stored_form(config: Any) -> dict[str, Any]:
     return old
 
 
-def _without_adamw(values: dict[str, Any]) -> dict[str, Any]:
-    """Remove the name of the optimiser that all training had before there was another."""
+def _without_later(values: dict[str, Any]) -> dict[str, Any]:
+    """Remove later fields where they mean what there was before (:data:`LATER`)."""
     return {
-        name: _without_adamw(value) if isinstance(value, dict) else value
+        name: _without_later(value) if isinstance(value, dict) else value
         for name, value in values.items()
-        if (name, value) != ("optimiser", "adamw")
+        if (name, value) not in LATER.items()
     }
 
 

@@ -116,12 +116,14 @@ def _decibels_of_blocks(
 ) -> Iterator[np.ndarray]:
     length, hop = config.frame_samples, config.hop_length
     half = length // 2
+    least = ALIKE * config.pitch_hop
     rest, samples, done = np.zeros(half, np.float32), 0, 0
     for block in blocks:
         samples += len(block)
         rest = np.concatenate([rest, block])
         ready = max(0, 1 + (len(rest) - length) // hop)
-        if ready >= ALIKE:  # fewer cost nearly as much, and come with the next
+        ready -= ready % config.pitch_hop  # whole groups of frames
+        if ready >= least:  # fewer cost nearly as much, and come with the next
             yield _decibels(rest[: (ready - 1) * hop + length], config, 0, ready)
             rest, done = rest[ready * hop :], done + ready
     missing = 1 + samples // hop - done
@@ -178,10 +180,12 @@ def _bank_power(
     samples: np.ndarray, bank: "Bank", config: SpectrogramConfig, start: int, count: int
 ) -> np.ndarray:
     """Power (M', T) in each band of a bank."""
-    start = (start + (config.frame_samples - bank.step * bank.power.n) // 2) // bank.step
+    count, frames = -(-count // bank.every), count
+    start += (config.frame_samples - bank.step * bank.power.n) // 2
+    start = (start + (bank.every - 1) * config.hop_length // 2) // bank.step
     if bank.step == 2:
         samples, start = at_half_rate(samples, margin=MARGIN), start + MARGIN
-    hop, whole = config.hop_length // bank.step, count + -count % ALIKE
+    hop, whole = bank.every * config.hop_length // bank.step, count + -count % ALIKE
     found = np.empty((sum(len(filters) for _, filters in bank.groups), whole), samples.dtype)
     chunk = ALIKE * -(-whole // (ALIKE * -(-whole // CHUNK)))  # of about equal lengths
     for first in range(0, whole, chunk):
@@ -191,7 +195,7 @@ def _bank_power(
             used = power[lowest : lowest + filters.shape[1]]
             np.matmul(filters, used, out=found[row : row + len(filters), first:last])
             row += len(filters)
-    return found[:, :count]
+    return found[:, :count].repeat(bank.every, axis=1)[:, :frames]
 
 
 def _relative(decibels: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
@@ -215,6 +219,8 @@ class Bank:
     ----------
     step : int
         1, or 2 for a transform of every other sample (:func:`at_half_rate`).
+    every : int
+        Frames that one transform, at their middle, stands for.
     power : PowerSpectrum
         The transform.
     groups : list of (int, ndarray)
@@ -222,6 +228,7 @@ class Bank:
     """
 
     step: int
+    every: int
     power: PowerSpectrum
     groups: list[tuple[int, np.ndarray]]
 
@@ -230,11 +237,13 @@ class Bank:
 def banks(config: SpectrogramConfig, dtype: np.dtype) -> list[Bank]:
     """Banks of mel bands and of pitch bands, for samples of a precision."""
     found = []
-    for step, window, filters in filter_banks(config):
+    for (step, window, filters), every in zip(
+        filter_banks(config), (1, config.pitch_hop), strict=False
+    ):
         cuts = range(0, len(filters), BAND_GROUP)
         groups = [_group(filters[first : first + BAND_GROUP].astype(dtype)) for first in cuts]
         highest = max(lowest + part.shape[1] for lowest, part in groups)
-        found.append(Bank(step, PowerSpectrum(window, highest, dtype), groups))
+        found.append(Bank(step, every, PowerSpectrum(window, highest, dtype), groups))
     return found
 
 

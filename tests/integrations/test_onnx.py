@@ -284,12 +284,13 @@ def test_other_spectrograms_and_windows_are_in_the_graph():
     require_same_vectors(made, noise(1, 40 * 64 * 400), 16_000)
 
 
+@pytest.mark.parametrize("pitch_hop", [1, 4])
 @pytest.mark.parametrize("frames", [5, 1300])
-def test_estimates_and_summaries_are_in_the_graph(frames):
+def test_estimates_and_summaries_are_in_the_graph(frames, pitch_hop):
     model = {"estimators": ["tonic", "tempo"]}
     summaries = ["tonic", "degrees", "tempo", "metre", "texture"]
     embed = {"summaries": summaries, "whiten": True, "n_components": 9}
-    made = embedder(model, spectrogram={"n_pitch_bands": 216}, embed=embed)
+    made = embedder(model, spectrogram={"n_pitch_bands": 216, "pitch_hop": pitch_hop}, embed=embed)
     found = require_same_vectors(made, noise(2, frames * 512, seed=frames))
     assert found.shape == (2, 429)
 

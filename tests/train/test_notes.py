@@ -10,6 +10,7 @@ import torch
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
 from patchifier.nn.model import Patchifier
+from patchifier.train.note_labels import NoteLabels
 from patchifier.train.notes import (
     DRUMS,
     LOWEST,
@@ -18,7 +19,6 @@ from patchifier.train.notes import (
     QUALITIES,
     UNKNOWN,
     Crop,
-    NoteLabels,
     Score,
 )
 from patchifier.train.objectives import Objectives
@@ -129,6 +129,11 @@ def test_tempo_is_that_after_stretching():
     assert plain - slower == pytest.approx(math.log(1.2) / math.log(1.05), abs=1)
 
 
+def test_a_tempo_outside_of_the_classes_is_unknown():
+    assert NOTE_TARGETS["bpm"].values(Score.of({"bpm": 300}), crop()) is None
+    assert values("bpm", Score.of({"bpm": 300}), scale=1.4) >= 0
+
+
 @pytest.mark.parametrize("name", sorted(NOTE_TARGETS))
 def test_what_is_not_known_is_no_target(name):
     assert NOTE_TARGETS[name].values(Score.of({}), crop()) is None
@@ -223,9 +228,9 @@ def test_an_untrained_head_has_the_loss_of_base_rates(tmp_path):
     always = json.dumps(KNOWN | {"notes": [[0, 99, 60, 0]]})
     learner = learner_of(tmp_path, always, json.dumps({"notes": []})).eval()
     for head in NAMES:
-        learner.heads[head].weight.data.zero_()
+        learner.notes.heads[head].weight.data.zero_()
         if NOTE_TARGETS[head].kind == "multiclass":
-            learner.heads[head].bias.data.zero_()
+            learner.notes.heads[head].bias.data.zero_()
     errors = learner.errors(batch_of(music(2, 6)[..., :64, :], half(2, 6)))
     for name in ("key", "bpm", "beats_per_bar", "chord"):
         assert float(errors[name].detach()) == pytest.approx(1.0), name

@@ -248,8 +248,9 @@ class _Bank(nn.Module):
     def __init__(self, bank: Bank) -> None:
         super().__init__()
         power = bank.power
-        self.step, self.n, self.factors, self.mirrored = (
+        self.step, self.every, self.n, self.factors, self.mirrored = (
             bank.step,
+            bank.every,
             power.n,
             power.factors,
             power.mirrored,
@@ -277,16 +278,19 @@ class _Bank(nn.Module):
     def forward(self, waveform: Tensor, hop: int) -> Tensor:
         """Power (B, M', T) in each band of waveforms (B, S)."""
         T = waveform.shape[-1] // hop + 1
-        half = self.step * self.n // 2
-        padded = nn.functional.pad(waveform, (half, half))
+        half, every = self.step * self.n // 2, self.every
+        later = (every - 1) * hop // 2  # the middle of the frames that a transform stands for
+        padded = nn.functional.pad(waveform, (half - later, half + later))
         if self.step == 2:
             padded = self.at_half_rate(padded)
-        power = self.power(*self.frames(padded, hop // self.step, T))  # (B, F, T)
+        groups = (T + every - 1) // every
+        power = self.power(*self.frames(padded, every * hop // self.step, groups))  # (B, F, T)
         rows = [
             self.get_buffer(f"filters_{number}") @ power[:, first:last]
             for number, (first, last) in enumerate(self.groups)
         ]
-        return torch.cat(rows, dim=1)
+        bands = torch.cat(rows, dim=1)
+        return bands if every == 1 else bands.repeat_interleave(every, dim=2)[..., :T]
 
     def power(self, frames: Tensor, level: Tensor) -> Tensor:
         """:class:`patchifier.power.PowerSpectrum` of frames (B, n, T) of level (B, 1, T)."""

@@ -19,21 +19,12 @@ have no loss from these targets.
 Shapes: B clips, N patches, S size of a target.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from patchifier.cache import Cache
-from patchifier.config import Config, RequestError
-from patchifier.datasets import Clip
-from patchifier.datasets.splits import VALIDATION_CLIPS, evenly
 
 UNKNOWN = -1
 LOWEST, HIGHEST = 21, 108  # A0 to C8, a piano's
@@ -54,7 +45,6 @@ QUALITIES = ("maj", "min", "dim", "aug", "sus4", "maj7", "min7", "7")
 MODES = ("maj", "min")
 METRES = (2, 3, 4, 6)
 TEMPO_BPM, TEMPI = (40.0, 240.0), 36  # classes of 5 %
-EXAMPLE_LENGTH = 25  # patches of the crops from which base rates are counted
 
 
 @dataclass(frozen=True)
@@ -225,12 +215,12 @@ def key(score: Score, crop: Crop) -> np.ndarray | None:
 
 
 def bpm(score: Score, crop: Crop) -> np.ndarray | None:
-    """Class of the tempo, as it is after stretching: ()."""
+    """Class of the tempo, as it is after stretching; unknown outside of the classes: ()."""
     if score.bpm is None:
         return None
     low, high = np.log(TEMPO_BPM)
-    place = (np.log(score.bpm / crop.scale) - low) / (high - low) * TEMPI
-    return np.array(np.clip(place, 0, TEMPI - 1), int)
+    place = int(np.floor((np.log(score.bpm / crop.scale) - low) / (high - low) * TEMPI))
+    return np.array(place) if 0 <= place < TEMPI else None
 
 
 def metre(score: Score, crop: Crop) -> np.ndarray | None:
@@ -306,115 +296,3 @@ NOTE_TARGETS = {
     "bpm": NoteTarget(bpm, TEMPI, "clip", "multiclass"),
     "beats_per_bar": NoteTarget(metre, len(METRES), "clip", "multiclass"),
 }
-
-
-class NoteLabels:
-    """Label files of the clips of a cache.
-
-    Parameters
-    ----------
-    folder : str or Path
-        With ``<clip id without suffix>.json``; clips without a file have no labels.
-    clips : sequence of Clip
-    frame_s : float
-        Seconds between frames.
-    patch_frames : int
-        Frames of a patch.
-    training : sequence of int
-        Clips that train; base rates are those of at most 256 of them that have a file.
-
-    Raises
-    ------
-    RequestError
-        If no training clip has a file, or a file is damaged; the message names it.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        clips: Sequence[Clip],
-        *,
-        frame_s: float,
-        patch_frames: int,
-        training: Sequence[int],
-    ) -> None:
-        self.frame_s, self.patch_frames = frame_s, patch_frames
-        self.scores = [
-            read(Path(folder) / f"{Path(clip.id).with_suffix('')}.json") for clip in clips
-        ]
-        labelled = np.array([clip for clip in training if self.scores[clip]], int)
-        self.examples = evenly(labelled, VALIDATION_CLIPS).tolist()
-        if not self.examples:
-            raise RequestError(
-                f"pretrain.note_labels is {folder}, but no training clip has a file there: "
-                f"expected, for example, {Path(folder) / Path(clips[0].id).with_suffix('.json')}."
-            )
-
-    def targets(
-        self,
-        name: str,
-        clips: Sequence[int],
-        *,
-        starts: Sequence[float],
-        scale: Sequence[float],
-        semitones: Sequence[float],
-        n_patches: int,
-    ) -> Tensor:
-        """Targets of crops: int64 (B, N, S), (B, N) or (B,); -1 where unknown."""
-        target = NOTE_TARGETS[name]
-        found = np.full((len(clips), *target.shape(n_patches)), UNKNOWN, np.int64)
-        places = zip(clips, starts, scale, semitones, strict=True)
-        for index, (clip, start, stretch, shift) in enumerate(places):
-            score = self.scores[clip]
-            crop = Crop(start, stretch, shift, n_patches, self.patch_frames, self.frame_s)
-            values = None if score is None else target.values(score, crop)
-            if values is not None:
-                found[index] = values
-        return torch.from_numpy(found)
-
-    def base_rates(self, name: str) -> Tensor:
-        """Share of ones of each element (S,) of a multilabel target, over first patches."""
-        clips = self.examples
-        zeros = [0.0] * len(clips)
-        found = self.targets(
-            name,
-            clips,
-            starts=zeros,
-            scale=[1.0] * len(clips),
-            semitones=zeros,
-            n_patches=EXAMPLE_LENGTH,
-        ).flatten(0, -2)
-        known = found[found[:, 0] != UNKNOWN].double()
-        return (known.sum(0) + 1) / (len(known) + 2)  # never 0 or 1
-
-
-def note_labels(data: Cache, parts: Sequence[np.ndarray], config: Config) -> NoteLabels | None:
-    """Read the label files of a cache, or return None without `pretrain.note_labels`."""
-    folder = config.pretrain.note_labels
-    if not folder:
-        return None
-    return NoteLabels(
-        folder,
-        data.clips,
-        frame_s=config.spectrogram.frame_s,
-        patch_frames=config.model.patch_frames,
-        training=np.concatenate(parts).tolist(),
-    )
-
-
-def read(path: Path) -> Score | None:
-    """Read a label file, or return None if there is none.
-
-    Raises
-    ------
-    RequestError
-        If it is damaged.
-    """
-    try:
-        return Score.of(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RequestError(
-            f"{path}: {error}, expected the notes of a clip as JSON (see patchifier.train.notes)."
-        ) from None

@@ -38,7 +38,6 @@ Riou et al. 2023. [7] STONE, Kong et al. 2024. [8] Quinton 2022. [9] Kendall et 
 multi-task heads of Bittner et al. 2022 (basic-pitch), on rendered music.
 """
 
-import copy
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -50,11 +49,13 @@ from torch.nn import functional
 from patchifier.config import Config, RequestError
 from patchifier.nn.descriptors import DESCRIPTORS, require_descriptor
 from patchifier.nn.equivariant import ESTIMATORS, estimator_of, require_estimators
-from patchifier.nn.masking import masked_scatter, masked_select, pack, scatter, visible
+from patchifier.nn.masking import masked_select, visible
 from patchifier.nn.model import Patchifier
 from patchifier.train import distributed
 from patchifier.train.batches import Batch, to_device
-from patchifier.train.notes import NOTE_TARGETS, UNKNOWN, NoteLabels
+from patchifier.train.ema import EMATeacher
+from patchifier.train.note_labels import NoteHeads, NoteLabels
+from patchifier.train.notes import NOTE_TARGETS
 
 PIXELS = "pixels"
 EMA_TARGETS = ("latent", "contrast")  # made by the teacher
@@ -176,8 +177,6 @@ class Objectives(nn.Module):
         self.model, self.config = model, config
         self.described = [name for name in targets if name in DESCRIPTORS]
         self.estimated = [name for name in targets if name in ESTIMATORS]
-        self.from_notes = [name for name in targets if name in NOTE_TARGETS]
-        self.note_labels = note_labels
         statistics = self._statistics(examples)
         pixels_variance = statistics.pop(PIXELS)[1].square()
         self.register_buffer("pixels_variance", pixels_variance, persistent=False)
@@ -192,31 +191,16 @@ class Objectives(nn.Module):
                 self.heads[name] = nn.Linear(D, len(mean))
             if teacher_features is not None:
                 self.heads[DISTIL] = nn.Linear(D, teacher_features.shape[1])
-            for name in self.from_notes:
-                self.heads[name] = self._note_head(name)
             if "latent" in targets:
                 self.heads["latent"] = nn.Linear(D, D)
             if "contrast" in targets:
                 layers = nn.Linear(D, D), nn.GELU(), nn.Linear(D, PROJECTION_SIZE)
                 self.heads["contrast"] = nn.Sequential(*layers)
+            self.notes = NoteHeads(targets, note_labels, D) if note_labels else None
             self.teacher = EMATeacher(self) if set(targets) & set(EMA_TARGETS) else None
         self.log_variances = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(())) for name in targets}
         )
-
-    def _note_head(self, name: str) -> nn.Linear:
-        """Make a linear head that first predicts base rates, and keep the loss of those."""
-        assert self.note_labels is not None
-        target = NOTE_TARGETS[name]
-        head = nn.Linear(self.config.model.embed_dim, target.size)
-        guess = torch.tensor(math.log(target.size))
-        if target.kind == "multilabel":
-            rates = self.note_labels.base_rates(name)
-            head.bias.data = torch.logit(rates).float()
-            entropy = -(rates * rates.log() + (1 - rates) * (1 - rates).log())
-            guess = entropy.mean().float()
-        self.register_buffer(f"{name}_guess", guess, persistent=False)
-        return head
 
     def _statistics(
         self, examples: Iterable[tuple[Tensor, Tensor | None]]
@@ -275,10 +259,8 @@ class Objectives(nn.Module):
             seen = mean_square(head(encoded), masked_select(target, keep))
             unseen = mean_square(head(predicted), masked_select(target, mask))
             errors[name] = (batch.visible_weight * seen + batch.weight * unseen) / 2
-        for name in self.from_notes:
-            errors[name] = self.note_error(
-                name, batch, context, prediction, mean_context, keep=keep
-            )
+        if self.notes:
+            errors |= self.notes(batch, context, prediction, mean_context, keep=keep)
         if DISTIL in self.log_variances:
             features = self.get_buffer("teacher_features")[batch.clips]
             errors[DISTIL] = mean_square(heads[DISTIL](mean_context), features)
@@ -291,53 +273,6 @@ class Objectives(nn.Module):
                     mean_context, projected, batch.clips, batch.groups
                 )
         return errors
-
-    def note_error(
-        self,
-        name: str,
-        batch: Batch,
-        context: Tensor,
-        prediction: Tensor,
-        mean_context: Tensor,
-        *,
-        keep: Tensor,
-    ) -> Tensor:
-        """Cross entropy of a target from notes, relative to that of base rates.
-
-        A target of patches is predicted from visible and from masked ones; both count the same.
-        """
-        assert self.note_labels is not None
-        where = {
-            part: getattr(batch, part).tolist()
-            for part in ("clips", "starts", "scale", "semitones")
-        }
-        target = self.note_labels.targets(name, n_patches=keep.shape[1], **where).to(keep.device)
-        if not of_patches(name):
-            return self._cross_entropy(name, mean_context, target)
-        seen = self._cross_entropy(name, masked_select(context, keep), masked_select(target, keep))
-        unseen = self._cross_entropy(
-            name, masked_select(prediction, batch.mask), masked_select(target, batch.mask)
-        )
-        return (seen + unseen) / 2
-
-    def _cross_entropy(self, name: str, vectors: Tensor, target: Tensor) -> Tensor:
-        """Mean cross entropy over rows whose target is known; 0 if there is none."""
-        multilabel = NOTE_TARGETS[name].kind == "multilabel"
-        known = (target[:, 0] if multilabel else target) != UNKNOWN
-        logits, target = self.heads[name](vectors[known]).float(), target[known]
-        with torch.autocast(logits.device.type, enabled=False):
-            if multilabel:
-                losses = functional.binary_cross_entropy_with_logits(
-                    logits, target.float(), reduction="none"
-                ).mean(1)
-            else:
-                losses = functional.cross_entropy(logits, target, reduction="none")
-        count = known.sum().double()[None]
-        if self.training:  # only the first process validates
-            count = distributed.summed(count) / distributed.processes()
-        return (
-            losses.sum() / count.clamp(min=1).to(losses.dtype)[0] / self.get_buffer(f"{name}_guess")
-        )
 
     def _consistency_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Loss of each estimator on whole clips."""
@@ -411,54 +346,3 @@ def mean_square(found: Tensor, target: Tensor) -> Tensor:
     """Mean squared error in the precision of the target; 0 of an empty tensor."""
     difference = found.to(target.dtype) - target
     return difference.square().sum() / max(1, difference.numel())
-
-
-class EMATeacher(nn.Module):
-    """An exponential moving average of extractor, bottleneck and contrast head.
-
-    It encodes only masked patches, so that targets do not contain the visible ones (M2D).
-    """
-
-    def __init__(self, objectives: Objectives) -> None:
-        super().__init__()
-        self.extractor = copy.deepcopy(objectives.model.extractor)
-        self.bottleneck = copy.deepcopy(objectives.model.bottleneck)
-        self.contrast: nn.Module | None = None
-        if "contrast" in objectives.heads:
-            self.contrast = copy.deepcopy(objectives.heads["contrast"])
-        self.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> "EMATeacher":
-        """Stay in evaluation mode."""
-        return super().train(False)
-
-    @torch.no_grad()
-    def update(self, objectives: Objectives, decay: float) -> None:
-        """Average the weights with those of the student; copy its batch statistics."""
-        model = objectives.model
-        pairs: list[tuple[nn.Module, nn.Module]]
-        pairs = [(self.extractor, model.extractor), (self.bottleneck, model.bottleneck)]
-        if self.contrast:
-            pairs.append((self.contrast, objectives.heads["contrast"]))
-        for own, student in pairs:
-            torch._foreach_lerp_(list(own.parameters()), list(student.parameters()), 1 - decay)
-            for buffer, source in zip(own.buffers(), student.buffers(), strict=True):
-                buffer.copy_(source)
-
-    @torch.no_grad()
-    def forward(self, patches: Tensor, valid: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Targets of masked patches (P, D) and of clips (B, 128).
-
-        The former are the normalised mean of all normalised layers, the latter of unit length.
-        """
-        vectors = masked_scatter(self.extractor(masked_select(patches, mask)), mask)  # (B, N, D)
-        ids_mask, valid_mask = pack(mask)  # (B, K)
-        layers = self.bottleneck(vectors, valid=valid, ids_keep=ids_mask, valid_keep=valid_mask)
-        N, size = vectors.shape[1], vectors.shape[-1:]
-        normalised = [functional.layer_norm(layer[:, 1:].float(), size) for layer in layers]
-        mean = scatter(torch.stack(normalised).mean(0), ids_mask, valid_mask, N)  # (B, N, D)
-        last = scatter(layers[-1][:, 1:].float(), ids_mask, valid_mask, N)
-        clips = last.sum(1) / mask.sum(1, keepdim=True)  # (B, D)
-        if self.contrast:
-            clips = functional.normalize(self.contrast(clips).float(), dim=1)
-        return masked_select(functional.layer_norm(mean, size), mask), clips

@@ -33,7 +33,7 @@ from patchifier.train.distributed import (
     require_even,
 )
 from patchifier.train.loop import TrainTask, fit
-from patchifier.train.notes import note_labels
+from patchifier.train.note_labels import note_labels
 from patchifier.train.objectives import PIXELS, Objectives, frozen_modules, require_targets
 from patchifier.train.optimiser import bf16_optimiser
 from patchifier.train.pictures import write_reconstructions

@@ -116,9 +116,7 @@ def validator_two(
 def every(batch: Batch, step: int) -> Batch:
     """Select every `step`-th clip of a batch."""
     arrays: dict[str, Any] = {
-        name: value
-        for name, value in vars(batch).items()
-        if isinstance(value, Tensor | np.ndarray)
+        name: value for name, value in vars(batch).items() if isinstance(value, Tensor | np.ndarray)
     }
     return replace(batch, **{name: value[::step] for name, value in arrays.items()})
 
