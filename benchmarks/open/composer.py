@@ -515,21 +515,24 @@ def beat_rows(song: Song, seconds: float) -> list[list[Any]]:
 
 
 def chord_rows(song: Song, parts: Sequence[Part], seconds: float) -> list[list[Any]]:
-    """Return rows [start_s, end_s, chord] of the bars in which a part plays the whole chord; neighbours of one name are joined."""
+    """Return rows [start_s, end_s, chord] of the bars in which a part plays the chord; neighbours of one name are joined."""
     rows: list[list[Any]] = []
+    harmony = [note for part in parts if part.role in HARMONIC for note in part.notes]
     for first, last, (root, quality) in _by_bar(song):
-        bar = int(first // song.metre)
-        if not any(part.role in HARMONIC and part.active[bar] for part in parts):
-            continue
         start, end = max(0.0, song.time_s(first)), min(seconds, song.time_s(last))
         name = f"{NAMES[root]}:{quality}"
-        if end - start < 1e-3:
+        if end - start < 1e-3 or not _sounds(harmony, start, end):
             continue
         if rows and rows[-1][2] == name and abs(rows[-1][1] - start) < 2e-3:
             rows[-1][1] = round(end, 3)
         else:
             rows.append([round(start, 3), round(end, 3), name])
     return rows
+
+
+def _sounds(played: Sequence[Note], start_s: float, end_s: float) -> bool:
+    """Whether a note sounds within a stretch, by more than the looseness of a player."""
+    return any(note.start_s < end_s - 0.05 and note.end_s > start_s + 0.05 for note in played)
 
 
 def _by_bar(song: Song) -> list[tuple[float, float, Chord]]:

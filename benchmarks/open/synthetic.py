@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("PATCHIFIER_MAX_MEMORY_MB", "3072")  # MuseScore_General unpacks to 1.2 GB
 
 import bands
 import composer
@@ -76,7 +77,7 @@ def build(root: Path, clips: int, workers: int, progress: Callable[[str], Any]) 
     """Make the missing clips, list all, and check the lists; return the number of new clips."""
     tasks = draw_tasks(root, clips)
     missing = [task for task in tasks if not (root / task.path).exists()]
-    sound.render_all(root, tasks, workers, progress, make)
+    sound.render_all(root, tasks, workers, lambda title: progress("synthetic"), make)
     rows = [row_of(task) for task in tasks if (root / task.path).exists()]
     pretraining.write(root, NAMES[0], rows)
     pretraining.write(root, NAMES[1], read_manifest(root / pretraining.NAMES[1]) + rows)
