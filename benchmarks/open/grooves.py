@@ -268,7 +268,7 @@ def choose_framed(
     return kept
 
 
-def chord_rows(groove: Groove) -> list[list[Any]]:
+def chord_rows(groove: Groove, seconds: float = CLIP_S) -> list[list[Any]]:
     """Return rows [start_s, end_s, chord] of the clip; neighbours of one name are joined."""
     rows: list[list[Any]] = []
     beat_s = 60 / groove.tempo_bpm
@@ -276,7 +276,7 @@ def chord_rows(groove: Groove) -> list[list[Any]]:
         for half, (root, quality) in enumerate(bar):
             start = (number + half / len(bar)) * groove.beats * beat_s - groove.offset_s
             end = start + groove.beats * beat_s / len(bar)
-            first, last, name = max(0.0, start), min(CLIP_S, end), f"{root}:{quality}"
+            first, last, name = max(0.0, start), min(seconds, end), f"{root}:{quality}"
             if last - first < 1e-3:
                 continue
             if rows and rows[-1][2] == name:
@@ -286,14 +286,14 @@ def chord_rows(groove: Groove) -> list[list[Any]]:
     return rows
 
 
-def beat_rows(groove: Groove) -> list[list[Any]]:
+def beat_rows(groove: Groove, seconds: float = CLIP_S) -> list[list[Any]]:
     """Return rows [time_s, position in the bar] of the clip."""
     beat_s = 60 / groove.tempo_bpm
     times = [
         (number * beat_s - groove.offset_s, number % groove.beats + 1)
         for number in range(len(groove.bars) * groove.beats)
     ]
-    return [[round(time, 4), place] for time, place in times if 0 <= time < CLIP_S]
+    return [[round(time, 4), place] for time, place in times if 0 <= time < seconds]
 
 
 # --- sound ---

@@ -38,10 +38,12 @@ def build(root: Path, workers: int, progress: Callable[[str], Any]) -> None:
         write_manifest(root / "tasks" / f"scores-{task}.jsonl", rows)
 
 
-def dealt(root: Path) -> list[tuple[dict[str, Any], str]]:
-    """Return every piece with its side."""
+def dealt(
+    root: Path, names: Sequence[str] = tuple(COLLECTIONS)
+) -> list[tuple[dict[str, Any], str]]:
+    """Return every piece of these collections with its side."""
     found = []
-    for name in COLLECTIONS:
+    for name in names:
         pieces = score_sources.read(name, root / "work" / "scores")
         sides = deal((piece["group"] for piece in pieces), f"scores/{name}")
         found += [(piece, sides[piece["group"]]) for piece in pieces]

@@ -4,7 +4,7 @@ Timbre, tuning and level never depend on a label: the caller draws them from wor
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from patchifier.io import replaced_file
 SAMPLE_RATE = 22_050
 SYNTH_RATE = 44_100  # a SoundFont played at 22,050 Hz aliases
 DRUMS = 9  # channel
+VOLUME = 7  # MIDI's controller
 PRE_ROLL_S = 1.5  # rendered and cut off, so that a clip begins in the middle of the music
 TUNING_CENTS = 50.0
 LEVEL_DB = (-24.0, -16.0)  # root mean square
@@ -64,6 +65,8 @@ class Sound:
     notes : sequence of Note
     seconds, tuning_cents, level_db : float
         Length, deviation from 440 Hz, and root mean square.
+    volumes : dict of int
+        Channel -> MIDI volume, 0 to 127; by default the highest.
     """
 
     path: str
@@ -73,6 +76,7 @@ class Sound:
     seconds: float
     tuning_cents: float
     level_db: float
+    volumes: Mapping[int, int] = field(default_factory=dict)
 
 
 def soundfont_for(side: str) -> str:
@@ -100,6 +104,7 @@ class Player:
         require_free(path.name)
         self.synth = tinysoundfont.Synth(gain=-6.0, samplerate=SYNTH_RATE)
         self.number = self.synth.sfload(str(path))
+        self.changed: set[int] = set()  # channels whose volume the clip before set
 
     def play(self, sound: Sound) -> np.ndarray:
         """Waveform (S,) float32 at 44,100 Hz, mono, with the pre-roll in front."""
@@ -129,6 +134,9 @@ class Player:
                 continue
             self.synth.program_select(channel, self.number, 0, program)
             self.synth.set_tuning(channel, sound.tuning_cents / 100)
+        for channel in self.changed | sound.volumes.keys():
+            self.synth.control_change(channel, VOLUME, sound.volumes.get(channel, 127))
+        self.changed = set(sound.volumes)
 
     def _generate(self, samples: int) -> np.ndarray:
         return np.frombuffer(self.synth.generate(samples), np.float32).reshape(-1, 2).mean(1)
@@ -183,12 +191,18 @@ def render(root: Path, sound: Sound) -> str:
     """Render and write one clip, unless it exists; return its path."""
     target = root / sound.path
     if not target.exists():
-        path = root / "deb" / sound.soundfont
-        if path not in _players:
-            _players.clear()  # FluidR3 takes 300 MB
-            _players[path] = Player(path)
-        write(target, finish(_players[path].play(sound), SYNTH_RATE, sound.seconds, sound.level_db))
+        waveform = player(root, sound.soundfont).play(sound)
+        write(target, finish(waveform, SYNTH_RATE, sound.seconds, sound.level_db))
     return sound.path
+
+
+def player(root: Path, soundfont: str) -> Player:
+    """Return the player of a SoundFont; one is kept, since FluidR3 takes 300 MB."""
+    path = root / "deb" / soundfont
+    if path not in _players:
+        _players.clear()
+        _players[path] = Player(path)
+    return _players[path]
 
 
 def render_all(
