@@ -26,6 +26,7 @@ LAYERS = [  # a part imports only from lines above its own
     {"decode", "hub"},
     {"excerpts"},
     {"tasks", "audio", "spectrogram", "fingerprint", "jobs", "weights"},
+    {"levels"},
     {"windows", "graph", "datasets", "estimates", "matching", "head_files"},
     {"model_folder", "heads"},
     {"inputs"},
@@ -54,7 +55,16 @@ HOME = {  # heavy third-party packages, and the only parts that may name them
     "starlette": {"app"},
     "uvicorn": {"app"},
     "umap": {"app"},
-    "torch": {"tasks", "nn", "augment", "checkpoint", "train", "evaluate", "integrations"},
+    "torch": {
+        "tasks",
+        "levels",
+        "nn",
+        "augment",
+        "checkpoint",
+        "train",
+        "evaluate",
+        "integrations",
+    },
 }
 # `load` falls back on torch: a model folder without a graph, or another device than the CPU.
 UPWARDS = {("embed", "checkpoint")}

@@ -1,5 +1,6 @@
 """Augmentation: what is drawn, and that what is applied is what was drawn."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchifier import augment, filters, spectrogram
+from patchifier import augment, filters, levels, spectrogram
 from patchifier.config import AugmentConfig, Config, RequestError, SpectrogramConfig, update
+from patchifier.evaluate.robustness import pink_noise
 from patchifier.nn.descriptors import DESCRIPTORS
 from tests.builders import close, uniform
 
@@ -441,8 +443,247 @@ def test_mel_bands_alone_can_be_shifted_in_half_precision(semitones, tone):
     assert ((found.argmax(0) - wanted).abs() <= 1).all()
 
 
-def test_a_range_that_is_none_is_refused():
-    with pytest.raises(
-        RequestError, match=r"augment\.pitch_shift is \[1, -1\], expected low <= high"
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("pitch_shift", (1, -1), "is [1, -1], expected low <= high"),
+        ("gain_db", (3, -3), "is [3, -3], expected low <= high"),
+        ("noise_db", (-10, -40), "is [-10, -40], expected low <= high"),
+        ("low_pass_hz", (9000, 2000), "is [9000, 2000], expected low <= high"),
+        ("low_pass_hz", (0, 2000), "is [0, 2000], expected frequencies above 0"),
+        ("equaliser_db", -1.0, "is -1.0, expected 0 or more"),
+    ],
+)
+def test_a_range_that_is_none_is_refused(field, value, message):
+    with pytest.raises(RequestError, match=re.escape(f"augment.{field} {message}")):
+        AugmentConfig(**{field: value})
+
+
+# --- levels ---
+
+LEVELS = {
+    "gain_db": (-20.0, 6.0),
+    "equaliser_db": 6.0,
+    "low_pass_hz": (2000.0, 9000.0),
+    "noise_db": (-40.0, -10.0),
+}
+LOUD = AugmentConfig(time_stretch=(1, 1), intensity=(1, 1), **LEVELS)
+
+
+def changes(
+    clips: int = 1, *, gain=0.0, curve=(0.0,) * 4, cutoff=np.inf, noise=-np.inf, pink=False
+) -> levels.LevelChanges:
+    each = (np.full(clips, value) for value in (gain, cutoff, noise, pink))
+    gain_db, cutoff_hz, noise_db, is_pink = each
+    return levels.LevelChanges(gain_db, np.tile(curve, (clips, 1)), cutoff_hz, noise_db, is_pink)
+
+
+def with_levels(
+    log_mels: torch.Tensor,
+    levels: levels.LevelChanges,
+    config: SpectrogramConfig = WIDE,
+    frames: Sequence[int] | None = None,
+) -> torch.Tensor:
+    """Log-mels (B, M, T) with changed levels, all their frames, and silence behind: (B, M, N W)."""
+    B, _, T = log_mels.shape
+    counts = np.array(frames or [T] * B)
+    drawn = augment.draw(np.random.default_rng(0), counts, config=PLAIN, layout="whole")
+    whole = replace(drawn, starts=0 * drawn.starts[:, :1] + np.arange(0, T, 32), levels=levels)
+    whole = replace(whole, valid=whole.starts < counts[:, None])
+    crops = augment.Resampling.of(whole, first=np.arange(B) * T, frames=counts, config=config)
+    table = log_mels.transpose(1, 2).reshape(B * T, -1).contiguous()
+    clean = augment.resample(crops, table, silence=SILENCE)
+    before = clean.clone()
+    found = augment.change_levels(clean, crops, config=config)
+    assert torch.equal(clean.nan_to_num(), before.nan_to_num())  # it stays the target
+    return found[:, :, 0].permute(0, 2, 1, 3).flatten(2)
+
+
+def test_a_gain_is_added_to_all_rows_and_clamped_at_the_floor():
+    log_mels = torch.full((2, 280, 64), -0.3)
+    log_mels[1, :10] = -0.9
+    found = with_levels(log_mels, replace(changes(2), gain_db=np.array([6.0, -12.0])))
+    close(found[0], torch.full((280, 64), -0.24), atol=1e-6)
+    assert (found[1, :10] == SILENCE).all()
+    close(found[1, 10:], torch.full((270, 64), -0.42), atol=1e-6)
+
+
+def test_a_value_at_the_floor_stays_there_and_padding_is_silence():
+    log_mels = torch.full((2, 280, 64), -0.5)
+    log_mels[0, 100:] = SILENCE
+    loud = changes(2, gain=20.0, curve=(6.0,) * 4)
+    found = with_levels(log_mels, loud, frames=[64, 40])
+    assert (found[0, 100:] == SILENCE).all()
+    close(found[0, :100], torch.full((100, 64), -0.24), atol=1e-6)
+    assert (found[1, :, 40:] == SILENCE).all()
+    noisy = with_levels(log_mels, changes(2, gain=20.0, noise=0.0), frames=[64, 40])
+    assert (noisy[1, :, 40:] == SILENCE).all()
+
+
+def test_a_floor_that_a_cache_rounded_is_a_floor():
+    config = SpectrogramConfig(min_db=-83.7)
+    stored = torch.full((1, 64, 32), config.silence).half().float()
+    assert not (stored == config.silence).any()
+    found = with_levels(stored, changes(gain=20.0), config)
+    assert (found == config.silence).all()
+
+
+def test_an_equaliser_passes_through_its_points_and_is_smooth_between():
+    config, heights = SpectrogramConfig(n_mels=64, n_pitch_bands=216), (6.0, -3.0, 2.0, 5.0)
+    hertz = filters.centres_hz(config)
+    found = changes(curve=heights).offsets_db(config)[0]
+    points = 40 * (11_000 / 40) ** (np.arange(4) / 3)
+    for point, height in zip(points[1:], heights[1:], strict=True):
+        assert found[np.abs(np.log(hertz / point)).argmin()] == pytest.approx(height, abs=0.15)
+    middle = np.abs(np.log(hertz / np.sqrt(points[1] * points[2]))).argmin()
+    assert found[middle] == pytest.approx(-0.5, abs=0.2)
+    pitch = found[64:]
+    assert np.abs(np.diff(pitch)).max() < 0.2
+    assert np.abs(np.diff(pitch, n=2)).max() < 0.02
+    low = filters.centres_hz(replace(config, n_mels=128, n_pitch_bands=0))[0]  # below 40 Hz
+    assert low < 40
+    narrow = replace(config, n_mels=128, n_pitch_bands=0)
+    assert changes(curve=heights).offsets_db(narrow)[0, 0] == 6.0
+    np.testing.assert_allclose(changes(curve=(4.0,) * 4).offsets_db(config), 4.0)
+    assert hertz[:64] == pytest.approx(filters.mel_edges_hz(config)[1:-1])
+    assert hertz[64 + 36] == pytest.approx(110)
+
+
+def test_rows_above_a_low_pass_fall_by_24_db_an_octave():
+    log_mels = torch.full((1, 280, 32), -0.2)
+    fall = -100 * (with_levels(log_mels, changes(cutoff=1000.0))[0, :, 0] + 0.2).numpy()
+    hertz = filters.centres_hz(WIDE)
+    wanted = np.minimum(24 * np.log2(np.maximum(hertz / 1000, 1)), 80)  # the floor, at 10.1 kHz
+    np.testing.assert_allclose(fall, wanted, atol=1e-3)
+    assert (wanted == 0).sum() > 100 < (wanted > 0).sum()
+    assert (wanted == 80).any()
+    both = with_levels(log_mels, changes(cutoff=1000.0, gain=-6.0, curve=(2.0,) * 4))
+    lowest = float(both[0, 100, 0])
+    assert lowest == pytest.approx(-0.2 - 0.06 + 0.02)
+
+
+@pytest.mark.parametrize("pink", [False, True])
+def test_noise_is_that_of_a_waveform_with_noise(pink):
+    """An independent implementation: noise added to samples at a signal-to-noise ratio of 15 dB."""
+    generator = np.random.default_rng(0)
+    seconds, rate = 20, 22_050
+    sound = np.cumsum(generator.standard_normal(seconds * rate))  # falls by 6 dB an octave
+    sound -= np.convolve(sound, np.ones(400) / 400, "same")
+    sound *= 0.1 / sound.std()
+    own = pink_noise(len(sound), rate, generator) if pink else generator.standard_normal(len(sound))
+    noisy = sound + own * 0.1 * 10 ** (-15 / 20)
+    clean, wanted = (log_mel_of(wave.astype(np.float32)) for wave in (sound, noisy))
+    found = with_levels(clean[None], changes(noise=-15.0, pink=pink))[0, :, : clean.shape[1]]
+    mean_db = [10 * (10 ** (10 * each[:, 20:-20])).mean(1).log10() for each in (found, wanted)]
+    assert (mean_db[0] - mean_db[1]).abs().max() < 0.7
+    assert (mean_db[0] - mean_db[1]).mean().abs() < 0.15
+    raised = 10 * (10 ** (10 * clean[:, 20:-20])).mean(1).log10()
+    assert (mean_db[0] - raised).max() > (2 if pink else 5)  # where the sound is soft
+
+
+def test_noise_fills_what_was_silent_but_not_a_silent_clip():
+    log_mels = torch.full((2, 280, 64), SILENCE)
+    log_mels[0, :, :32] = -0.2
+    found = with_levels(log_mels, changes(2, noise=-20.0))
+    assert (found[1] == SILENCE).all()
+    # white: half of the frames are silent, so the mean is 3 dB below -20 dB
+    close(found[0, :64, 32:], torch.full((64, 32), -0.43), atol=2e-3)
+    power = 10**-2 + 10**-4.3
+    close(found[0, :64, :32], torch.full((64, 32), 0.1 * np.log10(power)), atol=1e-4)
+
+
+def test_the_level_of_noise_does_not_count_padding():
+    log_mels = torch.full((2, 280, 320), -0.2)
+    found = with_levels(log_mels, changes(2, noise=-10.0), frames=[320, 40])
+    close(found[1, :, :40], found[0, :, :40], atol=1e-5)
+
+
+def test_frames_that_are_not_finite_are_not_hidden():
+    log_mels = torch.full((1, 280, 64), -0.2)
+    log_mels[0, 3, 5] = torch.nan
+    found = with_levels(log_mels, changes(gain=3.0))
+    assert found[0, 3, 5].isnan()
+    assert found.isnan().any(dim=2).sum() == 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_levels_are_drawn_last_and_not_at_all_without_a_range(layout):
+    frames, states = np.array([900, 1249, 40]), []
+    found = []
+    for more in ({}, LEVELS, LEVELS):
+        generator, config = np.random.default_rng(3), AugmentConfig(pitch_shift=(-3, 3), **more)
+        found.append(augment.draw(generator, frames, config=config, layout=layout))
+        states.append(generator.random())
+    plain, changed, again = found
+    require_same(plain, changed)
+    np.testing.assert_array_equal(plain.pitch, changed.pitch)
+    assert plain.levels is None
+    assert states[0] != states[1] == states[2]
+    for name, values in vars(changed.levels).items():
+        np.testing.assert_array_equal(values, getattr(again.levels, name))
+        np.testing.assert_array_equal(values[1:], getattr(changed[1:].levels, name))
+    crops = augment.Resampling.of(plain, first=np.zeros(3, int), frames=frames)
+    patches = uniform(3, plain.starts.shape[1], 1, 64, 32)
+    assert augment.change_levels(patches, crops, config=SpectrogramConfig()) is patches
+
+
+@pytest.mark.parametrize("field", LEVELS)
+def test_each_change_is_drawn_alike_whether_others_are_or_not(field):
+    config = replace(LOUD, **{field: getattr(AugmentConfig(), field)})
+    one, other = (drawn_from(0, [900] * 50, config=each).levels for each in (LOUD, config))
+    names = dict(zip(LEVELS, ("gain_db", "curve_db", "cutoff_hz", "noise_db"), strict=True))
+    neutral = {"gain_db": 0, "curve_db": 0, "cutoff_hz": np.inf, "noise_db": -np.inf}
+    for other_field, name in names.items():
+        expected = neutral[name] if other_field == field else getattr(one, name)
+        assert (getattr(other, name) == expected).all()
+        assert not (getattr(one, name) == neutral[name]).all()
+
+
+def test_levels_fill_their_ranges_and_a_quarter_of_clips_is_filtered_or_noisy():
+    levels = drawn_from(0, np.full(4000, 900), config=LOUD).levels
+    cutoff = levels.cutoff_hz[np.isfinite(levels.cutoff_hz)]
+    noise = levels.noise_db[np.isfinite(levels.noise_db)]
+    for values, low, high in (
+        (levels.gain_db, -20, 6),
+        (levels.curve_db, -6, 6),
+        (np.log(cutoff), np.log(2000), np.log(9000)),
+        (noise, -40, -10),
     ):
-        AugmentConfig(pitch_shift=(1, -1))
+        share = (values - low) / (high - low)
+        assert 0 <= share.min() < 0.01
+        assert 0.99 < share.max() <= 1
+        assert share.mean() == pytest.approx(0.5, abs=0.03)
+    for chosen, share in ((cutoff, 0.25), (noise, 0.25)):
+        assert len(chosen) / 4000 == pytest.approx(share, abs=0.02)
+    noisy = np.isfinite(levels.noise_db)
+    assert (noisy & np.isfinite(levels.cutoff_hz)).mean() == pytest.approx(1 / 16, abs=0.012)
+    assert levels.pink[noisy].mean() == pytest.approx(0.5, abs=0.05)
+    assert abs(np.corrcoef(levels.curve_db.T) - np.eye(4)).max() < 0.05
+
+
+def test_levels_of_two_clips_of_a_pair_are_their_own():
+    drawn = drawn_from(0, [900] * 40, config=replace(LOUD, pitch_shift=(-2, 2)), pairs=True)
+    assert (drawn.pitch[::2] == drawn.pitch[1::2]).all()
+    assert (drawn.levels.gain_db[::2] != drawn.levels.gain_db[1::2]).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_levels_of_a_clip_do_not_depend_on_other_clips_or_on_the_slice(layout):
+    frames, bands = [900, 1249, 40, 700, 400, 1000], 64
+    log_mels = uniform(6, 1249, bands) - 0.9
+    drawn = drawn_from(2, frames, layout=layout, config=LOUD)
+    assert 0 < np.isfinite(drawn.levels.noise_db).sum() < 6
+
+    def heard(part: slice, table: torch.Tensor) -> torch.Tensor:
+        own = drawn[part]
+        first = np.arange(len(own.scale)) * 1249
+        crops = augment.Resampling.of(own, first=first, frames=np.array(frames)[part])
+        clean = augment.resample(crops, table[part].flatten(0, 1), silence=SILENCE)
+        return augment.change_levels(clean, crops, config=SpectrogramConfig())
+
+    whole = heard(slice(0, 6), log_mels)
+    others = log_mels.clone()
+    others[:2], others[4:] = -0.1, -0.7
+    assert torch.equal(heard(slice(0, 6), others)[2:4], whole[2:4])
+    for part in (slice(0, 2), slice(2, 3), slice(3, 6)):
+        assert torch.equal(heard(part, log_mels), whole[part])

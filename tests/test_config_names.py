@@ -9,6 +9,7 @@ import pytest
 from patchifier import checkpoint, cli, embed
 from patchifier.cli.command import parse
 from patchifier.config import (
+    ADDED,
     Config,
     ModelConfig,
     RequestError,
@@ -55,6 +56,8 @@ def digest_then(config: Config) -> str:
     """Digest of the fields that there were."""
     values = stored_form(config)
     assert values["pretrain"].pop("loss_share") == 1.0
+    for name, off in ADDED["augment"].items():
+        assert values["augment"].pop(name) == off
     assert values["embed"].pop("silence_db") is None
     assert values["embed"].pop("mix_lfe")
     return digest(values)

@@ -1,9 +1,12 @@
-"""Augmentation of pre-training (paper 4.4): time scaling, cropping, intensity; and pitch shift.
+"""Augmentation of pre-training (paper 4.4): time scaling, cropping, intensity; pitch and levels.
 
 Time scaling, cropping and cutting into patches are one resampling: frame w of patch n of clip b is
 the source frame (starts[b, n] + w + 1/2) / scale[b] - 1/2, interpolated linearly. Frames outside
 the crop are not computed. A pitch shift resamples the other axis in the same way
 (:func:`source_rows`).
+
+Beyond the paper, levels change as they do between recordings (:func:`change_levels`): noise, an
+equaliser, a low-pass and a gain. They are sums in decibels, where random intensity is a product.
 
 Parameters are drawn on the CPU and applied on the device of the log-mels. Factors of random
 intensity are a hash of drawn keys and of the index of each element, so every device computes the
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from patchifier.config import PITCH_PER_OCTAVE, AugmentConfig, SpectrogramConfig
 from patchifier.filters import mel_edges_hz
+from patchifier.levels import LevelChanges, with_levels
 
 Layout = Literal["independent", "one", "consecutive", "whole"]
 NO_AUGMENTATION = AugmentConfig(
@@ -44,6 +48,8 @@ class AugmentParameters:
         Seeds of each clip's random intensity.
     pitch : ndarray, shape (B,), or None
         Pitch shift of each clip in semitones; None without pitch shift.
+    levels : LevelChanges or None
+        None without changes of levels.
     """
 
     scale: np.ndarray
@@ -52,6 +58,7 @@ class AugmentParameters:
     lengths: np.ndarray
     keys: np.ndarray
     pitch: np.ndarray | None = None
+    levels: LevelChanges | None = None
 
     def __getitem__(self, part: slice) -> "AugmentParameters":
         """Return the parameters of some of the clips."""
@@ -63,6 +70,7 @@ class AugmentParameters:
             self.lengths[part],
             self.keys[part],
             pitch,
+            None if self.levels is None else self.levels[part],
         )
 
 
@@ -97,7 +105,7 @@ def draw(
         With "whole", the longest sequence that the model has positions for; longer clips are
         cropped to it.
     pairs : bool
-        Whether clips 2 i and 2 i + 1 share their scale and pitch shift.
+        Whether clips 2 i and 2 i + 1 share their scale and pitch shift; levels are each one's own.
 
     Returns
     -------
@@ -133,7 +141,8 @@ def draw(
     keys = generator.integers(-(2**31), 2**31, (B, 2), dtype=np.int32)
     # last, so that nothing else changes with it
     pitch = generator.uniform(*config.pitch_shift, B)[first_of] if config.shifts_pitch else None
-    return AugmentParameters(scale, starts, valid, lengths, keys, pitch)
+    levels = LevelChanges.draw(generator, B, config) if config.changes_levels else None
+    return AugmentParameters(scale, starts, valid, lengths, keys, pitch, levels)
 
 
 def source_rows(pitch: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
@@ -177,6 +186,12 @@ class Resampling:
         False for padding; None if no frame is padding.
     rows : Tensor, shape (B, M), float32, or None
         Source row of each row; None without pitch shift.
+    offsets : Tensor, shape (B, M), float32, or None
+        Added to each row's values; None without changes of levels.
+    noisy : Tensor, shape (K,), int64, or None
+        Clips with noise; None if there are none.
+    noise : Tensor, shape (K, M), float32, or None
+        Power of their noise in each row, relative to the clip's mean power.
     """
 
     first: Tensor
@@ -187,6 +202,9 @@ class Resampling:
     keys: Tensor
     valid: Tensor | None
     rows: Tensor | None
+    offsets: Tensor | None = None
+    noisy: Tensor | None = None
+    noise: Tensor | None = None
 
     @classmethod
     def of(
@@ -204,11 +222,8 @@ class Resampling:
             torch.from_numpy, (drawn.lengths, drawn.scale, drawn.starts, drawn.keys)
         )
         valid = None if whole else torch.from_numpy(drawn.valid)
-        rows = (
-            None
-            if drawn.pitch is None
-            else torch.from_numpy(source_rows(drawn.pitch, config or SpectrogramConfig()))
-        )
+        config = config or SpectrogramConfig()
+        rows = None if drawn.pitch is None else torch.from_numpy(source_rows(drawn.pitch, config))
         return cls(
             torch.from_numpy(np.asarray(first)),
             torch.from_numpy(np.asarray(frames)),
@@ -218,6 +233,7 @@ class Resampling:
             keys,
             valid,
             rows,
+            **(drawn.levels.tensors(config) if drawn.levels else {}),
         )
 
 
@@ -278,10 +294,50 @@ def pad(patches: Tensor, crops: Resampling, *, silence: float) -> Tensor:
     """Fill padding and what lies behind the end of a clip with silence; patches (B, N, 1, M, W)."""
     if crops.valid is None:
         return patches
-    # (B, N, W)
-    inside = crops.starts[:, :, None] + torch.arange(patches.shape[-1], device=patches.device)
-    padding = (inside >= crops.lengths[:, None, None]) | ~crops.valid[:, :, None]
+    padding = is_padding(crops, crops.valid, patches.shape[-1])
     return patches.masked_fill(padding[:, :, None, None, :], silence)
+
+
+def is_padding(crops: Resampling, valid: Tensor, width: int) -> Tensor:
+    """Whether a frame is in a patch of padding or behind the end of its clip: (B, N, W)."""
+    inside = crops.starts[:, :, None] + torch.arange(width, device=crops.starts.device)
+    return (inside >= crops.lengths[:, None, None]) | ~valid[:, :, None]
+
+
+def change_levels(patches: Tensor, crops: Resampling, *, config: SpectrogramConfig) -> Tensor:
+    """Add noise, then equaliser, low-pass and gain, to patches (B, N, 1, M, W).
+
+    Values are not lowered below silence. One that is silence counts as no power at all: noise can
+    raise it, and a gain cannot. Padding is not changed.
+
+    Parameters
+    ----------
+    patches : Tensor, float32, shape (B, N, 1, M, W)
+        Log-mels, from :func:`resample`.
+    crops : Resampling
+        The changes of each clip.
+    config : SpectrogramConfig
+        Of the log-mels.
+
+    Returns
+    -------
+    Tensor, float32, shape (B, N, 1, M, W)
+    """
+    if crops.offsets is None:
+        return patches
+    noise = None
+    if crops.noisy is not None and crops.noise is not None:
+        noise = (crops.noisy, crops.noise, frames_heard(patches, crops)[crops.noisy])
+    heard = with_levels(patches, crops.offsets, noise=noise, config=config)
+    return pad(heard, crops, silence=config.silence)
+
+
+def frames_heard(patches: Tensor, crops: Resampling) -> Tensor:
+    """Frames of each clip's patches that are no padding, at least 1: (B,)."""
+    B, N, _, _, W = patches.shape
+    if crops.valid is None:
+        return torch.full((B,), N * W, device=patches.device)
+    return (~is_padding(crops, crops.valid, W)).sum(dim=(1, 2)).clamp(min=1)
 
 
 def vary_intensity(

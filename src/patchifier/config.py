@@ -271,11 +271,13 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """The augmentations of pre-training (4.4), and one beyond the paper.
+    """The augmentations of pre-training (4.4), and some beyond the paper.
 
     Examples
     --------
     >>> AugmentConfig().shifts_pitch, AugmentConfig(pitch_shift=(-2.0, 2.0)).shifts_pitch
+    (False, True)
+    >>> AugmentConfig().changes_levels, AugmentConfig(gain_db=(-20.0, 6.0)).changes_levels
     (False, True)
     """
 
@@ -287,6 +289,16 @@ class AugmentConfig:
     """What has an intensity factor of its own."""
     pitch_shift: tuple[float, float] = (0.0, 0.0)
     """Range of a clip's shift in semitones; none in the paper."""
+    gain_db: tuple[float, float] = (0.0, 0.0)
+    """Range of a clip's gain in dB, added to all rows; none in the paper."""
+    equaliser_db: float = 0.0
+    """Largest boost or cut, in dB, of a clip's smooth random curve over frequency; 0 for none."""
+    low_pass_hz: tuple[float, float] | None = None
+    """Range of the cutoff frequency of a quarter of the clips, above which rows fall by 24 dB an
+    octave; none by default."""
+    noise_db: tuple[float, float] | None = None
+    """Range of the level of noise in a quarter of the clips, white or pink, in dB relative to the
+    clip's mean power; none by default."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -299,6 +311,20 @@ class AugmentConfig:
             self.pitch_shift[0] <= self.pitch_shift[1],
             f"augment.pitch_shift is {list(self.pitch_shift)}, expected low <= high.",
         )
+        self._require_levels()
+
+    def _require_levels(self) -> None:
+        for name in ("gain_db", "noise_db", "low_pass_hz"):
+            given = getattr(self, name)
+            _require(
+                given is None or given[0] <= given[1],
+                f"augment.{name} is {list(given or ())}, expected low <= high.",
+            )
+        _require_at_least(0, self, "augment", ("equaliser_db",))
+        _require(
+            self.low_pass_hz is None or self.low_pass_hz[0] > 0,
+            f"augment.low_pass_hz is {list(self.low_pass_hz or ())}, expected frequencies above 0.",
+        )
 
     # --- computed ---
 
@@ -306,6 +332,12 @@ class AugmentConfig:
     def shifts_pitch(self) -> bool:
         """Whether there is a shift to draw."""
         return self.pitch_shift != (0.0, 0.0)
+
+    @property
+    def changes_levels(self) -> bool:
+        """Whether there is a gain, an equaliser, a low-pass or noise to draw."""
+        added = (self.gain_db != (0.0, 0.0), self.equaliser_db > 0)
+        return any(added) or self.low_pass_hz is not None or self.noise_db is not None
 
 
 @dataclass(frozen=True)
@@ -425,7 +457,8 @@ class PretrainConfig:
     """Folder of the notes of rendered clips, for the objectives of :mod:`patchifier.train.notes`,
     one JSON file a clip; clips without a file have no loss from these objectives."""
     reconstruction_target: Literal["augmented", "clean"] = "augmented"
-    """Target of the reconstruction: the model's input, or the log-mel before random intensity."""
+    """Target of the reconstruction and of descriptors: the model's input, or the log-mel before
+    random intensity, gain, equaliser, low-pass and noise."""
     validation_fold: int | None = None
     """Fold for validation, if clips have folds."""
     validation_fraction: float = 0.05
@@ -766,6 +799,7 @@ def _require_costs(config: SpectrogramConfig) -> None:
 # --- JSON in and out ---
 
 ADDED: dict[str, dict[str, Any]] = {
+    "augment": {"gain_db": [0.0, 0.0], "equaliser_db": 0.0, "low_pass_hz": None, "noise_db": None},
     "embed": {"silence_db": None, "mix_lfe": True},
     "model": {"vector_norm": "none"},
     "pretrain": {"extractor_lr_scale": 1.0, "loss_share": 1.0},

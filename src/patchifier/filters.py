@@ -27,6 +27,7 @@ def filter_banks(config: SpectrogramConfig) -> list[tuple[int, np.ndarray, np.nd
 # and keeps 0.0003 % of what would fold there.
 PASSED, TAPS, KAISER_BETA = 0.163, 47, 11.16
 MARGIN = 1 + TAPS // 4  # samples of half the rate beyond a waveform's end that are not zero
+PINK_FROM_HZ = 20.0  # of pink noise
 BLOCK = 32  # samples that one product of matrices makes
 
 
@@ -91,11 +92,44 @@ def pitch_filters(config: SpectrogramConfig) -> np.ndarray:
     -------
     numpy.ndarray, shape (P, F), float64
     """
-    # (P,)
-    centres = PITCH_F_MIN_HZ * 2 ** (np.arange(config.n_pitch_bands) / PITCH_PER_OCTAVE)
+    centres = pitch_centres_hz(config)  # (P,)
     bins = np.linspace(0, config.sample_rate / 2, 1 + PITCH_N_FFT // 2)  # (F,)
     widths = np.maximum(centres * (2 ** (1 / PITCH_PER_OCTAVE) - 1), bins[1])[:, None]
     return np.maximum(0, 1 - np.abs(bins - centres[:, None]) / widths) / widths
+
+
+def pitch_centres_hz(config: SpectrogramConfig) -> np.ndarray:
+    """Centres of the pitch bands in Hz: (P,)."""
+    return PITCH_F_MIN_HZ * 2 ** (np.arange(config.n_pitch_bands) / PITCH_PER_OCTAVE)
+
+
+def centres_hz(config: SpectrogramConfig) -> np.ndarray:
+    """Centres of the mel bands, then of the pitch bands, in Hz: (M,)."""
+    return np.concatenate([mel_edges_hz(config)[1:-1], pitch_centres_hz(config)])
+
+
+def mel_shares(config: SpectrogramConfig) -> np.ndarray:
+    """Width of each mel band as a share of all: weights (mel bands,) of a mean over frequency."""
+    edges = mel_edges_hz(config)
+    widths = edges[2:] - edges[:-2]
+    return widths / widths.sum()
+
+
+@functools.lru_cache(maxsize=8)
+def noise_power(config: SpectrogramConfig, *, pink: bool) -> np.ndarray:
+    """Expected power (M,) of stationary noise in each band, of mean 1 over the mel bands' range.
+
+    White noise, or pink: power falls by 3 dB an octave, and there is none below 20 Hz. Windows of
+    another length make pitch bands differ from mel bands.
+    """
+    rows = []
+    for step, window, filters in filter_banks(config):
+        hertz = np.linspace(0, config.sample_rate / 2 / step, filters.shape[1])
+        spectrum = 1 / np.maximum(hertz, PINK_FROM_HZ) if pink else np.ones_like(hertz)
+        heard = spectrum * (hertz >= PINK_FROM_HZ) if pink else spectrum
+        rows.append(filters @ heard * (window**2).sum() / step)
+    power = np.concatenate(rows)
+    return power / (mel_shares(config) @ power[: config.n_mels])
 
 
 def mel_filters(config: SpectrogramConfig) -> np.ndarray:

@@ -56,6 +56,33 @@ def test_shares_make_up_the_batch(stage, data):
         assert torch.equal(own.mask, whole.mask[rank_slice])
 
 
+LEVELS = {"gain_db": [-20, 6], "equaliser_db": 6, "low_pass_hz": [2000, 9000]}
+LEVELS |= {"noise_db": [-40, -10]}
+
+
+@pytest.mark.parametrize("target", ["augmented", "clean"])
+def test_changes_of_levels_are_heard_by_the_model_and_not_in_a_clean_target(target):
+    settings = {"pretrain": {"reconstruction_target": target}}
+    off, on = (
+        batches(MIXED, "two", config=config_of(**settings, augment={"intensity": [1, 1]} | levels))(
+            3
+        )
+        for levels in ({}, LEVELS)
+    )
+    assert not torch.equal(on.patches, off.patches)
+    assert torch.equal(on.mask, off.mask)
+    assert torch.equal(on.target, on.patches if target == "augmented" else off.patches)
+    assert (on.patches[~on.valid] == -1).all()
+
+
+def test_shares_of_a_batch_with_changes_of_levels_make_it_up():
+    config = config_of(augment=LEVELS)
+    whole = batches(MIXED, "two", config=config)(3)
+    for rank_slice in SHARES:
+        own = batches(MIXED, "two", config=config, rank_slice=rank_slice)(3)
+        assert torch.equal(own.patches, whole.patches[rank_slice])
+
+
 @pytest.mark.parametrize("stage", ["one", "two"])
 @pytest.mark.parametrize("loss_on", ["masked", "all"])
 @pytest.mark.parametrize("loss_share", [1.0, 0.5])

@@ -288,5 +288,6 @@ def _patches(
     crops = Resampling.of(drawn, first=first, frames=frames, width=width, config=config.spectrogram)
     crops, table = to_device(crops, device), log_mels.flatten(0, 1).to(device)
     clean = augment.resample(crops, table, silence=silence, width=width)
-    augmented = augment.vary_intensity(clean, crops, config=augmentation, silence=silence)
+    heard = augment.change_levels(clean, crops, config=config.spectrogram)
+    augmented = augment.vary_intensity(heard, crops, config=augmentation, silence=silence)
     return augmented, augmented if config.pretrain.reconstruction_target == "augmented" else clean
