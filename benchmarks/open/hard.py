@@ -1,4 +1,4 @@
-"""The hard retrieval of the open benchmark: a deformed query of 3 s finds its track among hundreds that were heard in pre-training.
+"""The hard retrieval of the open benchmark: a deformed query of 3 s finds its track among hundreds of pre-training.
 
     python benchmarks/open/hard.py ROOT --encoders mel-stats,runs/mine/model --out runs/hard
 
@@ -25,7 +25,7 @@ import numpy as np
 import soundfile
 import soxr
 from groups import dice, read_manifest, require_disjoint, share
-from judge import SPECTROGRAM, read_row, same_clips
+from judge import cache_name, read_row, same_clips, spectrogram_for
 from measures import differences, draw_weights, interval
 from outcome import lines
 from recordings import CLIP_S
@@ -33,7 +33,7 @@ from sound import SAMPLE_RATE, render_all
 
 from patchifier import audio, cache
 from patchifier.cache import Cache
-from patchifier.config import RequestError
+from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset
 from patchifier.evaluate.encoders import Encoder, cached, encoders
 from patchifier.evaluate.leak_notes import leak_notes
@@ -174,15 +174,15 @@ def hard_clips(root: Path, endpoint: Endpoint) -> tuple[list[Clip], list[Query]]
     RequestError
         If there is no benchmark in the root, its numbers are not those that are fixed, or a distractor is of another side.
     """
-    manifest, heard = (
+    manifest, training = (
         root / "tasks" / "recordings-retrieval.jsonl",
         root / "pretraining-recordings.jsonl",
     )
-    if not (manifest.exists() and heard.exists()):
+    if not (manifest.exists() and training.exists()):
         raise RequestError(
-            f"{manifest} or {heard} is not there, expected the benchmark: run 'python benchmarks/open/build.py {root}'."
+            f"{manifest} or {training} is not there, expected the benchmark: run 'python benchmarks/open/build.py {root}'."
         )
-    rows, trained = read_manifest(manifest), read_manifest(heard)
+    rows, trained = read_manifest(manifest), read_manifest(training)
     require_disjoint(trained, rows)
     by_track = grouped([row for row in rows if row["split"] == "valid"])
     kept = {track: chosen(endpoint.seed, paths, 1) for track, paths in by_track.items()}
@@ -266,15 +266,17 @@ def write_query(root: Path, query: Query) -> str:
     return query.path
 
 
-def prepare(root: Path, endpoint: Endpoint, workers: int) -> tuple[Cache, list[Query]]:
+def prepare(
+    root: Path, endpoint: Endpoint, spectrogram: SpectrogramConfig, workers: int
+) -> tuple[Cache, list[Query]]:
     """Log-mels of the database, then of all queries; the deformed ones are written first."""
     database, queries = hard_clips(root, endpoint)
     deformed = [query for query in queries if query.column.name != CLEAN]
     render_all(root, deformed, workers, lambda title: lambda *done: None, write_query)
     asked = [_asked(root, query) for query in queries]
-    out = root / "hard" / "cache"
+    out = root / "hard" / cache_name("cache", spectrogram)
     made = cache.prepare(
-        Dataset("hard", (*database, *asked)), out, config=SPECTROGRAM, workers=workers
+        Dataset("hard", (*database, *asked)), out, config=spectrogram, workers=workers
     )
     if made.skipped:
         raise RequestError(
@@ -411,7 +413,7 @@ def evaluate(
     rows = dict(read_row(spec) for spec in specs)
     if len(rows) < len(specs):
         raise RequestError("two rows have one name, expected a name for each: NAME=ENCODER.")
-    data, queries = prepare(root, endpoint, workers)
+    data, queries = prepare(root, endpoint, spectrogram_for(rows), workers)
     size = len(data.clips) - len(queries)
     database = [str(clip.group) for clip in data.clips[:size]]
     train = [number for number in range(size) if data.clips[number].split == "train"]

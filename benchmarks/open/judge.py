@@ -93,10 +93,7 @@ class BenchmarkSide:
         for question in (*QUESTIONS, *DIAGNOSTICS):  # frame-wise tasks use some of these clips
             if question.family == family:
                 clips |= {clip.id: replace(clip, target=None) for clip in self.load(question).clips}
-        name = f"{family}-{self.side}"
-        if self.spectrogram != SPECTROGRAM:
-            name += f"-{digest(asdict(self.spectrogram))[:8]}"
-        out = self.root / "caches" / name
+        out = self.root / "caches" / cache_name(f"{family}-{self.side}", self.spectrogram)
         cache.prepare(
             Dataset(family, tuple(clips.values())), out, config=self.spectrogram, workers=workers
         )
@@ -298,6 +295,11 @@ def evaluate(
     outcome = replace(summarise(answers, side, notes), runs=rows)
     write_outcome(outcome, out)
     return outcome
+
+
+def cache_name(name: str, spectrogram: SpectrogramConfig) -> str:
+    """Return the name of a cache of log-mels; that of the default spectrogram stays as it is."""
+    return name if spectrogram == SPECTROGRAM else f"{name}-{digest(asdict(spectrogram))[:8]}"
 
 
 def spectrogram_for(rows: Mapping[str, Sequence[str]]) -> SpectrogramConfig:

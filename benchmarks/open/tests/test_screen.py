@@ -37,7 +37,9 @@ def test_time_is_shared_by_the_stages_and_buys_steps(small_cache, monkeypatch):
     monkeypatch.setattr(screen, "seconds_per_step", lambda stage, data, config: step_s[stage])
 
     def planned(recipe):
-        return screen.with_steps(screen.unit(recipe, 0, Path("root")), Cache(small_cache), 60).pretrain
+        return screen.with_steps(
+            screen.unit(recipe, 0, Path("root")), Cache(small_cache), 60
+        ).pretrain
 
     both, alone = planned("base-paper"), planned("workers")
     assert (both.stage_one.steps, both.stage_two.steps) == (60, 300)
