@@ -251,6 +251,18 @@ def test_a_clip_without_notes_changes_no_loss_and_gets_no_gradient(tmp_path):
     assert all(float(only[name].detach()) == 0 for name in NAMES)
 
 
+def test_validation_counts_labelled_clips_alone(tmp_path):
+    learner = learner_of(tmp_path, json.dumps(KNOWN), None).eval()
+    shown, mask = music(2, 6)[..., :64, :], half(2, 6)
+    known = batch_of(shown[:1], mask[:1])
+    unknown = batch_of(shown[1:], mask[1:], clips=torch.tensor([1]))
+    with torch.no_grad():
+        alone, both = learner.figures([known]), learner.figures([known, unknown])
+    for name in NAMES:
+        assert both[f"{name}_error"] == alone[f"{name}_error"]
+    assert both["pixels_error"] != alone["pixels_error"]
+
+
 def test_notes_are_learnt(tmp_path):
     learner = learner_of(tmp_path, json.dumps(KNOWN), json.dumps({"notes": [], "key": "A:min"}))
     batch = batch_of(music(2, 6)[..., :64, :], half(2, 6))

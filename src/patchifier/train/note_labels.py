@@ -86,6 +86,10 @@ class NoteLabels:
                 found[index] = values
         return torch.from_numpy(found)
 
+    def labelled(self, clips: Sequence[int]) -> int:
+        """Count the clips that have a label file."""
+        return sum(self.scores[clip] is not None for clip in clips)
+
     def base_rates(self, name: str) -> Tensor:
         """Share of ones of each element (S,) of a multilabel target, over first patches."""
         clips = self.examples

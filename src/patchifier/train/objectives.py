@@ -332,14 +332,20 @@ class Objectives(nn.Module):
         return (values - self.get_buffer(f"{name}_mean")) / self.get_buffer(f"{name}_scale")
 
     def figures(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Mean error of each target on held-out batches, by ``NAME_error``."""
+        """Mean error of each target on held-out batches, by ``NAME_error``.
+
+        Targets from notes count clips that have labels alone.
+        """
         sums: dict[str, float] = {}
-        count, device = 0, next(self.parameters()).device
+        counts: dict[str, int] = {}
+        device = next(self.parameters()).device
         for batch in batches:
+            labelled = self.notes.labels.labelled(batch.clips.tolist()) if self.notes else 0
             for name, error in self.errors(to_device(batch, device)).items():
-                sums[name] = sums.get(name, 0.0) + float(error) * len(batch.patches)
-            count += len(batch.patches)
-        return {f"{name}_error": value / count for name, value in sums.items()}
+                clips = labelled if name in NOTE_TARGETS else len(batch.patches)
+                sums[name] = sums.get(name, 0.0) + float(error) * clips
+                counts[name] = counts.get(name, 0) + clips
+        return {f"{name}_error": value / max(1, counts[name]) for name, value in sums.items()}
 
 
 def mean_square(found: Tensor, target: Tensor) -> Tensor:
