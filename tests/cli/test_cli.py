@@ -351,6 +351,45 @@ def test_finetune_all_reports_and_info(folder, tmp_path, run, told):
     assert (tmp_path / "page" / "index.html").stat().st_size > 10_000
 
 
+def test_a_model_of_mel_bands_is_tuned_with_its_controls_on_a_cache_with_pitch_bands(
+    folder, tmp_path, run, told
+):
+    bands = "--spectrogram.n_pitch_bands 84"
+    run(f"prepare {folder}/clips.csv --out {tmp_path}/pitched --workers 1 {bands}")
+    tune = f"finetune {folder}/run/model {{}} --out {tmp_path}/{{}} --method linear-probe"
+    both = [
+        told(f"{tune.format(*names)} --config {folder}/tiny.json --device cpu")["rows"]
+        for names in ((f"{tmp_path}/pitched", "one"), (f"{folder}/cache", "two"))
+    ]
+    assert [row["encoder"] for row in both[0]] == ["run", "majority", "mel-stats", "random"]
+    assert [row["value"] for row in both[0]] == [row["value"] for row in both[1]]
+
+
+def test_where_the_controls_fail_the_rows_are_shown_and_the_run_is_not_finished(
+    folder, tmp_path, run, monkeypatch
+):
+    from patchifier.evaluate import controls
+
+    def fail(*args, **options):
+        raise ValueError("no such luck")
+
+    tune = f"finetune {folder}/run/model {folder}/cache --out {tmp_path}/tuned --device cpu"
+    tune += f" --config {folder}/tiny.json --method linear-probe"
+    with monkeypatch.context() as patch:
+        patch.setattr(controls, "_random_weights", fail)
+        shown = run(tune, code=3)
+    assert "linear-probe" in shown.err
+    facts = json.loads((tmp_path / "tuned" / "run.json").read_text())
+    assert facts["state"] == "failed"
+    run(f"report {tmp_path}/tuned --out {tmp_path}/page")
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "it failed: controls: ValueError: no such luck" in page
+    assert "without freeze-extractor" not in page  # it was not asked for
+    run(f"{tune} --resume")
+    facts = json.loads((tmp_path / "tuned" / "run.json").read_text())
+    assert (facts["state"], "error" in facts) == ("finished", False)
+
+
 def test_a_row_that_learnt_nothing_and_equal_predictions_have_no_interval():
     row = {"encoder": "mine", "method": "full", "metric": "accuracy", "value": 0.5, "n": 9}
     row |= {"low": 0.5, "high": 0.5, "learnt_nothing": "every clip is called jazz"}

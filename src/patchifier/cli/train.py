@@ -189,6 +189,7 @@ def finetune(
         progress=progress,
     )
     rows = [one.row for one in tuned]
+    print(results_table(rows), file=sys.stderr, flush=True)  # baselines take time, and may fail
     rows += controls(
         start,
         cache,

@@ -116,6 +116,7 @@ def finetune(
         "dataset": data.name,
         "task": {"kind": data.task.kind, "names": list(data.task.names)},
         "metric": data.task.metric,
+        "methods": list(methods),
         "split": describe_split(data.clips, folds),
         "parameters": start.model.parameter_count(),
         "seed": config.finetune.seed,

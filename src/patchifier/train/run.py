@@ -187,13 +187,50 @@ class Run:
     ) -> None:
         """Record how it ended."""
         with self.held:
-            self.write_facts(
-                "finished"
-                if kind is None
-                else "interrupted"
-                if kind in (Interrupted, KeyboardInterrupt)
-                else "failed"
-            )
+            state, more = _ending(kind, error)
+            self.write_facts(state, **more)
+
+
+def _ending(
+    kind: type[BaseException] | None, error: BaseException | None
+) -> tuple[str, dict[str, str]]:
+    """State of a run that ends with this error, and what else is said of it."""
+    if kind is None:
+        return "finished", {}
+    if kind in (Interrupted, KeyboardInterrupt):
+        return "interrupted", {}
+    return "failed", {"error": f"{kind.__name__}: {error}"}
+
+
+@contextlib.contextmanager
+def continued(path: Path, part: str) -> Iterator[None]:
+    """Go on with a run that has just ended; its state is then how this part of it ends.
+
+    Parameters
+    ----------
+    path : Path
+        The run folder, which is locked meanwhile. It may lack ``run.json``.
+    part : str
+        Name of the part, for an error.
+    """
+    file = path / "run.json"
+    with folder_lock(path, "run"):
+        before = _read(file) if file.exists() else {}
+        started_s = time.monotonic()
+
+        def write(state: str, more: Mapping[str, Any]) -> None:
+            if before and is_first():
+                seconds = float(before.get("seconds", 0.0)) + time.monotonic() - started_s
+                write_json(file, before | {"state": state, "seconds": round(seconds, 1), **more})
+
+        write("running", {})
+        try:
+            yield
+        except BaseException as error:
+            state, more = _ending(type(error), error)
+            write(state, more and {"error": f"{part}: {more['error']}"})
+            raise
+        write("finished", {})
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:
