@@ -426,6 +426,34 @@ def test_a_folder_that_is_no_model_is_told_by_what_it_is(folder, run):
     assert f"Did you mean {model}?" in run(draw, code=2).err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "prepare {folder}/clips.csv --out {out}",
+        "pretrain {folder}/cache --config {folder}/tiny.json --device cpu --out {out}",
+        "finetune {folder}/run/model {folder}/cache --device cpu --out {out}",
+        "compare {folder}/cache --encoders mel-stats --out {out}",
+        "report {folder}/run --out {out}",
+        "export {folder}/run/model --hf {out}",
+    ],
+)
+@pytest.mark.parametrize("place", ["taken.csv", "taken.csv/inside"])
+def test_a_file_where_a_folder_is_written_is_refused(command, place, folder, tmp_path, run):
+    (tmp_path / "taken.csv").write_text("mine")
+    said = run(command.format(folder=folder, out=tmp_path / place), code=2).err
+    assert str(tmp_path / "taken.csv") in said
+    assert "file" in said
+    assert (tmp_path / "taken.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", ["compare {} --out x", "leaks {0} {0}", "pretrain {} --out x"])
+def test_a_manifest_in_place_of_a_cache_is_told_with_the_command_that_makes_one(
+    command, folder, run
+):
+    said = run(command.format(folder / "clips.csv"), code=2).err
+    assert f"patchifier prepare {folder / 'clips.csv'} --out CACHE" in said
+
+
 # --- info and leaks ---
 
 
