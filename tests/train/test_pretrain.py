@@ -197,6 +197,20 @@ def test_a_run_killed_eight_times_ends_with_the_same_bits(
     survive_kills(small_cache, uninterrupted, tmp_path / "run", kills=8, seed=10 + seed)
 
 
+def test_time_is_written_at_each_checkpoint_so_a_kill_loses_little_of_it(train, monkeypatch):
+    written, keep_time = [], Run.keep_time
+
+    def spy(self):
+        keep_time(self)
+        states = {path.parent.name for path in self.path.glob("stage-*/state.safetensors")}
+        written.append((facts_of(self.path)["seconds"], len(states)))
+
+    monkeypatch.setattr(Run, "keep_time", spy)
+    train("run")
+    assert {states for _, states in written} == {1, 2}  # a checkpoint lies there each time
+    assert sorted(written) == written
+
+
 def test_the_bits_depend_on_the_seed(train, uninterrupted):
     assert not same_weights(train(changes={"seed": 1}), uninterrupted)
 

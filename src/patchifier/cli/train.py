@@ -235,4 +235,5 @@ def watch(run: str) -> Outcome:
             watched.update()
     except KeyboardInterrupt:  # it is how to leave
         pass
-    return Outcome({"facts": watched.facts, "latest": watched.latest()}, watched.text())
+    facts = watched.facts | {"state": watched.state}
+    return Outcome({"facts": facts, "latest": watched.latest()}, watched.text())

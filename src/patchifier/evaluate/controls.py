@@ -60,7 +60,7 @@ def controls(
     data = Cache(cache).require(config.spectrogram)
     assert data.task is not None, "finetune() has refused a cache without targets"
     folds = test_folds(data.clips, config.finetune)
-    with continued(Path(out), "controls"):
+    with continued(Path(out), "controls") as keep_time:
         rows = _untrained_rows(data, data.task, folds)
         if random:
             tuning = _random_weights(
@@ -70,7 +70,9 @@ def controls(
             arithmetic = precision.of_run(Path(out)) or precision.decide(
                 config.finetune.precision, device, lambda: [tuning.trial(first)]
             )
-            untrained = replace(tuning, arithmetic=arithmetic).over_folds(
+            untrained = replace(
+                tuning, arithmetic=arithmetic, on_save=keep_time
+            ).over_folds(
                 Path(out) / "controls" / "random",
                 folds,
                 encoder="random",

@@ -134,7 +134,8 @@ def finetune(
             flag="finetune.precision",
             progress=progress(precision.TITLE),
         )
-        for tuning in (replace(tuning, arithmetic=arithmetic) for tuning in tunings):
+        for tuning in tunings:
+            tuning = replace(tuning, arithmetic=arithmetic, on_save=run.keep_time)
             shown = progress(f"{encoder}, {tuning.method}")
             results.append(
                 tuning.over_folds(run.path / tuning.method, folds, encoder=encoder, progress=shown)

@@ -159,6 +159,7 @@ def fit(
     checkpoint_every_s: float = 120.0,
     resume: bool = False,
     progress: Progress = silent,
+    on_save: Callable[[], None] = lambda: None,
 ) -> State:
     """Train a task's model in place.
 
@@ -184,6 +185,8 @@ def fit(
         Go on from ``state.safetensors``, if it is there.
     progress : callable
         Called with steps done, steps in all, and a note.
+    on_save : callable
+        Called after each checkpoint.
 
     Returns
     -------
@@ -225,7 +228,11 @@ def fit(
             )
             buffer.add(state.step + 1, *result)
 
-        saver = _saver(state, checkpointer, buffer, stop, checkpoint_every_s)
+        def keep() -> None:
+            checkpointer.save(state)
+            on_save()
+
+        saver = _saver(state, keep, buffer, stop, checkpoint_every_s)
         run_steps(
             state,
             take_step,
@@ -319,7 +326,7 @@ def _validate(
 
 def _saver(
     state: State,
-    checkpointer: Checkpointer,
+    keep: Callable[[], None],
     buffer: MetricBuffer,
     stop: threading.Event,
     every_s: float,
@@ -336,7 +343,7 @@ def _saver(
             due, leave = agree(fabric, (due, leave)) if agreed else (False, False)
         if due or state.finished:
             buffer.fetch()
-            checkpointer.save(state)
+            keep()
             saved_s = time.monotonic()
         if leave and not state.finished:
             raise Interrupted(f"stopped at step {state.step} of {state.total}; {SAVE_WORDS}")
