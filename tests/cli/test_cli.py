@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from patchifier import cache, checkpoint, cli, datasets, weights
+from patchifier import cache, checkpoint, cli, datasets, embed, weights
 from patchifier.cli.command import Overrides, parse, parser
 from patchifier.cli.progress import progress
-from patchifier.config import Config, update
+from patchifier.config import Config, RequestError, update
 from patchifier.io import Hundredths, Steps
 from patchifier.jobs import file_lock, folder_lock
 from patchifier.nn.model import Patchifier
@@ -578,6 +578,19 @@ def test_reconstruct_draws_with_the_papers_model(bundled, folder, tmp_path, told
         for flags in ("", "--model patchifier-paper", "--model patchifier-base")
     )
     assert none == paper != base
+
+
+def test_a_model_with_a_predictor_draws_by_torch(folder, tmp_path, run, told):
+    settings = TINY | {"model": TINY["model"] | {"n_predictor_layers": 1}}
+    (tmp_path / "base.json").write_text(json.dumps(settings))
+    run(f"pretrain {folder}/cache --out {tmp_path}/run --config {tmp_path}/base.json --device cpu")
+    model = tmp_path / "run" / "model"
+    assert not (model / "reconstruct.onnx").exists()
+    found = told(f"reconstruct {folder}/0.wav --model {model} --out {tmp_path}/p.png")
+    assert all(error > 0 for error in found["masked_mse"].values())
+    with pytest.raises(RequestError, match="recipes demo, base-paper or paper"):
+        encoder = embed.load(model)
+        encoder.reconstruct(encoder.log_mel(np.zeros(22_050 * 3), 22_050), np.ones(2, bool))
 
 
 def test_reconstruct_needs_no_torch(bundled, folder, tmp_path, child_environment):

@@ -249,7 +249,7 @@ def reconstruct(
     from patchifier.jobs import file_lock
     from patchifier.train import pictures
 
-    embedder, picture = embed.load(model or weights.PAPER), Path(out)
+    embedder, picture = embed.load_to_draw(model or weights.PAPER), Path(out)
     arrays = _reconstructions(embedder, file, start_s)
     errors, baselines = {}, {}
     for ratio in map(str, pictures.PICTURE_RATIOS):
