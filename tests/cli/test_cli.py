@@ -21,6 +21,7 @@ from patchifier import cache, checkpoint, cli, datasets, embed, weights
 from patchifier.cli.command import Overrides, parse, parser
 from patchifier.cli.progress import progress
 from patchifier.config import Config, RequestError, update
+from patchifier.evaluate.report.tables import interval_text
 from patchifier.io import Hundredths, Steps
 from patchifier.jobs import file_lock, folder_lock
 from patchifier.nn.model import Patchifier
@@ -401,6 +402,18 @@ def test_a_row_that_learnt_nothing_and_equal_predictions_have_no_interval():
     results = {"rows": [], "dataset": "x", "protocol": "linear", "split": "its own"}
     results |= {"differences": [row | {"equal_predictions": True}]}
     assert cli.evaluate.comparison_text(results).endswith("a - b: +0.000, equal predictions")
+
+
+def test_a_difference_of_0_in_every_group_is_told_in_words():
+    row = {"first": "a", "second": "b", "value": 0.0, "low": -0.074, "high": 0.074, "p_holm": 1.0}
+    results = {"rows": [], "dataset": "x", "protocol": "linear", "split": "its own"}
+    for agree in (True, False):
+        found = row | {"agree": agree}
+        text = cli.evaluate.comparison_text(results | {"differences": [found]})
+        assert "a - b: +0.000 [-0.074, +0.074]" in text
+        assert ("no group of clips differs" in text) == agree
+        shown = interval_text(found, "accuracy", signed=True)
+        assert ("no group of clips differs" in shown) == agree
 
 
 def test_finetuning_and_further_training_start_from_a_model_by_its_name(

@@ -134,7 +134,9 @@ def test_known_encoders_get_known_scores(compared):
 def test_encoders_that_err_on_the_same_clips_differ_by_nothing_in_every_draw(compared, made):
     results = compared(made("one"), made("two"), blind("three", seed=1))
     same = next(row for row in results["differences"] if row["second"] == "two")
-    assert [*interval(same), same["p_holm"]] == [0.0, 0.0, 0.0, 1.0, 1.0]
+    value, low, high, p = interval(same)
+    assert (value, p, same["p_holm"], same["agree"]) == (0.0, 1.0, 1.0, True)
+    assert -low == high > 0
 
 
 def test_repeated_runs_are_one_row_with_their_mean(compared):

@@ -114,12 +114,15 @@ def results_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _difference(row: dict[str, Any]) -> str:
+    from patchifier.statistics import NONE_DIFFERS
+
     if row["p_holm"] is None:
         return "not defined on the tested clips"
     if row.get("equal_predictions"):
         return f"{row['value']:+.3f}, equal predictions"
     interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]"
-    return f"{row['value']:+.3f} {interval}, p = {row['p_holm']:.3f} (Holm)"
+    note = f", {NONE_DIFFERS}" if row.get("agree") and row["value"] == 0 else ""
+    return f"{row['value']:+.3f} {interval}{note}, p = {row['p_holm']:.3f} (Holm)"
 
 
 def _interval(row: dict[str, Any]) -> str:

@@ -216,6 +216,7 @@ class Tables:
             )
             names = {"first": ", ".join(first), "second": ", ".join(second)}
             figures = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+            figures["agree"] = found.agree
             figures["equal_predictions"] = equal_predictions(one, two)
             rows.append(names | figures)
         return rows

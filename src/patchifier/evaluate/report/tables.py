@@ -20,6 +20,7 @@ from patchifier.evaluate.report.folders import (
     to_number,
 )
 from patchifier.io import to_cell
+from patchifier.statistics import NONE_DIFFERS
 
 OURS = "patchifier"  # the model of a demo; a fine-tuned one has the name of its folder
 ENCODERS = {  # in the order of the table
@@ -243,7 +244,8 @@ def interval_text(row: Row, metric: object, *, signed: bool = False) -> str:
     if row.get("equal_predictions"):
         return "equal predictions"
     low, high = (score_text(row.get(key), metric, signed=signed) for key in ("low", "high"))
-    return "–" if low == high == "–" else f"{low} to {high}"
+    note = f"; {NONE_DIFFERS}" if signed and row.get("agree") and not row.get("value") else ""
+    return "–" if low == high == "–" else f"{low} to {high}{note}"
 
 
 def caution_text(group: Sequence[Row]) -> str:
