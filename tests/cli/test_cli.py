@@ -546,6 +546,14 @@ def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, run, told):
     assert soundfile.info(tmp_path / "p_original.wav").duration > 5
     said = run(command).out.splitlines()
     assert said[0].startswith(f"{tmp_path}/p.png: MSE of masked patches in (dB/100)^2")
+    behind = sum(
+        found["masked_mse"][ratio] > min(found["references"][ratio].values()) for ratio in ratios
+    )
+    assert behind  # a model of two steps
+    assert said.pop() == (
+        f"lower is better; the model is behind the best reference at {behind} of 4 ratios; one "
+        "clip says little"
+    )
     lines = [line for line in said if "ratio" in line]
     for line, ratio in zip(lines, ratios, strict=True):
         assert f"{ratio} " in line
@@ -555,6 +563,24 @@ def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, run, told):
         for name, value in references.items():
             assert f"{name.replace('_', ' ')} {value:.5f}" in line
             assert value > 0
+
+
+def test_the_verdict_on_a_reconstruction_is_by_the_best_reference_of_each_ratio():
+    verdict = cli.evaluate._verdict
+    references = {"0.5": {"a": 2.0, "b": 1.0}, "0.9": {"a": 1.0, "b": 2.0}, "0": {}}
+    for error, said in ((0.5, "at least as good as every"), (1.5, "behind the best reference at 2")):
+        (line,) = verdict(dict.fromkeys(references, error), references)
+        assert said in line
+    assert "at 1 of 2" in verdict({"0.5": 0.5, "0.9": 1.5, "0": 9.0}, references)[0]
+    assert verdict({"0": 1.0}, {"0": {}}) == []
+
+
+def test_several_differences_come_with_what_to_believe():
+    row = {"first": "a", "second": "b", "value": 0.1, "low": 0.05, "high": 0.2, "p_holm": 0.1}
+    results = {"rows": [], "dataset": "x", "protocol": "linear", "split": "its own"}
+    for count in (1, 2):
+        text = cli.evaluate.comparison_text(results | {"differences": [row] * count})
+        assert ("p (Holm) is below 0.05" in text) == (count > 1)
 
 
 def test_a_second_job_in_the_same_place_is_refused(folder, tmp_path, run):
