@@ -366,6 +366,20 @@ def test_a_model_of_mel_bands_is_tuned_with_its_controls_on_a_cache_with_pitch_b
     assert [row["value"] for row in both[0]] == [row["value"] for row in both[1]]
 
 
+def test_fine_tuning_says_first_what_its_settings_are_and_where_from(folder, tmp_path, run):
+    model = folder / "run" / "model"
+    tune = f"finetune {model} {folder}/cache --device cpu --method linear-probe --out {tmp_path}"
+    said = run(f"{tune}/own").err.splitlines()[0]
+    assert said.startswith(f"settings of {model}/config.json: learning rate 0.001 (constant); ")
+    assert "batches of 4; 4 steps" in said
+    said = run(f"{tune}/flag --finetune.training.steps 2").err.splitlines()[0]
+    assert "config.json, changed by flags: " in said
+    assert "; 2 steps; " in said
+    run(f"report {tmp_path}/own --out {tmp_path}/page")
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "<dt>fine-tuning</dt><dd>learning rate 0.001 (constant); batches of 4; 4 steps" in page
+
+
 def test_where_the_controls_fail_the_rows_are_shown_and_the_run_is_not_finished(
     folder, tmp_path, run, monkeypatch
 ):
@@ -433,6 +447,10 @@ def test_finetuning_and_further_training_start_from_a_model_by_its_name(
 
 def test_a_folder_that_is_no_model_is_told_by_what_it_is(folder, run):
     model = folder / "run" / "model"
+    (folder / "empty").mkdir()
+    prepare = f"prepare {folder}/clips.csv --out {folder}/never --model"
+    assert "is not a model folder" in run(f"{prepare} {folder}/empty", code=2).err
+    assert "It is a cache" in run(f"{prepare} {folder}/cache", code=2).err
     tune = f"finetune {folder}/cache {model} --out {folder}/never"
     assert "It is a cache: where a command takes both, the model" in run(tune, code=2).err
     draw = f"reconstruct {folder}/0.wav --model {folder}/run --out {folder}/never.png"

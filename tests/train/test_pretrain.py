@@ -197,6 +197,15 @@ def test_a_run_killed_eight_times_ends_with_the_same_bits(
     survive_kills(small_cache, uninterrupted, tmp_path / "run", kills=8, seed=10 + seed)
 
 
+def test_a_resumed_run_says_from_which_step_it_goes_on(train):
+    said = []
+    train("run", say=said.append)
+    train("run", say=said.append, resume=True)
+    train("other", say=said.append, resume=True)
+    began = [line.startswith(f"goes on from step {STEPS} of stage II; 8 ") for line in said]
+    assert began == [False, True, False]
+
+
 def test_time_is_written_at_each_checkpoint_so_a_kill_loses_little_of_it(train, monkeypatch):
     written, keep_time = [], Run.keep_time
 

@@ -25,6 +25,7 @@ from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import require_embed, require_whitening
 from patchifier.train import precision
 from patchifier.train.batches import Batch, Batches, require_groups
+from patchifier.train.checkpointer import saved_step
 from patchifier.train.distributed import (
     expected_rank_slice,
     launch,
@@ -149,7 +150,8 @@ def pretrain(
             "init weights": model_hash(checkpoint.load(init).model),
         }
     with Run(out, config, resume=resume, facts=facts) as run:
-        say(plan(config.pretrain, len(splits.train)))
+        going_on = _resumption(run.path) if resume else ""
+        say(going_on + plan(config.pretrain, len(splits.train)))
         arithmetic = precision.settle(
             run,
             config.pretrain.precision,
@@ -198,6 +200,14 @@ def pretrain(
             }
             checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described | steps))
     return run.path / "model"
+
+
+def _resumption(run: Path) -> str:
+    """Say from which step a run goes on; empty for one without a checkpoint."""
+    for stage, name in (("two", "II"), ("one", "I")):
+        if step := saved_step(run / f"stage-{stage}"):
+            return f"goes on from step {step:,} of stage {name}; "
+    return ""
 
 
 def split(data: Cache, config: PretrainConfig) -> Splits:
