@@ -586,7 +586,10 @@ def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, run, told):
 def test_the_verdict_on_a_reconstruction_is_by_the_best_reference_of_each_ratio():
     verdict = cli.evaluate._verdict
     references = {"0.5": {"a": 2.0, "b": 1.0}, "0.9": {"a": 1.0, "b": 2.0}, "0": {}}
-    for error, said in ((0.5, "at least as good as every"), (1.5, "behind the best reference at 2")):
+    for error, said in (
+        (0.5, "at least as good as every"),
+        (1.5, "behind the best reference at 2"),
+    ):
         (line,) = verdict(dict.fromkeys(references, error), references)
         assert said in line
     assert "at 1 of 2" in verdict({"0.5": 0.5, "0.9": 1.5, "0": 9.0}, references)[0]
@@ -645,9 +648,10 @@ def test_a_model_with_a_predictor_draws_by_torch(folder, tmp_path, run, told):
     assert not (model / "reconstruct.onnx").exists()
     found = told(f"reconstruct {folder}/0.wav --model {model} --out {tmp_path}/p.png")
     assert all(error > 0 for error in found["masked_mse"].values())
+    encoder = embed.load(model)
+    log_mel = encoder.log_mel(np.zeros(22_050 * 3), 22_050)
     with pytest.raises(RequestError, match="recipes demo, base-paper or paper"):
-        encoder = embed.load(model)
-        encoder.reconstruct(encoder.log_mel(np.zeros(22_050 * 3), 22_050), np.ones(2, bool))
+        encoder.reconstruct(log_mel, np.ones(2, bool))
 
 
 def test_reconstruct_needs_no_torch(bundled, folder, tmp_path, child_environment):

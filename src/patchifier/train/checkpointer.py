@@ -17,7 +17,6 @@ from patchifier.config import RequestError, TrainingConfig
 from patchifier.io import parse_json, replaced_file, require_file
 from patchifier.train.run import is_first
 
-
 STATE_FILE = "state.safetensors"
 
 
