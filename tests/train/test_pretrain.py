@@ -20,7 +20,7 @@ from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, digest, update
 from patchifier.jobs import LOCK
 from patchifier.seeding import batch_indices, generator
-from patchifier.train import precision
+from patchifier.train import loop, precision
 from patchifier.train.optimiser import rate_factor
 from patchifier.train.pretrain import pretrain
 from patchifier.train.run import Interrupted, Run
@@ -195,6 +195,14 @@ def test_a_run_killed_eight_times_ends_with_the_same_bits(
     small_cache, uninterrupted, tmp_path, seed
 ):
     survive_kills(small_cache, uninterrupted, tmp_path / "run", kills=8, seed=10 + seed)
+
+
+def test_time_is_written_between_checkpoints_too(train, monkeypatch):
+    written = []
+    monkeypatch.setattr(loop, "KEEP_TIME_S", 0.0)
+    monkeypatch.setattr(Run, "keep_time", lambda run: written.append(run))
+    train("run", {"checkpoint_every_s": 1e9})
+    assert len(written) >= 2 * STEPS
 
 
 def test_a_resumed_run_says_from_which_step_it_goes_on(train):

@@ -70,7 +70,7 @@ def controls(
             arithmetic = precision.of_run(Path(out)) or precision.decide(
                 config.finetune.precision, device, lambda: [tuning.trial(first)]
             )
-            untrained = replace(tuning, arithmetic=arithmetic, on_save=keep_time).over_folds(
+            untrained = replace(tuning, arithmetic=arithmetic, keep_time=keep_time).over_folds(
                 Path(out) / "controls" / "random",
                 folds,
                 encoder="random",

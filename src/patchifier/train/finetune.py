@@ -135,7 +135,7 @@ def finetune(
             progress=progress(precision.TITLE),
         )
         for tuning in tunings:
-            tuning = replace(tuning, arithmetic=arithmetic, on_save=run.keep_time)
+            tuning = replace(tuning, arithmetic=arithmetic, keep_time=run.keep_time)
             shown = progress(f"{encoder}, {tuning.method}")
             results.append(
                 tuning.over_folds(run.path / tuning.method, folds, encoder=encoder, progress=shown)

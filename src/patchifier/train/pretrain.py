@@ -319,7 +319,7 @@ def train_stage(
         checkpoint_every_s=settings.checkpoint_every_s,
         resume=resume,
         progress=progress(f"stage {'I' if stage == 'one' else 'II'}"),
-        on_save=run.keep_time,
+        keep_time=run.keep_time,
     )
     model.requires_grad_(True)
 

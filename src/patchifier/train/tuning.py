@@ -107,7 +107,7 @@ class Tuning:
     device: str = "auto"
     resume: bool = False
     arithmetic: Arithmetic = field(default_factory=Arithmetic)  # chosen when the run began
-    on_save: Callable[[], None] = lambda: None  # called after each checkpoint
+    keep_time: Callable[[], None] = lambda: None  # called at each checkpoint, and between
 
     def __post_init__(self) -> None:
         """Check the method's name."""
@@ -310,7 +310,7 @@ class Tuning:
             fabric=self.fabric,
             resume=self.resume,
             progress=progress,
-            on_save=self.on_save,
+            keep_time=self.keep_time,
         )
         module.cpu()
         with torch.no_grad():  # from here on outputs are in the units of the targets
