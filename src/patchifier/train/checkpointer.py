@@ -67,6 +67,14 @@ def saved_step(folder: Path) -> int:
         return 0
 
 
+def resumption(run: Path) -> str:
+    """Say from which step a pre-training goes on; empty for one without a checkpoint."""
+    for stage, name in (("two", "II"), ("one", "I")):
+        if step := saved_step(run / f"stage-{stage}"):
+            return f"goes on from step {step:,} of stage {name}; "
+    return ""
+
+
 class Checkpointer:
     """Saves and loads a training run as one safetensors file, which is replaced atomically."""
 
