@@ -294,3 +294,22 @@ def test_the_sbom_is_valid_and_names_what_is_locked_and_what_wheels_bring(
     brought = [one for one in system.libraries() if one.package in locked() and one.version]
     assert inside == {(one.package, one.name, one.version) for one in brought}
     assert {"libsndfile", "FFmpeg"} <= {name for _, name, _ in inside}
+
+
+def test_the_citation_names_the_paper_and_bibtex_says_the_same():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    bibtex = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    software, paper = text.split("preferred-citation:")
+    for field in ("type: article", "year: 2022", "url: https://arxiv.org/abs/2210.15988"):
+        assert f"\n  {field}\n" in paper
+    version = re.search(r"^version: (\S+)$", software, re.M)[1]
+    released = re.search(r"^date-released: (\d{4})-", software, re.M)[1]
+    assert "Spectrograms are sequences of patches" in paper
+    for said in (
+        "{Spectrograms are sequences of patches}",
+        "arXiv:2210.15988",
+        "{2022}",
+        f"{{{version}}}",
+        f"{{{released}}}",
+    ):
+        assert said in bibtex

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from patchifier import statistics
-from patchifier.statistics import bootstrap, holm, paired, two_sided_p
+from patchifier.statistics import bootstrap, estimate, holm, paired, two_sided_p, wilson
 
 
 def test_clips_of_a_group_are_drawn_together():
@@ -109,3 +109,68 @@ def test_draws_without_a_score_do_not_lower_the_p_value():
     draws = np.tile([1.0, -1.0], 50)
     mixed = np.concatenate([draws, np.full(900, math.nan)])
     assert two_sided_p(mixed) == two_sided_p(draws) == 1.0
+
+
+# --- where all groups agree ---
+
+
+def test_where_all_clips_are_right_or_wrong_the_interval_is_wilsons_of_the_groups():
+    groups = [str(clip // 2) for clip in range(96)]
+    for value, wanted in ((1.0, wilson(48, 48)), (0.0, wilson(0, 48))):
+        score = estimate("accuracy", groups, lambda clips, value=value: value)
+        assert (score.low, score.high) == pytest.approx(wanted)
+        assert score.agree
+
+
+def test_where_groups_differ_the_interval_is_by_bootstrap():
+    right = np.array([1.0] * 9 + [0.0])
+    groups = [str(clip) for clip in range(10)]
+    statistic = lambda clips: float(right[clips].mean())  # noqa: E731
+    score = estimate("accuracy", groups, statistic)
+    assert (score.low, score.high) == bootstrap(groups, statistic)
+    assert not score.agree
+
+
+def test_a_metric_that_is_no_share_keeps_its_bootstrap():
+    score = estimate("r2", ["a", "b"], lambda clips: -3.0)
+    assert (score.low, score.high, score.agree) == (-3.0, -3.0, False)
+
+
+def test_intervals_hold_a_truth_near_1_as_often_as_they_say():
+    chance, rounds, n = np.random.default_rng(0), 400, 48
+    groups, held = [str(clip) for clip in range(n)], 0
+    for _ in range(rounds):
+        right = (chance.random(n) < 0.98).astype(float)
+        if right.all():  # where the bootstrap is a point; elsewhere it is left as it was
+            score = estimate("accuracy", groups, lambda clips, right=right: right[clips].mean())
+            held += score.low <= 0.98 <= score.high
+        else:
+            held += 1
+    assert held == rounds
+
+
+def test_one_group_says_little():
+    score = estimate("accuracy", ["a"] * 20, lambda clips: 0.5)
+    assert score.low < 0.2
+    assert score.high > 0.8
+    score = paired("accuracy", ["a"] * 20, lambda clips: 1.0, lambda clips: 0.0)
+    assert score.low < 0
+    assert score.p == 1
+
+
+def test_a_difference_of_0_in_every_group_has_an_interval_and_its_p_value_is_1():
+    groups = [str(clip) for clip in range(48)]
+    score = paired("accuracy", groups, lambda clips: 1.0, lambda clips: 1.0)
+    assert (score.value, score.p, score.agree) == (0.0, 1.0, True)
+    assert -score.low == score.high == pytest.approx(wilson(0, 48)[1])
+
+
+def test_a_difference_that_is_the_same_in_every_group_is_sure_with_enough_groups_alone():
+    found = {}
+    for n in (3, 48):
+        groups = [str(clip) for clip in range(n)]
+        found[n] = paired("accuracy", groups, lambda clips: 1.0, lambda clips: 0.0)
+        assert found[n].high == 1.0
+    assert found[3].p == 0.25  # of the sign test
+    assert found[3].low < 0 < found[48].low
+    assert found[48].p < 0.01

@@ -21,6 +21,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -486,6 +487,11 @@ class Cache:
 
     def __init__(self, path: str | Path, *, partial: bool = False) -> None:
         self.path = Path(path)
+        if self.path.is_file():
+            raise RequestError(
+                f"{self.path} is a file, expected the folder of a cache: if it lists clips, make "
+                f"one with 'patchifier prepare {shlex.quote(str(self.path))} --out CACHE'."
+            )
         if not (self.path / "cache.json").exists():
             raise RequestError(
                 f"{self.path} is not a cache (no cache.json): make one with 'patchifier prepare "

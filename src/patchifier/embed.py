@@ -98,6 +98,19 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     return _load_on(folder, device)
 
 
+def load_to_draw(path: str | Path | None = None) -> "Embedder":
+    """Load a model for :meth:`Embedder.reconstruct`, on the CPU.
+
+    By torch, if that is there and the folder has no graph of the reconstruction.
+    """
+    if place := head_files.find(path):
+        return load_to_draw(heads.read(place).model)
+    folder = model_folder.read(path)
+    if folder.has_reconstruct_graph or not _has_torch():
+        return _load_on(folder, "cpu")
+    return _load_with_torch(folder, "cpu")
+
+
 def _load_best(folder: model_folder.ModelFolder) -> "Embedder":
     """A model on the best device that is there."""
     if folder.has_graph and devices.serves("cuda"):

@@ -362,6 +362,17 @@ def file_lock(file: Path, job: str) -> contextlib.AbstractContextManager[None]:
     )
 
 
+def is_worked_on(folder: Path) -> bool | None:
+    """Whether a job holds the lock of a folder; None where its file system does not tell."""
+    try:
+        with locked(folder / LOCK):
+            return False
+    except filelock.Timeout:
+        return True
+    except OSError:
+        return None
+
+
 @contextlib.contextmanager
 def _lock(path: Path, message: str) -> Iterator[None]:
     """Hold a lock file; none where none can be written, as in a read-only folder."""

@@ -59,6 +59,11 @@ class ModelFolder:
         """Whether the folder can be used without torch."""
         return (self.path / GRAPH).is_file()
 
+    @property
+    def has_reconstruct_graph(self) -> bool:
+        """Whether masked patches can be predicted without torch."""
+        return (self.path / RECONSTRUCT).is_file()
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the tensors, of which nothing but the file's header is read."""
         with _weights(self.path) as file:
@@ -231,7 +236,8 @@ class OnnxNetwork:
         if device != "cpu":
             self._encode.session()  # now, not at the first music
         drawing = folder.path / RECONSTRUCT
-        self._reconstruct = Session(drawing, tensors, device=device) if drawing.is_file() else None
+        draws = folder.has_reconstruct_graph
+        self._reconstruct = Session(drawing, tensors, device=device) if draws else None
 
     @property
     def parameter_count(self) -> int:
@@ -261,14 +267,23 @@ class OnnxNetwork:
     def reconstruct(self, patches: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Mel bands (N, n_mels, W) of patches (N, 1, M, W); `mask` (N,) is True where masked."""
         if self._reconstruct is None:
-            raise RequestError(
-                f"{self._folder.path} has no {RECONSTRUCT}: load it by "
-                f"patchifier.checkpoint.load_embedder(...), or take {weights.PAPER}."
-            )
+            raise RequestError(self._no_drawing())
         found = self._reconstruct(patches=patches, mask=mask)
         n_mels, width = self._folder.config.spectrogram.n_mels, patches.shape[-1]
         _require_shapes(self._reconstruct.path, found, [(len(patches), 1, n_mels, width)])
         return found[0][:, 0]
+
+    def _no_drawing(self) -> str:
+        """Why there is no graph of the reconstruction, and what to do."""
+        path = self._folder.path
+        reason = f": it has no {RECONSTRUCT}, which 'patchifier export {path} --graphs' writes"
+        if self._folder.config.model.n_predictor_layers:
+            reason = f", since it has a predictor, as by the recipe base, and so no {RECONSTRUCT}"
+        return (
+            f"{path} draws by torch alone{reason}. Install torch (pip install 'patchifier[train]') "
+            "and, in Python, load it by patchifier.checkpoint.load_embedder(...); or take "
+            f"{weights.PAPER}, or a model of the recipes demo, base-paper or paper."
+        )
 
 
 def _require_shapes(

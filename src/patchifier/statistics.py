@@ -18,6 +18,10 @@ from patchifier.io import Progress, silent
 
 Statistic = Callable[[np.ndarray], float]
 SHOWN_S = 0.5  # seconds between two reports of progress
+SHARES = frozenset(  # metrics from 0 to 1
+    {"accuracy", "key_score", "roc_auc", "beats", "chords", "boundaries"}
+)
+NONE_DIFFERS = "no group of clips differs"  # of a difference that is 0 in every group
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,9 @@ class Score:
         Number of clips.
     p : float or None
         Two-sided p value of a paired difference, not corrected; None where it is not defined.
+    agree : bool
+        Whether all groups have this very score, so that a bootstrap has nothing to draw from: the
+        interval is then by :func:`agreeing_interval`.
 
     Examples
     --------
@@ -50,6 +57,7 @@ class Score:
     high: float
     n: int
     p: float | None = None
+    agree: bool = False
 
     def __str__(self) -> str:
         return f"{self.metric} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -132,9 +140,46 @@ def bootstrap(
 def estimate(
     metric: str, groups: Sequence[str], statistic: Statistic, *, progress: Progress = silent
 ) -> Score:
-    """Score all clips by a statistic, with its interval by :func:`bootstrap`."""
+    """Score all clips by a statistic, with its interval by :func:`bootstrap`.
+
+    Where all groups agree, as where every clip is right, that interval would be empty. A metric
+    from 0 to 1 then has that of :func:`agreeing_interval`.
+
+    Examples
+    --------
+    >>> right = np.ones(48)
+    >>> groups = [str(clip) for clip in range(48)]
+    >>> print(estimate("accuracy", groups, lambda clips: right[clips].mean()))
+    accuracy 1.000 [0.926, 1.000]
+    """
     low, high = bootstrap(groups, statistic, progress=progress)
-    return Score(metric, statistic(np.arange(len(groups))), low, high, len(groups))
+    value = statistic(np.arange(len(groups)))
+    agree = _is_empty(metric, low, high)
+    if agree:
+        low, high = agreeing_interval(value, len(set(groups)))
+    return Score(metric, value, low, high, len(groups), agree=agree)
+
+
+def _is_empty(metric: str, low: float, high: float) -> bool:
+    """Whether an interval by bootstrap is a point, and the metric one from 0 to 1."""
+    return metric in SHARES and math.isclose(low, high, abs_tol=1e-9)
+
+
+def agreeing_interval(value: float, n_groups: int, *, least: float = 0.0) -> tuple[float, float]:
+    """95 % interval of a score that is the same in all groups of the test.
+
+    Other groups may not agree: a share of them up to Wilson's bound for none of `n_groups`. These
+    may have any score from `least` to 1. Where all are right or all wrong, it is :func:`wilson`.
+
+    Examples
+    --------
+    >>> [round(bound, 3) for bound in agreeing_interval(1.0, 48)]
+    [0.926, 1.0]
+    >>> [round(bound, 3) for bound in agreeing_interval(0.0, 48, least=-1.0)]  # of a difference
+    [-0.074, 0.074]
+    """
+    others = wilson(0, n_groups)[1]
+    return value - others * (value - least), value + others * (1 - value)
 
 
 def paired(
@@ -147,7 +192,8 @@ def paired(
 ) -> Score:
     """Score the difference `first` - `second` on the same clips: paired interval and p value.
 
-    `first` is better than `second` where the interval leaves out 0.
+    `first` is better than `second` where the interval leaves out 0. Where all groups have the same
+    difference, interval and p value are not by bootstrap, as in :func:`estimate`.
 
     Examples
     --------
@@ -163,7 +209,13 @@ def paired(
         return first(indices) - second(indices)
 
     draws, n = resample(groups, difference, progress=progress), len(groups)
-    return Score(metric, difference(np.arange(n)), *interval(draws), n, two_sided_p(draws))
+    value, (low, high), p = difference(np.arange(n)), interval(draws), two_sided_p(draws)
+    agree = _is_empty(metric, low, high)
+    if agree:
+        n_groups = len(set(groups))
+        low, high = agreeing_interval(value, n_groups, least=-1.0)
+        p = max(p or 0.0, 2 * 0.5**n_groups) if n_groups > 1 else 1.0  # of the sign test
+    return Score(metric, value, low, high, n, p, agree)
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:

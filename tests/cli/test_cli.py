@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from patchifier import cache, checkpoint, cli, datasets, weights
+from patchifier import cache, checkpoint, cli, datasets, embed, weights
 from patchifier.cli.command import Overrides, parse, parser
 from patchifier.cli.progress import progress
-from patchifier.config import Config, update
+from patchifier.config import Config, RequestError, update
+from patchifier.evaluate.report.tables import interval_text
 from patchifier.io import Hundredths, Steps
 from patchifier.jobs import file_lock, folder_lock
 from patchifier.nn.model import Patchifier
@@ -351,6 +352,59 @@ def test_finetune_all_reports_and_info(folder, tmp_path, run, told):
     assert (tmp_path / "page" / "index.html").stat().st_size > 10_000
 
 
+def test_a_model_of_mel_bands_is_tuned_with_its_controls_on_a_cache_with_pitch_bands(
+    folder, tmp_path, run, told
+):
+    bands = "--spectrogram.n_pitch_bands 84"
+    run(f"prepare {folder}/clips.csv --out {tmp_path}/pitched --workers 1 {bands}")
+    tune = f"finetune {folder}/run/model {{}} --out {tmp_path}/{{}} --method linear-probe"
+    both = [
+        told(f"{tune.format(*names)} --config {folder}/tiny.json --device cpu")["rows"]
+        for names in ((f"{tmp_path}/pitched", "one"), (f"{folder}/cache", "two"))
+    ]
+    assert [row["encoder"] for row in both[0]] == ["run", "majority", "mel-stats", "random"]
+    assert [row["value"] for row in both[0]] == [row["value"] for row in both[1]]
+
+
+def test_fine_tuning_says_first_what_its_settings_are_and_where_from(folder, tmp_path, run):
+    model = folder / "run" / "model"
+    tune = f"finetune {model} {folder}/cache --device cpu --method linear-probe --out {tmp_path}"
+    said = run(f"{tune}/own").err.splitlines()[0]
+    assert said.startswith(f"settings of {model}/config.json: learning rate 0.001 (constant); ")
+    assert "batches of 4; 4 steps" in said
+    said = run(f"{tune}/flag --finetune.training.steps 2").err.splitlines()[0]
+    assert "config.json, changed by flags: " in said
+    assert "; 2 steps; " in said
+    run(f"report {tmp_path}/own --out {tmp_path}/page")
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "<dt>fine-tuning</dt><dd>learning rate 0.001 (constant); batches of 4; 4 steps" in page
+
+
+def test_where_the_controls_fail_the_rows_are_shown_and_the_run_is_not_finished(
+    folder, tmp_path, run, monkeypatch
+):
+    from patchifier.evaluate import controls
+
+    def fail(*args, **options):
+        raise ValueError("no such luck")
+
+    tune = f"finetune {folder}/run/model {folder}/cache --out {tmp_path}/tuned --device cpu"
+    tune += f" --config {folder}/tiny.json --method linear-probe"
+    with monkeypatch.context() as patch:
+        patch.setattr(controls, "_random_weights", fail)
+        shown = run(tune, code=3)
+    assert "linear-probe" in shown.err
+    facts = json.loads((tmp_path / "tuned" / "run.json").read_text())
+    assert facts["state"] == "failed"
+    run(f"report {tmp_path}/tuned --out {tmp_path}/page")
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "it failed: controls: ValueError: no such luck" in page
+    assert "without freeze-extractor" not in page  # it was not asked for
+    run(f"{tune} --resume")
+    facts = json.loads((tmp_path / "tuned" / "run.json").read_text())
+    assert (facts["state"], "error" in facts) == ("finished", False)
+
+
 def test_a_row_that_learnt_nothing_and_equal_predictions_have_no_interval():
     row = {"encoder": "mine", "method": "full", "metric": "accuracy", "value": 0.5, "n": 9}
     row |= {"low": 0.5, "high": 0.5, "learnt_nothing": "every clip is called jazz"}
@@ -362,6 +416,18 @@ def test_a_row_that_learnt_nothing_and_equal_predictions_have_no_interval():
     results = {"rows": [], "dataset": "x", "protocol": "linear", "split": "its own"}
     results |= {"differences": [row | {"equal_predictions": True}]}
     assert cli.evaluate.comparison_text(results).endswith("a - b: +0.000, equal predictions")
+
+
+def test_a_difference_of_0_in_every_group_is_told_in_words():
+    row = {"first": "a", "second": "b", "value": 0.0, "low": -0.074, "high": 0.074, "p_holm": 1.0}
+    results = {"rows": [], "dataset": "x", "protocol": "linear", "split": "its own"}
+    for agree in (True, False):
+        found = row | {"agree": agree}
+        text = cli.evaluate.comparison_text(results | {"differences": [found]})
+        assert "a - b: +0.000 [-0.074, +0.074]" in text
+        assert ("no group of clips differs" in text) == agree
+        shown = interval_text(found, "accuracy", signed=True)
+        assert ("no group of clips differs" in shown) == agree
 
 
 def test_finetuning_and_further_training_start_from_a_model_by_its_name(
@@ -381,10 +447,42 @@ def test_finetuning_and_further_training_start_from_a_model_by_its_name(
 
 def test_a_folder_that_is_no_model_is_told_by_what_it_is(folder, run):
     model = folder / "run" / "model"
+    (folder / "empty").mkdir()
+    prepare = f"prepare {folder}/clips.csv --out {folder}/never --model"
+    assert "is not a model folder" in run(f"{prepare} {folder}/empty", code=2).err
+    assert "It is a cache" in run(f"{prepare} {folder}/cache", code=2).err
     tune = f"finetune {folder}/cache {model} --out {folder}/never"
     assert "It is a cache: where a command takes both, the model" in run(tune, code=2).err
     draw = f"reconstruct {folder}/0.wav --model {folder}/run --out {folder}/never.png"
     assert f"Did you mean {model}?" in run(draw, code=2).err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "prepare {folder}/clips.csv --out {out}",
+        "pretrain {folder}/cache --config {folder}/tiny.json --device cpu --out {out}",
+        "finetune {folder}/run/model {folder}/cache --device cpu --out {out}",
+        "compare {folder}/cache --encoders mel-stats --out {out}",
+        "report {folder}/run --out {out}",
+        "export {folder}/run/model --hf {out}",
+    ],
+)
+@pytest.mark.parametrize("place", ["taken.csv", "taken.csv/inside"])
+def test_a_file_where_a_folder_is_written_is_refused(command, place, folder, tmp_path, run):
+    (tmp_path / "taken.csv").write_text("mine")
+    said = run(command.format(folder=folder, out=tmp_path / place), code=2).err
+    assert str(tmp_path / "taken.csv") in said
+    assert "file" in said
+    assert (tmp_path / "taken.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", ["compare {} --out x", "leaks {0} {0}", "pretrain {} --out x"])
+def test_a_manifest_in_place_of_a_cache_is_told_with_the_command_that_makes_one(
+    command, folder, run
+):
+    said = run(command.format(folder / "clips.csv"), code=2).err
+    assert f"patchifier prepare {folder / 'clips.csv'} --out CACHE" in said
 
 
 # --- info and leaks ---
@@ -466,6 +564,14 @@ def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, run, told):
     assert soundfile.info(tmp_path / "p_original.wav").duration > 5
     said = run(command).out.splitlines()
     assert said[0].startswith(f"{tmp_path}/p.png: MSE of masked patches in (dB/100)^2")
+    behind = sum(
+        found["masked_mse"][ratio] > min(found["references"][ratio].values()) for ratio in ratios
+    )
+    assert behind  # a model of two steps
+    assert said.pop() == (
+        f"lower is better; the model is behind the best reference at {behind} of 4 ratios; one "
+        "clip says little"
+    )
     lines = [line for line in said if "ratio" in line]
     for line, ratio in zip(lines, ratios, strict=True):
         assert f"{ratio} " in line
@@ -475,6 +581,27 @@ def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, run, told):
         for name, value in references.items():
             assert f"{name.replace('_', ' ')} {value:.5f}" in line
             assert value > 0
+
+
+def test_the_verdict_on_a_reconstruction_is_by_the_best_reference_of_each_ratio():
+    verdict = cli.evaluate._verdict
+    references = {"0.5": {"a": 2.0, "b": 1.0}, "0.9": {"a": 1.0, "b": 2.0}, "0": {}}
+    for error, said in (
+        (0.5, "at least as good as every"),
+        (1.5, "behind the best reference at 2"),
+    ):
+        (line,) = verdict(dict.fromkeys(references, error), references)
+        assert said in line
+    assert "at 1 of 2" in verdict({"0.5": 0.5, "0.9": 1.5, "0": 9.0}, references)[0]
+    assert verdict({"0": 1.0}, {"0": {}}) == []
+
+
+def test_several_differences_come_with_what_to_believe():
+    row = {"first": "a", "second": "b", "value": 0.1, "low": 0.05, "high": 0.2, "p_holm": 0.1}
+    results = {"rows": [], "dataset": "x", "protocol": "linear", "split": "its own"}
+    for count in (1, 2):
+        text = cli.evaluate.comparison_text(results | {"differences": [row] * count})
+        assert ("p (Holm) is below 0.05" in text) == (count > 1)
 
 
 def test_a_second_job_in_the_same_place_is_refused(folder, tmp_path, run):
@@ -511,6 +638,20 @@ def test_reconstruct_draws_with_the_papers_model(bundled, folder, tmp_path, told
         for flags in ("", "--model patchifier-paper", "--model patchifier-base")
     )
     assert none == paper != base
+
+
+def test_a_model_with_a_predictor_draws_by_torch(folder, tmp_path, run, told):
+    settings = TINY | {"model": TINY["model"] | {"n_predictor_layers": 1}}
+    (tmp_path / "base.json").write_text(json.dumps(settings))
+    run(f"pretrain {folder}/cache --out {tmp_path}/run --config {tmp_path}/base.json --device cpu")
+    model = tmp_path / "run" / "model"
+    assert not (model / "reconstruct.onnx").exists()
+    found = told(f"reconstruct {folder}/0.wav --model {model} --out {tmp_path}/p.png")
+    assert all(error > 0 for error in found["masked_mse"].values())
+    encoder = embed.load(model)
+    log_mel = encoder.log_mel(np.zeros(22_050 * 3), 22_050)
+    with pytest.raises(RequestError, match="recipes demo, base-paper or paper"):
+        encoder.reconstruct(log_mel, np.ones(2, bool))
 
 
 def test_reconstruct_needs_no_torch(bundled, folder, tmp_path, child_environment):

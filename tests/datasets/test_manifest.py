@@ -216,3 +216,23 @@ def test_parts_of_one_file_keep_their_own_ids_and_groups(tmp_path: Path) -> None
 def test_the_same_part_twice_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"id 't0.wav@10'.*column 'id'"):
         csv_of(tmp_path, "path,start_s", "t0.wav,10", "t0.wav,10", "t0.wav,20")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ("path,target,grp", "grp (did you mean group?)"),
+        ("path,taget", "taget (did you mean target?)"),
+        ("path,Target,splits", "splits (did you mean split?), Target (did you mean target?)"),
+        ("path,target,artist,album,title,duration,genre,track", ""),
+        ("path,target,group,grp", ""),  # what it may mean is there
+        ("path,label,targets", ""),
+    ],
+)
+def test_a_column_that_is_nearly_called_as_a_known_one_is_named(columns, said, tmp_path, caplog):
+    path = tmp_path / "clips.csv"
+    path.write_text(f"{columns}\n" + ",".join(["a"] * len(columns.split(","))) + "\n")
+    datasets.load(path)
+    assert [record.getMessage() for record in caplog.records] == (
+        [f"{path}: columns not used: {said}"] if said else []
+    )

@@ -1,5 +1,6 @@
 """Encoders side by side: known encoders get known scores, and what must be said is said."""
 
+import copy
 import csv
 import dataclasses
 import json
@@ -10,10 +11,10 @@ import time
 import numpy as np
 import pytest
 
-from patchifier import audio, cache, checkpoint, datasets
+from patchifier import audio, cache, checkpoint, datasets, weights
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, SpectrogramConfig, update
-from patchifier.datasets import Clip, Dataset
+from patchifier.datasets import Clip, Dataset, demo
 from patchifier.datasets.splits import ungrouped_note
 from patchifier.evaluate import compare, leaks, report, robustness
 from patchifier.evaluate.encoders import Encoder, as_encoder, each_clip, encoders
@@ -134,7 +135,9 @@ def test_known_encoders_get_known_scores(compared):
 def test_encoders_that_err_on_the_same_clips_differ_by_nothing_in_every_draw(compared, made):
     results = compared(made("one"), made("two"), blind("three", seed=1))
     same = next(row for row in results["differences"] if row["second"] == "two")
-    assert [*interval(same), same["p_holm"]] == [0.0, 0.0, 0.0, 1.0, 1.0]
+    value, low, high, p = interval(same)
+    assert (value, p, same["p_holm"], same["agree"]) == (0.0, 1.0, 1.0, True)
+    assert -low == high > 0
 
 
 def test_repeated_runs_are_one_row_with_their_mean(compared):
@@ -516,3 +519,14 @@ def test_clips_without_targets_and_an_unknown_probe_are_refused(data, compared):
         compared(knows(), on=without)
     with pytest.raises(RequestError, match="linear"):
         compared(knows(), protocol="magic")
+
+
+@pytest.mark.parametrize("bundled", [True, False])
+def test_bundled_clips_come_with_what_the_packages_models_have_heard(data, tmp_path, bundled):
+    path = demo.load().clips[0].path if bundled else str(tmp_path / "mine.wav")
+    clips = (dataclasses.replace(data.clips[0], path=path), *data.clips[1:])
+    mine = copy.copy(data)
+    mine.clips = clips
+    model = dataclasses.replace(knows("patchifier-base"), trained_on=weights.ROOT.resolve())
+    (note,) = leak_notes([model], mine, [0], tmp_path)
+    assert ("other tracks of most of these soundtracks" in note) == bundled

@@ -20,7 +20,7 @@ from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, digest, update
 from patchifier.jobs import LOCK
 from patchifier.seeding import batch_indices, generator
-from patchifier.train import precision
+from patchifier.train import loop, precision
 from patchifier.train.optimiser import rate_factor
 from patchifier.train.pretrain import pretrain
 from patchifier.train.run import Interrupted, Run
@@ -195,6 +195,37 @@ def test_a_run_killed_eight_times_ends_with_the_same_bits(
     small_cache, uninterrupted, tmp_path, seed
 ):
     survive_kills(small_cache, uninterrupted, tmp_path / "run", kills=8, seed=10 + seed)
+
+
+def test_time_is_written_between_checkpoints_too(train, monkeypatch):
+    written = []
+    monkeypatch.setattr(loop, "KEEP_TIME_S", 0.0)
+    monkeypatch.setattr(Run, "keep_time", lambda run: written.append(run))
+    train("run", {"checkpoint_every_s": 1e9})
+    assert len(written) >= 2 * STEPS
+
+
+def test_a_resumed_run_says_from_which_step_it_goes_on(train):
+    said = []
+    train("run", say=said.append)
+    train("run", say=said.append, resume=True)
+    train("other", say=said.append, resume=True)
+    began = [line.startswith(f"goes on from step {STEPS} of stage II; 8 ") for line in said]
+    assert began == [False, True, False]
+
+
+def test_time_is_written_at_each_checkpoint_so_a_kill_loses_little_of_it(train, monkeypatch):
+    written, keep_time = [], Run.keep_time
+
+    def spy(self):
+        keep_time(self)
+        states = {path.parent.name for path in self.path.glob("stage-*/state.safetensors")}
+        written.append((facts_of(self.path)["seconds"], len(states)))
+
+    monkeypatch.setattr(Run, "keep_time", spy)
+    train("run")
+    assert {states for _, states in written} == {1, 2}  # a checkpoint lies there each time
+    assert sorted(written) == written
 
 
 def test_the_bits_depend_on_the_seed(train, uninterrupted):

@@ -228,6 +228,13 @@ def _refusal(error: Exception) -> str:
         return "there is not enough memory: end other programs, or take smaller batches."
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return "there are too few file handles: raise their limit (ulimit -n), and run this again."
+    if isinstance(error, NotADirectoryError | FileExistsError) and error.filename:
+        return (
+            f"{error.filename} cannot be made a folder, for it, or what it lies in, is a file: "
+            "choose another place."
+        )
+    if isinstance(error, IsADirectoryError) and error.filename:
+        return f"{error.filename} is a folder, expected the name of a file: choose another name."
     if isinstance(error, OSError) and error.errno in DENIED:
         place = "the output cannot be written"
         if error.filename:

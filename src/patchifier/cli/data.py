@@ -101,17 +101,15 @@ def prepare(
 
 
 def _spectrogram(model: str, changes: Overrides) -> SpectrogramConfig:
-    from patchifier import weights
+    from patchifier import model_folder
 
     file = changes.file
     if model and file:
         raise RequestError(
             "--model and --config both say what log-mels to make, expected one of them."
         )
-    if model:
-        file = str(weights.find(model) / "config.json")
     whole = read_config(file) if file else {}
-    config = SpectrogramConfig()
+    config = model_folder.read(model).config.spectrogram if model else SpectrogramConfig()
     for part in (whole, changes.sections):
         update(Config(), part)  # refuses a misspelt field of any section
         config = update(config, part.get("spectrogram", {}), where="spectrogram")

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from patchifier.evaluate.leaks import Leak
     from patchifier.evaluate.paper import Step
 
+UNCORRECTED = (
+    "Intervals are not corrected for the number of comparisons: call it a difference only where "
+    "p (Holm) is below 0.05, too."
+)
 # The model, and its baselines: the same architecture untrained, and features without learning.
 ENCODERS = "patchifier-base,random:patchifier-base,mel-stats,mfcc"
 
@@ -39,7 +43,8 @@ def compare(
     out : str
         Run folder.
     encoders : str
-        Comma-separated: models, mel-stats, mfcc, chroma, handcrafted, random, ...
+        Comma-separated: models, mel-stats, mfcc, chroma, handcrafted, random, ... Differences are
+        of the first from each other one.
     probe : str
         How the probe is trained: one linear layer; JukeMIR's grid of 216 probes; the head of the
         paper; or few clips of each class.
@@ -97,6 +102,8 @@ def comparison_text(results: dict[str, Any]) -> str:
     lines += random_notes(results["rows"])
     for row in results["differences"]:
         lines.append(f"{row['first']} - {row['second']}: {_difference(row)}")
+    if len(results["differences"]) > 1:
+        lines.append(UNCORRECTED)
     return "\n".join(lines)
 
 
@@ -114,12 +121,15 @@ def results_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _difference(row: dict[str, Any]) -> str:
+    from patchifier.statistics import NONE_DIFFERS
+
     if row["p_holm"] is None:
         return "not defined on the tested clips"
     if row.get("equal_predictions"):
         return f"{row['value']:+.3f}, equal predictions"
     interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]"
-    return f"{row['value']:+.3f} {interval}, p = {row['p_holm']:.3f} (Holm)"
+    note = f", {NONE_DIFFERS}" if row.get("agree") and row["value"] == 0 else ""
+    return f"{row['value']:+.3f} {interval}{note}, p = {row['p_holm']:.3f} (Holm)"
 
 
 def _interval(row: dict[str, Any]) -> str:
@@ -249,7 +259,7 @@ def reconstruct(
     from patchifier.jobs import file_lock
     from patchifier.train import pictures
 
-    embedder, picture = embed.load(model or weights.PAPER), Path(out)
+    embedder, picture = embed.load_to_draw(model or weights.PAPER), Path(out)
     arrays = _reconstructions(embedder, file, start_s)
     errors, baselines = {}, {}
     for ratio in map(str, pictures.PICTURE_RATIOS):
@@ -266,6 +276,7 @@ def reconstruct(
     lines = [f"{path}: sound" for path in sounds]
     lines.append(f"{picture}: MSE of masked patches in {unit}; the picture has its root in dB")
     lines += [_error_line(ratio, error, baselines[ratio]) for ratio, error in errors.items()]
+    lines += _verdict(errors, baselines)
     results: dict[str, Any] = {
         "picture": str(picture),
         "masked_mse": errors,
@@ -320,6 +331,18 @@ def _error_line(ratio: str, error: float, baselines: dict[str, float]) -> str:
     """Put the error at a mask ratio beside those of predictors without a model."""
     others = [f"{name.replace('_', ' ')} {value:.5f}" for name, value in baselines.items()]
     return f"  ratio {ratio:<5}" + ", ".join([f"model {error:.5f}", *others])
+
+
+def _verdict(errors: dict[str, float], baselines: dict[str, dict[str, float]]) -> list[str]:
+    """Say at how many mask ratios a predictor without a model is better; empty without one."""
+    compared = {ratio: min(others.values()) for ratio, others in baselines.items() if others}
+    if not compared:
+        return []
+    behind = sum(errors[ratio] > best for ratio, best in compared.items())
+    standing = f"behind the best reference at {behind} of {len(compared)} ratios"
+    if not behind:
+        standing = f"at least as good as every reference at all {len(compared)} ratios"
+    return [f"lower is better; the model is {standing}; one clip says little"]
 
 
 def demo(*, out: str = "", paper: bool = False, changes: Overrides) -> Outcome:

@@ -18,6 +18,7 @@ from patchifier.config import (
     ModelConfig,
     PretrainConfig,
     TrainingConfig,
+    to_dict,
     update,
 )
 
@@ -143,6 +144,8 @@ def finetune(
 ) -> Outcome:
     """Evaluate a model on a task by partial fine-tuning.
 
+    Settings are those of the model's config.json, which its recipe may have changed from the
+    defaults below; the first line printed names them.
     Numbers in brackets, such as (4.5), are sections of the paper.
 
     Parameters
@@ -177,6 +180,7 @@ def finetune(
     start = checkpoint.load(model)
     config = changes.apply(start.config)
     methods = METHODS if method == "all" else (method,)
+    print(_tuning_line(model, changes, config), file=sys.stderr, flush=True)
     tuned = finetune.finetune(
         start,
         cache,
@@ -189,6 +193,7 @@ def finetune(
         progress=progress,
     )
     rows = [one.row for one in tuned]
+    print(results_table(rows), file=sys.stderr, flush=True)  # baselines take time, and may fail
     rows += controls(
         start,
         cache,
@@ -200,6 +205,18 @@ def finetune(
         progress=progress,
     )
     return Outcome({"rows": rows}, results_table(rows))
+
+
+def _tuning_line(model: str, changes: Overrides, config: Config) -> str:
+    """Say where the settings come from, which are the model's own unless others are given."""
+    from patchifier import weights
+    from patchifier.evaluate.report.tables import tuning_text
+
+    given = [f"--config {changes.file}"] * bool(changes.file)
+    given += ["flags"] * bool(changes.sections.get("finetune"))
+    changed = f", changed by {' and '.join(given)}" if given else ""
+    text = tuning_text(to_dict(config.finetune))
+    return f"settings of {weights.find(model) / 'config.json'}{changed}: {text}"
 
 
 WATCH_S = 1.0
@@ -234,4 +251,5 @@ def watch(run: str) -> Outcome:
             watched.update()
     except KeyboardInterrupt:  # it is how to leave
         pass
-    return Outcome({"facts": watched.facts, "latest": watched.latest()}, watched.text())
+    facts = watched.facts | {"state": watched.state}
+    return Outcome({"facts": facts, "latest": watched.latest()}, watched.text())

@@ -10,6 +10,7 @@ of about ten points are visible: the demo shows that the package works, not how 
 
 import csv
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import mutagen
@@ -18,6 +19,10 @@ from patchifier.datasets import Clip, Dataset
 from patchifier.tasks import infer
 
 ROOT = Path(__file__).parent / "demo_clips"
+RELATED = (
+    "its training data, without labels, holds other tracks of most of these soundtracks and none "
+    "that these clips are cut from: its card lists them."
+)
 INFO = ("artist", "title", "licence", "source", "source_file")
 
 
@@ -37,6 +42,11 @@ def load() -> Dataset:
         for row in rows
     ]
     return Dataset("demo", tuple(clips), infer([clip.target for clip in clips]))
+
+
+def are_bundled(clips: Iterable[Clip]) -> bool:
+    """Whether any of these clips comes with the package."""
+    return any(Path(clip.path).resolve().is_relative_to(ROOT.resolve()) for clip in clips)
 
 
 def write_library(folder: str | Path) -> Path:

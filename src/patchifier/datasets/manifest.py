@@ -34,6 +34,8 @@ such a table; a split in the name of the file (``GTZANGenre.train.jsonl``) is us
 """
 
 import csv
+import difflib
+import logging
 import math
 import os
 import re
@@ -56,7 +58,9 @@ KNOWN = {
     "path", "audio_path", "file", "id", "start_s", "end_s", "split", "fold", "group", "target",
     "label", "task", "metric",
 }  # fmt: skip
+NEAR = 0.75  # least likeness of a misspelt column, by difflib
 NUMERIC = ("start_s", "end_s", "fold", "target", "label")  # columns in which 0,5 may be a number
+log = logging.getLogger(__name__)
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 
 
@@ -74,6 +78,9 @@ def load(path: Path) -> Dataset:
 def load_all(paths: Sequence[Path], name: str) -> Dataset:
     """Read several manifests as one data set: NAME.train.jsonl, NAME.val.jsonl, NAME.test.jsonl."""
     entries = [entry for path in paths for entry in list_entries(path)]
+    if misspelt := near_columns({name for entry in entries for name in entry.row}):
+        meant = [f"{name} (did you mean {known}?)" for name, known in misspelt.items()]
+        log.warning("%s: columns not used: %s", ", ".join(map(str, paths)), ", ".join(meant))
     stated = _stated(entries)
     counts = Counter(path_of(entry.row, entry.where) for entry in entries)
     repeated = {path for path, count in counts.items() if count > 1}
@@ -90,6 +97,25 @@ def load_all(paths: Sequence[Path], name: str) -> Dataset:
     with naming(", ".join(map(str, paths))):
         task = infer([clip.target for clip in clips])
     return Dataset(name, tuple(clips), stated.with_metric(task), reason=stated.reason_of(task))
+
+
+def near_columns(names: Collection[str]) -> dict[str, str]:
+    """Columns that are not used, but nearly called as one that is, which is not there.
+
+    Examples
+    --------
+    >>> near_columns(["path", "Target", "grp", "artist", "duration"])
+    {'grp': 'group', 'Target': 'target'}
+    """
+    absent = [known for known in KNOWN if known not in names and len(known) > 2]
+    for same in (("path", "audio_path", "file"), ("target", "label")):
+        if any(name in names for name in same):
+            absent = [known for known in absent if known not in same]
+    found = {}
+    for name in sorted(set(names) - KNOWN, key=str.casefold):
+        if near := difflib.get_close_matches(name.casefold(), sorted(absent), n=1, cutoff=NEAR):
+            found[name] = near[0]
+    return found
 
 
 def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], stated: Stated) -> Dataset:

@@ -92,6 +92,7 @@ def compare(
         "encoders": list(dict.fromkeys(e.name for e in encoders)),
     }  # fmt: skip
     with Run(out, None, resume=True, facts=facts) as run:
+        progress = run.timed(progress)
         if note := other_log_mels_note(encoders, data):
             log.warning(note)
         notes = leak_notes(encoders, data, tested.tolist(), run.path, progress=progress)

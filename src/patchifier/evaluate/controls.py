@@ -14,10 +14,10 @@ from patchifier.config import Config
 from patchifier.datasets.splits import Splits, groups_of, partition
 from patchifier.evaluate import encoders, probes
 from patchifier.io import Progress, silent, write_json
-from patchifier.jobs import folder_lock
 from patchifier.tasks import Task
 from patchifier.train import precision
 from patchifier.train.finetune import paired_rows, test_folds
+from patchifier.train.run import continued
 from patchifier.train.tuning import Tuned, Tuning
 
 
@@ -40,7 +40,7 @@ def controls(
     model, cache, config, resume, device, progress
         As for :func:`patchifier.train.finetune.finetune`; the same clips are tested.
     out : str or Path
-        The run folder; gets ``controls/``.
+        The run folder; gets ``controls/``. If they fail, the state of the run is "failed".
     random : bool
         Also train a linear probe on the same architecture with random, calibrated weights. They
         are drawn once.
@@ -57,10 +57,10 @@ def controls(
     start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
     config = config or start.config
     config = replace(config, model=start.config.model, spectrogram=start.config.spectrogram)
-    data = Cache(cache)
+    data = Cache(cache).require(config.spectrogram)
     assert data.task is not None, "finetune() has refused a cache without targets"
     folds = test_folds(data.clips, config.finetune)
-    with folder_lock(Path(out), "run"):
+    with continued(Path(out), "controls") as keep_time:
         rows = _untrained_rows(data, data.task, folds)
         if random:
             tuning = _random_weights(
@@ -70,7 +70,7 @@ def controls(
             arithmetic = precision.of_run(Path(out)) or precision.decide(
                 config.finetune.precision, device, lambda: [tuning.trial(first)]
             )
-            untrained = replace(tuning, arithmetic=arithmetic).over_folds(
+            untrained = replace(tuning, arithmetic=arithmetic, keep_time=keep_time).over_folds(
                 Path(out) / "controls" / "random",
                 folds,
                 encoder="random",

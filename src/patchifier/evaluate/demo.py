@@ -22,6 +22,7 @@ from patchifier import checkpoint, datasets, embed, statistics, tasks, weights
 from patchifier.cache import Cache, prepare
 from patchifier.checkpoint import Checkpoint, embedder_of
 from patchifier.config import Config, read_changes, update
+from patchifier.datasets.demo import RELATED
 from patchifier.datasets.splits import groups_of
 from patchifier.evaluate import encoders, probes
 from patchifier.evaluate.controls import controls
@@ -216,6 +217,7 @@ class Tables:
             )
             names = {"first": ", ".join(first), "second": ", ".join(second)}
             figures = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+            figures["agree"] = found.agree
             figures["equal_predictions"] = equal_predictions(one, two)
             rows.append(names | figures)
         return rows
@@ -263,8 +265,7 @@ def notes(data: Cache, config: Config) -> list[str]:
         f"Linear probe and logistic regression are cross-validated over all {len(data.clips)} "
         "clips; "
         f"every fold but {held} was pre-training data, without labels, of the model of this demo.",
-        f"{RELEASED} comes with the package. Its training data, without labels, holds other "
-        "tracks of these soundtracks and none that these clips are cut from: its card lists them.",
+        f"{RELEASED} comes with the package: {RELATED}",
         "Methods that update weights are trained on two folds, validated on one and tested on "
         f"fold {held}, which is in no training data.",
         "The task, telling seven soundtracks apart, is confounded with mastering; with so few "

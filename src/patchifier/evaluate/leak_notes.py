@@ -9,6 +9,7 @@ from typing import Any
 from patchifier import weights
 from patchifier.cache import Cache
 from patchifier.config import RequestError, digest
+from patchifier.datasets import demo
 from patchifier.evaluate import leaks
 from patchifier.evaluate.encoders import Encoder
 from patchifier.io import Progress, silent
@@ -69,6 +70,8 @@ def leak_notes(
 
 
 def _note(trained_on: Path, data: Cache, search: Callable[[Path], str]) -> str:
+    if trained_on == weights.ROOT.resolve() and demo.are_bundled(data.clips):
+        return demo.RELATED
     if trained_on == weights.ROOT.resolve():
         return f"comes without its training data, {UNKNOWN}; its card lists the data."
     places = [trained_on / "run.json", trained_on / "pretrain" / "run.json"]  # the latter: the demo

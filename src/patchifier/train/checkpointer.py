@@ -17,6 +17,8 @@ from patchifier.config import RequestError, TrainingConfig
 from patchifier.io import parse_json, replaced_file, require_file
 from patchifier.train.run import is_first
 
+STATE_FILE = "state.safetensors"
+
 
 @dataclass
 class State:
@@ -56,6 +58,23 @@ def set_length(state: State, total: int, config: TrainingConfig, folder: Path) -
     state.total = total
 
 
+def saved_step(folder: Path) -> int:
+    """Step of the checkpoint in a folder; 0 without one that can be read."""
+    try:
+        with safetensors.safe_open(folder / STATE_FILE, framework="np") as file:
+            return int(parse_json(file.metadata()["state"])["step"])
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def resumption(run: Path) -> str:
+    """Say from which step a pre-training goes on; empty for one without a checkpoint."""
+    for stage, name in (("two", "II"), ("one", "I")):
+        if step := saved_step(run / f"stage-{stage}"):
+            return f"goes on from step {step:,} of stage {name}; "
+    return ""
+
+
 class Checkpointer:
     """Saves and loads a training run as one safetensors file, which is replaced atomically."""
 
@@ -68,7 +87,7 @@ class Checkpointer:
         settings: Sequence[str],
     ) -> None:
         self.path, self.model, self.optimiser, self.settings = (
-            folder / "state.safetensors",
+            folder / STATE_FILE,
             model,
             optimiser,
             settings,

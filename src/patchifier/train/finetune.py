@@ -116,6 +116,7 @@ def finetune(
         "dataset": data.name,
         "task": {"kind": data.task.kind, "names": list(data.task.names)},
         "metric": data.task.metric,
+        "methods": list(methods),
         "split": describe_split(data.clips, folds),
         "parameters": start.model.parameter_count(),
         "seed": config.finetune.seed,
@@ -133,7 +134,8 @@ def finetune(
             flag="finetune.precision",
             progress=progress(precision.TITLE),
         )
-        for tuning in (replace(tuning, arithmetic=arithmetic) for tuning in tunings):
+        for tuning in tunings:
+            tuning = replace(tuning, arithmetic=arithmetic, keep_time=run.keep_time)
             shown = progress(f"{encoder}, {tuning.method}")
             results.append(
                 tuning.over_folds(run.path / tuning.method, folds, encoder=encoder, progress=shown)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SAVE_WORDS = "state is saved, go on with --resume"
 STATE_FORMAT = 2  # of state.safetensors; one of another format is refused
 PROGRESS_S = 0.5  # between reports of a head in training
+KEEP_TIME_S = 10.0  # longest time of a run that a kill costs
 AGREE_STEPS = 10  # several processes ask each other this often whether to save or to stop
 
 
@@ -159,6 +160,7 @@ def fit(
     checkpoint_every_s: float = 120.0,
     resume: bool = False,
     progress: Progress = silent,
+    keep_time: Callable[[], None] = lambda: None,
 ) -> State:
     """Train a task's model in place.
 
@@ -184,6 +186,8 @@ def fit(
         Go on from ``state.safetensors``, if it is there.
     progress : callable
         Called with steps done, steps in all, and a note.
+    keep_time : callable
+        Called after each checkpoint, and between them every 10 s: writes the time so far.
 
     Returns
     -------
@@ -225,7 +229,7 @@ def fit(
             )
             buffer.add(state.step + 1, *result)
 
-        saver = _saver(state, checkpointer, buffer, stop, checkpoint_every_s)
+        saver = _saver(state, checkpointer, buffer, stop, checkpoint_every_s, keep_time)
         run_steps(
             state,
             take_step,
@@ -323,21 +327,27 @@ def _saver(
     buffer: MetricBuffer,
     stop: threading.Event,
     every_s: float,
+    keep_time: Callable[[], None],
 ) -> Callable[[], None]:
     """Make the function that saves the state when due, at the end, and at an interruption."""
-    fabric, saved_s = buffer.fabric, time.monotonic()
+    fabric = buffer.fabric
+    saved_s = kept_s = time.monotonic()
 
     def save() -> None:
-        nonlocal saved_s
+        nonlocal saved_s, kept_s
         leave = stop.is_set()
         due = leave or time.monotonic() - saved_s >= every_s
         if fabric.world_size > 1:
             agreed = state.step % AGREE_STEPS == 0
             due, leave = agree(fabric, (due, leave)) if agreed else (False, False)
-        if due or state.finished:
+        saves = due or state.finished
+        if saves:
             buffer.fetch()
             checkpointer.save(state)
             saved_s = time.monotonic()
+        if saves or time.monotonic() - kept_s >= KEEP_TIME_S:
+            keep_time()
+            kept_s = time.monotonic()
         if leave and not state.finished:
             raise Interrupted(f"stopped at step {state.step} of {state.total}; {SAVE_WORDS}")
 

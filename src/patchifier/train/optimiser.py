@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchifier.config import TrainingConfig
+from patchifier.config import PretrainConfig, TrainingConfig
 
 MOMENTUM = 0.95
 # Coefficients of five Newton-Schulz iterations (Jordan et al. 2024): they bring singular values
@@ -146,3 +146,11 @@ def rate_factor(step: int, total: int, config: TrainingConfig) -> float:
         return min(1.0, (total - step) / max(1, total - config.flat_steps(total)))
     done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
+    """Learning rate of the extractor in stage II by prefix of its parameters' names."""
+    return dict.fromkeys(
+        ("extractor.", "model.extractor."),
+        settings.extractor_lr_scale * settings.stage_two.learning_rate,
+    )

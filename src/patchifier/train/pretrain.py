@@ -25,6 +25,7 @@ from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import require_embed, require_whitening
 from patchifier.train import precision
 from patchifier.train.batches import Batch, Batches, require_groups
+from patchifier.train.checkpointer import resumption
 from patchifier.train.distributed import (
     expected_rank_slice,
     launch,
@@ -35,7 +36,7 @@ from patchifier.train.distributed import (
 from patchifier.train.loop import TrainTask, fit
 from patchifier.train.note_labels import note_labels
 from patchifier.train.objectives import PIXELS, Objectives, frozen_modules, require_targets
-from patchifier.train.optimiser import bf16_optimiser
+from patchifier.train.optimiser import bf16_optimiser, extractor_rates
 from patchifier.train.pictures import write_reconstructions
 from patchifier.train.plan import plan, stage_steps
 from patchifier.train.run import Run, is_first
@@ -149,7 +150,7 @@ def pretrain(
             "init weights": model_hash(checkpoint.load(init).model),
         }
     with Run(out, config, resume=resume, facts=facts) as run:
-        say(plan(config.pretrain, len(splits.train)))
+        say(resumption(run.path) + plan(config.pretrain, len(splits.train)))
         arithmetic = precision.settle(
             run,
             config.pretrain.precision,
@@ -309,16 +310,9 @@ def train_stage(
         checkpoint_every_s=settings.checkpoint_every_s,
         resume=resume,
         progress=progress(f"stage {'I' if stage == 'one' else 'II'}"),
+        keep_time=run.keep_time,
     )
     model.requires_grad_(True)
-
-
-def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
-    """Learning rate of the extractor in stage II by prefix of its parameters' names."""
-    return dict.fromkeys(
-        ("extractor.", "model.extractor."),
-        settings.extractor_lr_scale * settings.stage_two.learning_rate,
-    )
 
 
 def trials(

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 
 import patchifier
 from patchifier.config import Config, RequestError, current_form, to_dict, update
-from patchifier.io import has_others, parse_json, read_text, write_json
+from patchifier.io import Progress, has_others, parse_json, read_text, write_json
 from patchifier.jobs import LOCK, folder_lock
 
 
@@ -112,6 +112,8 @@ class Run:
             _read(self.path / "run.json") if (self.path / "run.json").exists() else {}
         )
         self.before_s = float(self.before.get("seconds", 0.0))
+        if config is not None and self.before:  # resumed, so what began it counts
+            self.facts |= _first_start(self.before, self.facts)
         if config is None and self.before:
             self._require_same("kind", "by another command: name another folder")
         if "music" in self.before:  # runs of older versions lack it
@@ -166,6 +168,19 @@ class Run:
         if self.writes:
             write_json(self.path / "run.json", self.facts)
 
+    def keep_time(self) -> None:
+        """Write the seconds so far, so that a kill loses no more than those since the last call."""
+        self.write_facts("running")
+
+    def timed(self, progress: Callable[[str], Progress]) -> Callable[[str], Progress]:
+        """Show progress, and write the seconds so far when a part begins."""
+
+        def show(title: str) -> Progress:
+            self.keep_time()
+            return progress(title)
+
+        return show
+
     def __enter__(self) -> "Run":
         """Record that the run is under way.
 
@@ -187,13 +202,62 @@ class Run:
     ) -> None:
         """Record how it ended."""
         with self.held:
-            self.write_facts(
-                "finished"
-                if kind is None
-                else "interrupted"
-                if kind in (Interrupted, KeyboardInterrupt)
-                else "failed"
-            )
+            state, more = _ending(kind, error)
+            self.write_facts(state, **more)
+
+
+def _ending(
+    kind: type[BaseException] | None, error: BaseException | None
+) -> tuple[str, dict[str, str]]:
+    """State of a run that ends with this error, and what else is said of it."""
+    if kind is None:
+        return "finished", {}
+    if kind in (Interrupted, KeyboardInterrupt):
+        return "interrupted", {}
+    return "failed", {"error": f"{kind.__name__}: {error}"}
+
+
+@contextlib.contextmanager
+def continued(path: Path, part: str) -> Iterator[Callable[[], None]]:
+    """Go on with a run that has just ended; its state is then how this part of it ends.
+
+    Parameters
+    ----------
+    path : Path
+        The run folder, which is locked meanwhile. It may lack ``run.json``.
+    part : str
+        Name of the part, for an error.
+
+    Yields
+    ------
+    callable
+        Writes the seconds so far.
+    """
+    file = path / "run.json"
+    with folder_lock(path, "run"):
+        before = _read(file) if file.exists() else {}
+        started_s = time.monotonic()
+
+        def write(state: str, more: Mapping[str, Any]) -> None:
+            if before and is_first():
+                seconds = float(before.get("seconds", 0.0)) + time.monotonic() - started_s
+                write_json(file, before | {"state": state, "seconds": round(seconds, 1), **more})
+
+        write("running", {})
+        try:
+            yield lambda: write("running", {})
+        except BaseException as error:
+            state, more = _ending(type(error), error)
+            write(state, more and {"error": f"{part}: {more['error']}"})
+            raise
+        write("finished", {})
+
+
+def _first_start(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Command and time of a run's first start, and a list of those of each later one."""
+    names = ("command", "started")
+    later = [*before.get("resumed", []), {name: now[name] for name in names}]
+    return {name: before[name] for name in names if name in before} | {"resumed": later}
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:

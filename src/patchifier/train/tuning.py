@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ class Tuning:
     device: str = "auto"
     resume: bool = False
     arithmetic: Arithmetic = field(default_factory=Arithmetic)  # chosen when the run began
+    keep_time: Callable[[], None] = lambda: None  # called at each checkpoint, and between
 
     def __post_init__(self) -> None:
         """Check the method's name."""
@@ -309,6 +310,7 @@ class Tuning:
             fabric=self.fabric,
             resume=self.resume,
             progress=progress,
+            keep_time=self.keep_time,
         )
         module.cpu()
         with torch.no_grad():  # from here on outputs are in the units of the targets

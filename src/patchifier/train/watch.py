@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 from patchifier.config import RequestError
 from patchifier.io import parse_json, read_text, require_file
+from patchifier.jobs import is_worked_on
 
 FILES = ("metrics.csv", "validation.csv")
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 60
-ENDED = ("finished", "interrupted", "failed")
+ENDED = ("finished", "interrupted", "failed", "stopped")
+STOPPED = "stopped without an end: go on with --resume"
 
 
 @dataclass
@@ -99,9 +102,22 @@ class Watched:
             raise RequestError(f"{self.path / 'run.json'} cannot be read ({error}).") from error
 
     @property
+    def state(self) -> str:
+        """State by run.json; "stopped" for a run that was killed, which holds its lock no more."""
+        state = str(self.facts.get("state", "unknown"))
+        return "stopped" if state == "running" and is_worked_on(self.path) is False else state
+
+    @property
     def ended(self) -> bool:
         """Whether the run is no longer under way."""
-        return self.facts.get("state") in ENDED
+        return self.state in ENDED
+
+    def seconds(self, state: str) -> float:
+        """Seconds of a run in this state; of one that runs, to this moment."""
+        written = float(self.facts.get("seconds", 0.0))
+        if state != "running":
+            return written
+        return written + max(0.0, time.time() - (self.path / "run.json").stat().st_mtime)
 
     def latest(self) -> dict[str, dict[str, float]]:
         """Last row of each file, by its path below the run."""
@@ -114,8 +130,9 @@ class Watched:
 
     def text(self, width: int = WIDTH) -> str:
         """Lay the curves out for a terminal: a line for each column, its last value behind it."""
-        facts = self.facts
-        lines = [f"{self.path}: {facts.get('state', 'unknown')}, {facts.get('seconds', 0):.0f} s"]
+        state = self.state
+        words = STOPPED if state == "stopped" else state
+        lines = [f"{self.path}: {words}, {self.seconds(state):.0f} s"]
         for file, curves in self.curves.items():
             place, steps = file.relative_to(self.path).as_posix(), curves.columns.get("step", [])
             lines += ["", f"{place}, {_extent(steps)}"]

@@ -191,7 +191,10 @@ def _missing_state(run: RunFolder) -> list[str]:
         "interrupted": "it was interrupted and can be resumed",
         "failed": "it failed",
     }
-    return [] if state == "finished" else [known.get(state, f"its state is {state!r}")]
+    if state == "finished":
+        return []
+    error = str(run.facts.get("error") or "")
+    return [f"{known.get(state, f'its state is {state!r}')}{': ' if error else ''}{error}"]
 
 
 def _missing_pretrain(run: RunFolder) -> list[str]:
@@ -220,10 +223,11 @@ def _missing_finetune(run: RunFolder) -> list[str]:
         for method in present
         if not (run.path / method / "results.json").exists()
     ]
+    asked = run.facts.get("methods") or METHODS  # runs of older versions do not say
     absent = [
         method
         for method in METHODS
-        if method not in present and run.facts.get("state") != "finished"
+        if method in asked and method not in present and run.facts.get("state") != "finished"
     ]
     return [*missing, *([f"without {', '.join(absent)} so far"] if absent else [])]
 

@@ -13,7 +13,7 @@ from patchifier.evaluate.report.folders import (
     to_number,
 )
 from patchifier.evaluate.report.provenance import clip_counts, duration, music_text, seeds_text
-from patchifier.evaluate.report.tables import Column, interval_text, with_unit
+from patchifier.evaluate.report.tables import Column, interval_text, tuning_text, with_unit
 
 OTHERS = {
     "random": "the same network with random weights",
@@ -120,6 +120,9 @@ def setting(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
             term = f"task: {run.dataset}" if run.dataset else "task"
             tasks.setdefault(f"{term} {run.test}", (term, _task(run)))
     lines += tasks.values()
+    for run in runs:
+        if run.kind == "finetune" and (settings := get_part(run.config, "finetune")):
+            lines += [("fine-tuning", tuning_text(settings))]
     precision = {str(run.facts["precision"]) for run in runs if run.facts.get("precision")}
     machines = {str(run.facts["machine"]) for run in runs if run.facts.get("machine")}
     lines += [

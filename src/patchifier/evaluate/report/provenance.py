@@ -65,6 +65,7 @@ def made(run: RunFolder) -> dict[str, Any]:
         "parameters": f"{size:,.0f}" if size == size else "",
         "seed": seeds_text(run),
         "started": facts.get("started", ""),
+        "resumed": _resumed(run),
         "time": duration(facts.get("seconds")),
         "processor": facts.get("machine", ""),
         "precision": _precision(run),
@@ -82,6 +83,13 @@ def made(run: RunFolder) -> dict[str, Any]:
         "facts": [(name, text) for name, text in lines.items() if text != ""],
         "config": json.dumps(run.config, indent=2) if run.config else "",
     }
+
+
+def _resumed(run: RunFolder) -> str:
+    """When a run was resumed."""
+    later = run.facts.get("resumed")
+    later = later if isinstance(later, list) else []
+    return ", ".join(str(each.get("started", "")) for each in later if isinstance(each, dict))
 
 
 def _precision(run: RunFolder) -> str:

@@ -20,6 +20,7 @@ from patchifier.evaluate.report.folders import (
     to_number,
 )
 from patchifier.io import to_cell
+from patchifier.statistics import NONE_DIFFERS
 
 OURS = "patchifier"  # the model of a demo; a fine-tuned one has the name of its folder
 ENCODERS = {  # in the order of the table
@@ -165,6 +166,30 @@ def _rate(run: RunFolder) -> str:
     return f"{rate:g}" if rate == rate else ""
 
 
+def tuning_text(settings: Mapping[str, Any]) -> str:
+    """Say in words how fine-tuning trains, by the section ``finetune`` of a config.
+
+    Examples
+    --------
+    >>> training = {"learning_rate": 1e-4, "steps": 60, "batch_size": 16, "schedule": "cosine"}
+    >>> tuning_text({"training": training, "head_learning_rate": 1e-3, "patience": 60})
+    'learning rate 0.0001 (cosine), of the head 0.001; batches of 16; 60 steps; patience 60'
+    """
+    training = get_part(settings, "training")
+    if rates := settings.get("learning_rates"):
+        rate = f"the best on validation of {', '.join(f'{to_number(each):g}' for each in rates)}"
+    else:
+        rate = f"{to_number(training.get('learning_rate')):g}"
+    parts = [f"learning rate {rate} ({training.get('schedule', 'constant')})"]
+    if head := settings.get("head_learning_rate"):
+        parts[0] += f", of the head {to_number(head):g}"
+    length = f"{training.get('steps')} steps"
+    if not training.get("steps"):
+        length = f"{to_number(training.get('epochs')):g} epochs"
+    parts += [f"batches of {training.get('batch_size', '?')}", length]
+    return "; ".join([*parts, f"patience {settings.get('patience', '?')}"])
+
+
 def same_score(row: Row, other: Row) -> bool:
     """Whether two rows tell the same score, to half of the last digit shown."""
     alike = all(row.get(key) == other.get(key) for key in ("encoder", "method", "metric", "n"))
@@ -243,7 +268,8 @@ def interval_text(row: Row, metric: object, *, signed: bool = False) -> str:
     if row.get("equal_predictions"):
         return "equal predictions"
     low, high = (score_text(row.get(key), metric, signed=signed) for key in ("low", "high"))
-    return "–" if low == high == "–" else f"{low} to {high}"
+    note = f"; {NONE_DIFFERS}" if signed and row.get("agree") and not row.get("value") else ""
+    return "–" if low == high == "–" else f"{low} to {high}{note}"
 
 
 def caution_text(group: Sequence[Row]) -> str:
