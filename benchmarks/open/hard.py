@@ -273,10 +273,10 @@ def prepare(
     database, queries = hard_clips(root, endpoint)
     deformed = [query for query in queries if query.column.name != CLEAN]
     render_all(root, deformed, workers, lambda title: lambda *done: None, write_query)
-    asked = [_asked(root, query) for query in queries]
+    query_clips = [_query_clip(root, query) for query in queries]
     out = root / "hard" / cache_name("cache", spectrogram)
     made = cache.prepare(
-        Dataset("hard", (*database, *asked)), out, config=spectrogram, workers=workers
+        Dataset("hard", (*database, *query_clips)), out, config=spectrogram, workers=workers
     )
     if made.skipped:
         raise RequestError(
@@ -285,7 +285,7 @@ def prepare(
     return Cache(out), queries
 
 
-def _asked(root: Path, query: Query) -> Clip:
+def _query_clip(root: Path, query: Query) -> Clip:
     name = query.path.removeprefix("hard/clips/").rpartition(".")[0]
     if query.column.name != CLEAN:
         return Clip(name, str(root / query.path), split="valid", group=query.track)
@@ -299,7 +299,7 @@ def _asked(root: Path, query: Query) -> Clip:
 
 
 def found_tracks(
-    features: np.ndarray, database: Sequence[str], train: Sequence[int], asked: Sequence[str]
+    features: np.ndarray, database: Sequence[str], train: Sequence[int], targets: Sequence[str]
 ) -> np.ndarray:
     """Whether the nearest entry of the database is of the query's track: (n,) of 0 and 1.
 
@@ -309,7 +309,7 @@ def found_tracks(
     standard = (features - mean) / scale
     units = standard / np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-12)
     nearest = (units[len(database) :] @ units[: len(database)].T).argmax(1)
-    return (np.asarray(database)[nearest] == np.asarray(asked)).astype(float)
+    return (np.asarray(database)[nearest] == np.asarray(targets)).astype(float)
 
 
 @dataclass(frozen=True)

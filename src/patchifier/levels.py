@@ -140,15 +140,15 @@ def with_levels(
         A copy; padding may be raised.
     """
     floor = config.silence * (1 - HALF_PRECISION)  # and what a cache makes of silence
-    heard = functional.threshold(patches, floor, -math.inf)
+    levelled = functional.threshold(patches, floor, -math.inf)
     if noise is not None:
         noisy, power, frames = noise
-        heard[noisy] = with_noise(heard[noisy], power, frames, config=config)
-    return heard.add_(offsets[:, None, None, :, None]).clamp_(min=config.silence)
+        levelled[noisy] = with_noise(levelled[noisy], power, frames, config=config)
+    return levelled.add_(offsets[:, None, None, :, None]).clamp_(min=config.silence)
 
 
 def with_noise(
-    heard: Tensor, noise: Tensor, frames: Tensor, *, config: SpectrogramConfig
+    levelled: Tensor, noise: Tensor, frames: Tensor, *, config: SpectrogramConfig
 ) -> Tensor:
     """Add stationary noise (K, M) to patches (K, N, 1, M, W), in which silence is -infinite.
 
@@ -157,9 +157,9 @@ def with_noise(
     ratio.
     """
     nepers = math.log(10) / 10 / config.db_scale  # from a value to the logarithm of its power
-    power = (heard * nepers).exp_()  # (K, N, 1, M, W)
+    power = (levelled * nepers).exp_()  # (K, N, 1, M, W)
     shares = torch.from_numpy(mel_shares(config)).to(power.device)
-    # float64, so that the order of a sum, which depends on K, is not heard
+    # float64, so that the order of a sum, which depends on K, changes nothing
     of_bands = power[:, :, 0, : config.n_mels].sum(dim=(1, 3), dtype=torch.float64)
     mean = (of_bands * shares).sum(dim=1) / frames  # (K,)
     power.add_((noise * mean[:, None]).float()[:, None, None, :, None])

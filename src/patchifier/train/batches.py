@@ -288,6 +288,6 @@ def _patches(
     crops = Resampling.of(drawn, first=first, frames=frames, width=width, config=config.spectrogram)
     crops, table = to_device(crops, device), log_mels.flatten(0, 1).to(device)
     clean = augment.resample(crops, table, silence=silence, width=width)
-    heard = augment.change_levels(clean, crops, config=config.spectrogram)
-    augmented = augment.vary_intensity(heard, crops, config=augmentation, silence=silence)
+    levelled = augment.change_levels(clean, crops, config=config.spectrogram)
+    augmented = augment.vary_intensity(levelled, crops, config=augmentation, silence=silence)
     return augmented, augmented if config.pretrain.reconstruction_target == "augmented" else clean
