@@ -123,6 +123,14 @@ def test_a_chord_is_that_in_the_middle_of_the_patch():
     assert later.tolist() == [10 * len(QUALITIES) + 1, UNKNOWN, UNKNOWN, UNKNOWN]
 
 
+def test_quality_and_mode_do_not_depend_on_root_and_tonic():
+    for shift in (0, 3):
+        known = Score.of({"key": "A:min", "chords": [[0, 2 * PATCH_S, "Eb:dim"]]})
+        quality = values("chord_quality", known, semitones=shift)
+        assert quality.tolist() == [QUALITIES.index("dim")] * 2 + [UNKNOWN] * 2
+        assert values("key_mode", known, semitones=shift) == 1
+
+
 def test_tempo_is_that_after_stretching():
     plain, slower = (values("bpm", Score.of({"bpm": 120}), scale=scale) for scale in (1.0, 1.2))
     assert plain == values("bpm", Score.of({"bpm": 144}), scale=1.2)
@@ -232,7 +240,7 @@ def test_an_untrained_head_has_the_loss_of_base_rates(tmp_path):
         if NOTE_TARGETS[head].kind == "multiclass":
             learner.notes.heads[head].bias.data.zero_()
     errors = learner.errors(batch_of(music(2, 6)[..., :64, :], half(2, 6)))
-    for name in ("key", "bpm", "beats_per_bar", "chord"):
+    for name in ("key", "key_mode", "bpm", "beats_per_bar", "chord", "chord_quality"):
         assert float(errors[name].detach()) == pytest.approx(1.0), name
     rates = np.array([0.5, *[1 / 52] * 16])  # of the piano, and of what never sounds
     entropy = -(rates * np.log(rates) + (1 - rates) * np.log(1 - rates))

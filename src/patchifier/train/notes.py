@@ -206,12 +206,23 @@ def chord(score: Score, crop: Crop) -> np.ndarray | None:
     return np.where(inside, roots * len(QUALITIES) + score.chords[at, 3], UNKNOWN)
 
 
+def chord_quality(score: Score, crop: Crop) -> np.ndarray | None:
+    """Index of the quality of the chord in the middle of each patch, whatever its root: (N,)."""
+    found = chord(score, crop)
+    return None if found is None else np.where(found < 0, UNKNOWN, found % len(QUALITIES))
+
+
 def key(score: Score, crop: Crop) -> np.ndarray | None:
     """Index of the key: ()."""
     if score.key is None:
         return None
     tonic, mode = score.key
     return np.array((tonic + round(crop.semitones)) % 12 * len(MODES) + mode)
+
+
+def key_mode(score: Score, crop: Crop) -> np.ndarray | None:
+    """Index of the mode, whatever the tonic: ()."""
+    return None if score.key is None else np.array(score.key[1])
 
 
 def bpm(score: Score, crop: Crop) -> np.ndarray | None:
@@ -292,7 +303,9 @@ NOTE_TARGETS = {
     "instruments": NoteTarget(families, FAMILIES),
     "beats": NoteTarget(beats, 2 * EIGHTHS),
     "chord": NoteTarget(chord, 12 * len(QUALITIES), kind="multiclass"),
+    "chord_quality": NoteTarget(chord_quality, len(QUALITIES), kind="multiclass"),
     "key": NoteTarget(key, 12 * len(MODES), "clip", "multiclass"),
+    "key_mode": NoteTarget(key_mode, len(MODES), "clip", "multiclass"),
     "bpm": NoteTarget(bpm, TEMPI, "clip", "multiclass"),
     "beats_per_bar": NoteTarget(metre, len(METRES), "clip", "multiclass"),
 }
