@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from patchifier import cache, checkpoint, cli, datasets, embed, weights
+from patchifier import cache, checkpoint, cli, datasets, embed, evaluate, weights
 from patchifier.cli.command import Overrides, parse, parser
 from patchifier.cli.progress import progress
 from patchifier.config import Config, RequestError, update
@@ -475,6 +475,18 @@ def test_a_file_where_a_folder_is_written_is_refused(command, place, folder, tmp
     assert str(tmp_path / "taken.csv") in said
     assert "file" in said
     assert (tmp_path / "taken.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["taken.csv", "taken.csv/inside", "others", "run", "tuned"])
+def test_a_place_that_does_not_fit_is_refused_before_encoders_are_made(
+    place, folder, tmp_path, run, monkeypatch
+):
+    (tmp_path / "taken.csv").touch()
+    for file, kind in (("others/file", ""), ("run/run.json", "compare"), ("tuned/run.json", "t")):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text(json.dumps({"kind": kind, "cache": "elsewhere"}))
+    monkeypatch.setattr(evaluate.encoders, "encoders_of", None)  # a call would raise
+    assert "--out" in run(f"compare {folder}/cache --out {tmp_path / place}", code=2).err
 
 
 @pytest.mark.parametrize("command", ["compare {} --out x", "leaks {0} {0}", "pretrain {} --out x"])

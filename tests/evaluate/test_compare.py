@@ -480,6 +480,35 @@ def test_a_second_comparison_replaces_the_first_and_no_other_run(compared, tmp_p
             compared(knows(), folder=folder)
 
 
+def test_a_comparison_of_another_cache_or_data_set_is_left_alone(data, compared, tmp_path):
+    compared(knows())
+    shutil.copytree(data.path, tmp_path / "copy")
+    renamed = changed(data)
+    renamed.name = "other"
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for other in (Cache(tmp_path / "copy"), renamed):
+        with pytest.raises(RequestError, match=r"holds a run already.*choose another --out"):
+            compared(blind(), on=other)
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_the_same_cache_by_another_way_of_writing_its_path_is_compared_again(
+    data, compared, monkeypatch
+):
+    compared(knows())
+    monkeypatch.chdir(data.path.parent)
+    assert rows_of(compared(blind(), on=Cache(data.path.name)), "blind")
+
+
+@pytest.mark.parametrize(("how", "left"), [({}, {"blind.csv"}), ({"protocol": "few-shot"}, set())])
+def test_predictions_and_differences_are_those_of_the_last_table(compared, tmp_path, how, left):
+    compared(knows(), blind())
+    compared(blind(), **how)
+    assert {path.name for path in (tmp_path / "run" / "predictions").iterdir()} == left
+    assert not (tmp_path / "run" / "differences.csv").exists()
+
+
 # --- the page ---
 
 

@@ -71,6 +71,7 @@ def compare(
         raise RequestError(
             "--encoders names no encoder, expected some, such as 'runs/demo/model,random,mfcc'."
         )
+    compare.require_fit(data, Path(out))  # before random weights are calibrated
     results = compare.compare(
         data,
         evaluate.encoders.encoders_of(specs, data=data, seed=seed, progress=progress),

@@ -1,7 +1,7 @@
 """Compare encoders by the same probe on the same clips, with intervals and paired differences."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from patchifier.evaluate.encoders import Encoder, holds
 from patchifier.evaluate.evaluator import Evaluator
 from patchifier.evaluate.leak_notes import leak_notes
 from patchifier.io import Progress, silent, write_json, write_rows
-from patchifier.train.run import Run
+from patchifier.tasks import Task
+from patchifier.train.run import Run, facts_of, refuse_other_files
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ def compare(
     Raises
     ------
     RequestError
-        If the clips have no targets, or the protocol does not fit the task.
+        If the clips have no targets, the protocol does not fit the task, or `out` is no place for
+        it: it holds other files, or a run of another command, cache or data set.
 
     Examples
     --------
@@ -76,19 +78,15 @@ def compare(
     ['majority', 'mel-stats']
     """
     data = cache if isinstance(cache, Cache) else Cache(cache)
-    if data.task is None:
-        raise RequestError(
-            f"the clips of cache {data.path} have no targets: prepare it from a manifest with a "
-            "target column."
-        )
+    task = require_fit(data, Path(out))
     splits = splits_of(data)
     tested = np.concatenate([split.test for split in splits])
     facts = {
         "kind": "compare", "cache": str(data.path), "dataset": data.name,
-        "protocol": protocol, "seed": seed, "metric": data.task.metric,
+        "protocol": protocol, "seed": seed, "metric": task.metric,
         "hours": round(data.hours, 3),
         "clips": {name: len(getattr(splits[0], name)) for name in ("train", "valid", "test")},
-        "task": {"kind": data.task.kind, "names": list(data.task.names)}, "split": describe(data),
+        "task": {"kind": task.kind, "names": list(task.names)}, "split": describe(data),
         "encoders": list(dict.fromkeys(e.name for e in encoders)),
     }  # fmt: skip
     with Run(out, None, resume=True, facts=facts) as run:
@@ -101,15 +99,42 @@ def compare(
             perturbed[name] = robustness.perturb(
                 data, tested, name, run.path / "deformed" / name, progress=progress(name)
             )
-        evaluator = Evaluator(
-            data, data.task, protocol, splits, seed, perturbed, run.path, progress
-        )
+        evaluator = Evaluator(data, task, protocol, splits, seed, perturbed, run.path, progress)
         results = evaluator.results(encoders)
-        notes += ungrouped_note(data.clips) + untrained_note(data.task, data.clips, splits)
+        notes += ungrouped_note(data.clips) + untrained_note(task, data.clips, splits)
         results["notes"] = notes + results.get("notes", [])
         results |= {"dataset": data.name, "protocol": protocol, "split": facts["split"]}
         _write(run.path, results)
+        for old in set((run.path / "predictions").glob("*.csv")) - evaluator.written:
+            old.unlink()  # of an encoder of an earlier comparison
     return results
+
+
+def require_fit(data: Cache, out: Path) -> Task:
+    """Task of a cache; refuse one without targets, and a folder where this cannot be written."""
+    if data.task is None:
+        raise RequestError(
+            f"the clips of cache {data.path} have no targets: prepare it from a manifest with a "
+            "target column."
+        )
+    before = facts_of(out)
+    if not before:
+        refuse_other_files(out)
+    elif before.get("kind") != "compare":
+        raise RequestError(f"{out} was made by another command: choose another --out.")
+    elif not _is_of(data, before):
+        raise RequestError(
+            f"{out} holds a run already, of cache {before.get('cache')} (data set "
+            f"{before.get('dataset')}): choose another --out."
+        )
+    return data.task
+
+
+def _is_of(data: Cache, before: Mapping[str, Any]) -> bool:
+    """Whether a comparison was one of this cache, wherever the command was run."""
+    path = str(before.get("cache"))
+    same_path = path == str(data.path) or Path(path).resolve() == data.path.resolve()
+    return same_path and before.get("dataset") == data.name
 
 
 def other_log_mels_note(encoders: Sequence[Encoder], data: Cache) -> str:
@@ -156,3 +181,5 @@ def _write(folder: Path, results: dict[str, Any]) -> None:
     write_rows(folder / "table.csv", rows)
     if results["differences"]:
         write_rows(folder / "differences.csv", results["differences"])
+    else:  # those of an earlier comparison
+        (folder / "differences.csv").unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Evaluator:
         Gets stored features and the predictions of each encoder.
     progress : callable
         Given a title, returns a function that shows progress.
+    written : set of Path
+        The files of predictions that were written.
     """
 
     data: Cache
@@ -57,6 +59,7 @@ class Evaluator:
     perturbed: Mapping[str, Cache]
     folder: Path
     progress: Callable[[str], Progress]
+    written: set[Path] = field(default_factory=set)
 
     @functools.cached_property
     def tested(self) -> np.ndarray:
@@ -269,7 +272,9 @@ class Evaluator:
         clips = [self.data.clips[index] for index in self.tested]
         rows = prediction_rows(self.task, clips, np.mean(runs, axis=0))
         stem = "".join(letter if letter.isalnum() else "-" for letter in name)
-        write_rows(self.folder / "predictions" / f"{stem}.csv", rows)
+        path = self.folder / "predictions" / f"{stem}.csv"
+        write_rows(path, rows)
+        self.written.add(path)
 
     # --- few examples ---
 

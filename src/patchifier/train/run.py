@@ -108,9 +108,7 @@ class Run:
             "started": datetime.datetime.now().isoformat(timespec="seconds"),
         }
         self.facts |= {"machine": machine(), "versions": versions(), **(facts or {})}
-        self.before: dict[str, Any] = (
-            _read(self.path / "run.json") if (self.path / "run.json").exists() else {}
-        )
+        self.before = facts_of(self.path)
         self.before_s = float(self.before.get("seconds", 0.0))
         if config is not None and self.before:  # resumed, so what began it counts
             self.facts |= _first_start(self.before, self.facts)
@@ -151,8 +149,8 @@ class Run:
                         f"{self.path} was started with other settings: {'; '.join(differ)}. "
                         f"Resume with --config {old}, or choose another --out."
                     )
-        elif has_others(self.path, "config.json", "run.json", lock=LOCK):
-            raise RequestError(f"{self.path} exists and is not a run: choose another --out.")
+        else:
+            refuse_other_files(self.path)
         if config is None:
             self.path.mkdir(parents=True, exist_ok=True)
         else:
@@ -204,6 +202,20 @@ class Run:
         with self.held:
             state, more = _ending(kind, error)
             self.write_facts(state, **more)
+
+
+def refuse_other_files(path: Path) -> None:
+    """Refuse a place for a new run that is a file, is below one, or holds files of others."""
+    place = next(each for each in (path, *path.parents) if each.exists())
+    if not place.is_dir():
+        raise RequestError(f"{place} is a file, expected a folder: choose another --out.")
+    if has_others(path, "config.json", "run.json", lock=LOCK):
+        raise RequestError(f"{path} exists and is not a run: choose another --out.")
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """What ``run.json`` of a run folder says; empty if there is none."""
+    return _read(path / "run.json") if (path / "run.json").exists() else {}
 
 
 def _ending(
