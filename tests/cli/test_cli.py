@@ -700,6 +700,13 @@ def test_what_does_not_exist_is_named(line, tmp_path, monkeypatch, run):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_report_without_one_of_its_runs_says_so_and_is_exit_code_one(folder, tmp_path, run):
+    shown = run(f"report {folder}/run {tmp_path}/gone --out {tmp_path}/page", code=1)
+    assert f"{tmp_path}/gone" in shown.err
+    assert (tmp_path / "page" / "index.html").is_file()
+    assert not run(f"report {folder}/run --out {tmp_path}/page").err.count("Nothing")
+
+
 def test_folder_without_audio_is_exit_code_two(tmp_path, run):
     assert "no audio files" in run(f"prepare {tmp_path} --out {tmp_path}/cache", code=2).err
 

@@ -224,7 +224,8 @@ def report(runs: list[str], *, out: str, without_sounds: bool = False) -> Outcom
     from patchifier.evaluate import report
 
     page = report.report(runs, out, sounds=not without_sounds, progress=progress)
-    return Outcome({"page": str(page)}, f"report: {page}")
+    nothing = tuple(report.nothing_under(runs))
+    return Outcome({"page": str(page)}, f"report: {page}", 1 if nothing else 0, nothing)
 
 
 def reconstruct(

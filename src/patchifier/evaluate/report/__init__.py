@@ -21,7 +21,13 @@ from patchifier.evaluate.report.tables import collect_rows, csv_table, markdown_
 from patchifier.io import Progress, silent, write_text
 from patchifier.jobs import folder_lock
 
-__all__ = ["read_reconstructions", "reconstruction_figure", "report", "save_figure"]
+__all__ = [
+    "nothing_under",
+    "read_reconstructions",
+    "reconstruction_figure",
+    "report",
+    "save_figure",
+]
 
 
 def report(
@@ -70,9 +76,7 @@ def report(
             f"cannot write a report to {out}: it is a file, expected a folder. Name another "
             "folder with --out."
         )
-    problems: list[str] = [
-        f"Nothing to report on under {root}." for root in roots if not any(find_folders(root))
-    ]
+    problems = nothing_under(roots)
     folders = sorted({folder.resolve() for root in roots for folder in find_folders(root)})
     if not folders:
         places = ", ".join(map(str, roots)) or "no folder at all"
@@ -109,3 +113,9 @@ def report(
             found, demos, rows, problems, out, steps=steps, sounds=sounds, progress=progress
         )
         return write_text(out / "index.html", page)
+
+
+def nothing_under(roots: Sequence[Path | str]) -> list[str]:
+    """One line for each folder that holds no run, or is not there."""
+    empty = (root for root in map(Path, roots) if not any(find_folders(root)))
+    return [f"Nothing to report on under {root}." for root in empty]
