@@ -19,6 +19,7 @@ from patchifier import audio, cache, checkpoint, datasets
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, digest, update
 from patchifier.jobs import LOCK
+from patchifier.nn.encode import model_hash
 from patchifier.seeding import batch_indices, generator
 from patchifier.train import loop, precision
 from patchifier.train.optimiser import rate_factor
@@ -400,3 +401,8 @@ def test_a_run_that_was_killed_before_its_first_file_is_no_obstacle(tmp_path):
     (tmp_path / "run" / LOCK).touch()
     with Run(tmp_path / "run", None) as run:
         assert run.facts["state"] == "running"
+
+
+def test_a_run_names_the_weights_of_its_model(uninterrupted):
+    model = checkpoint.load(uninterrupted / "model").model
+    assert facts_of(uninterrupted)["model weights"] == model_hash(model)

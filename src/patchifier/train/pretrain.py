@@ -198,6 +198,7 @@ def pretrain(
                 for stage, number in stage_steps(config.pretrain, len(splits.train)).items()
             }
             checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described | steps))
+            run.facts["model weights"] = model_hash(model)
     return run.path / "model"
 
 

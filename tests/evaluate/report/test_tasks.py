@@ -336,6 +336,30 @@ def test_a_model_of_this_report_and_its_random_weights_have_names(tmp_path, made
     assert "+10.0" in section
 
 
+@pytest.mark.parametrize(
+    "other", [{"parameters": 5}, {"model weights": "another"}, {"model weights": "same"}]
+)
+def test_a_score_of_another_model_than_the_pre_trained_one_is_told_by_its_name(
+    tmp_path, made, other
+):
+    facts = {"model weights": "same"} if "model weights" in other else {}
+    write_run(tmp_path / "runs" / "tiny", kind="pretrain", dataset="songs", **facts)
+    tune(tmp_path / "runs" / "tuned", "moods", encoder="big", **other)
+    _, text = made()
+    apart = other != facts
+    assert ("A model of 7.3 million parameters, tiny, trained" in text) == apart
+    assert ("linear probe of patchifier reaches" in text) == apart
+    assert ("Does pre-training without labels on songs help on moods?" in text) == (not apart)
+
+
+def test_of_several_pre_trained_models_the_one_that_was_tuned_is_described(tmp_path, made):
+    for number, name in enumerate(("a", "b", "c")):
+        facts = {"parameters": 1000 + number, "model weights": name}
+        write_run(tmp_path / "runs" / name, kind="pretrain", dataset="songs", **facts)
+    tune(tmp_path / "runs" / "tuned", "moods", **{"model weights": "b"})
+    assert "A model of 1,001 parameters, trained" in made()[1]
+
+
 # --- the whole ---
 
 

@@ -63,6 +63,18 @@ class RunFolder:
         return "; ".join(part for part in (self.task, str(self.facts.get("split") or "")) if part)
 
 
+def started_from(run: RunFolder, pretrained: RunFolder) -> bool:
+    """Whether a fine-tuning run may have started from the model of a pre-training run.
+
+    Runs of older versions do not say which weights they have made: of these, models of as many
+    parameters are taken to be the same.
+    """
+    for name in ("model weights", "parameters"):
+        if name in run.facts and name in pretrained.facts:
+            return bool(run.facts[name] == pretrained.facts[name])
+    return True
+
+
 def find_folders(root: Path) -> Iterator[Path]:
     """Run folders and folders of a demo at or below a path.
 

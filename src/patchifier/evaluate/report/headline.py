@@ -10,6 +10,7 @@ from patchifier.evaluate.report.folders import (
     RunFolder,
     get_part,
     read_columns,
+    started_from,
     to_number,
 )
 from patchifier.evaluate.report.provenance import clip_counts, duration, music_text, seeds_text
@@ -34,6 +35,9 @@ def question(runs: Sequence[RunFolder]) -> str:
     """The question that these runs answer."""
     trained = _names(run for run in runs if run.kind == "pretrain")
     tasks = _names(run for run in runs if run.kind != "pretrain")
+    model, named = described_model(runs)
+    if model and named and not any(started_from(run, model) for run in tuned_runs(runs)):
+        return f"What are the vectors of a model worth on {tasks or 'this task'}?"
     if trained and tasks and trained == tasks:
         return f"What does pre-training without labels on {trained} learn, and does it help there?"
     if trained and tasks:
@@ -50,12 +54,31 @@ def _names(runs: Iterable[RunFolder]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
+def tuned_runs(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """Runs that fine-tuned a trained model."""
+    return [run for run in runs if run.kind == "finetune" and run.facts.get("encoder") != "random"]
+
+
+def described_model(runs: Sequence[RunFolder]) -> tuple[RunFolder | None, bool]:
+    """Run of the pre-trained model to describe, and whether another model was fine-tuned, too.
+
+    It is one whose model was fine-tuned, if there is one.
+    """
+    pretrained, tuned = [run for run in runs if run.kind == "pretrain"], tuned_runs(runs)
+    if not pretrained:
+        return None, False
+    used = [run for run in pretrained if any(started_from(each, run) for each in tuned)]
+    model = [*used, *pretrained][0]
+    return model, not all(started_from(each, model) for each in tuned)
+
+
 def model_sentence(run: RunFolder, demos: Mapping[Path, Row]) -> dict[str, Any]:
     """What the first sentence says of a pre-trained model."""
     errors = {name: f"{error:.1f} dB" for name, error in held_out_errors(run, demos).items()}
     size, seconds = to_number(run.facts.get("parameters")), to_number(run.facts.get("seconds"))
     predictors = predictors_in(errors).items()
     return {
+        "name": run.label,
         "size": f"A model of {_count(size)} parameters" if size > 0 else "",
         "clips": get_part(run.facts, "clips").get("train", "?"),
         "duration": duration(seconds) if seconds > 0 else "",
@@ -91,6 +114,7 @@ def score_sentence(column: Column, group: Sequence[Row]) -> dict[str, Any] | Non
     names = [str(other.get("encoder")) for other in others]
     method = str(row.get("method"))
     return {
+        "encoder": row.get("encoder"),
         "n": column.clips,
         "dataset": column.dataset,
         "method": METHODS.get(method, f"the {method.replace('-', ' ')}"),

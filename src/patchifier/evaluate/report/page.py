@@ -29,6 +29,7 @@ from patchifier.evaluate.report.folders import (
     to_number,
 )
 from patchifier.evaluate.report.headline import (
+    described_model,
     held_out_errors,
     model_sentence,
     question,
@@ -67,10 +68,12 @@ def page_text(
     several, models = len(pretrained) > 1, model_names(runs)
     compared = [comparison_of(run, problems, out, models) for run in runs if run.kind == "compare"]
     groups = group_rows(rows)
+    described, named = described_model(runs)
     context = {
         "labels": ", ".join(run.label for run in runs),
         "question": question(runs),
-        "model": model_sentence(pretrained[0], demos) if pretrained else None,
+        "model": model_sentence(described, demos) if described else None,
+        "named": named,  # the sentences are about several models
         "scores": [score for each in groups.items() if (score := score_sentence(*each))],
         "stand_in": any(STAND_IN.lower() in run.dataset for run in runs),
         "setting": setting(runs),
