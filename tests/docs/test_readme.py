@@ -7,10 +7,13 @@ import subprocess
 import sys
 import typing
 
+import numpy as np
 import pytest
 
 from patchifier import cli, tasks
 from patchifier.cli.command import parse
+from patchifier.config import Config
+from patchifier.datasets import Clip, splits
 from tests import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,6 +41,19 @@ def test_the_pages_show_commands():
 def test_commands_of_the_pages_parse(command):
     name, *words = shlex.split(command)
     parse(cli.COMMANDS[name], words)
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("pretrain")])
+def test_trainings_of_the_pages_have_clips_to_validate_on_in_a_folder_of_music(
+    command, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    _, *words = shlex.split(command)
+    flags, _ = parse(cli.COMMANDS["pretrain"], words)
+    config = flags["changes"].apply(Config()).pretrain
+    clips = [Clip(f"{number}", f"{number}.ogg") for number in range(200)]
+    parts = [np.arange(200)[part :: config.n_cache_parts] for part in range(config.n_cache_parts)]
+    assert len(splits.pretraining_splits(clips, config, parts=parts, where="cache").valid)
 
 
 def test_modules_that_the_pages_name_are_attributes():
