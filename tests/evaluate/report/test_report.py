@@ -304,7 +304,7 @@ def test_different_clips_are_columns_of_their_own(demo, page):
     assert text.index("<br>96 test clips") < text.index("<br>24 test clips")
     assert cells_of(text, "logistic") == ["77.7 %", ""]
     assert cells_of(text, "full") == ["", "65.3 %"]
-    caution = "With 24 test clips the 95 % interval is about ± 15 points"
+    caution = "With 24 test clips the 95 % intervals reach ± 15 points"
     assert caution in page.words
     tables = (demo / "table.md").read_text(encoding="utf-8").split("\n\n**")
     assert ["77.7" in table for table in tables] == [True, False]

@@ -12,6 +12,7 @@ from patchifier.evaluate.report import page as page_module
 from patchifier.evaluate.report.errors import predictions_of
 from patchifier.evaluate.report.figures import convergence_figure
 from patchifier.evaluate.report.folders import read_run
+from patchifier.evaluate.report.tables import caution_text
 from tests.evaluate.report.test_report import (
     Page,
     cells_of,
@@ -89,6 +90,24 @@ def test_learning_rates_tell_lines_of_one_model_apart(tmp_path, made):
     page, _ = made()
     assert "learning rate 1e-05" in page.words
     assert "learning rate best on validation of 1e-05, 0.001" in page.words
+
+
+def test_the_caution_is_about_the_widest_interval_that_is_shown():
+    rows = [
+        {"metric": "accuracy", "n": 28, "low": 0.5 - half, "high": 0.5 + half, **more}
+        for half, more in [(0.11, {}), (0.18, {}), (0.05, {}), (0.3, {"learnt_nothing": "calm"})]
+    ]
+    assert "± 18 points" in caution_text(rows)
+    assert "± 0.18" in caution_text([row | {"metric": "r2"} for row in rows])
+    assert not caution_text(rows[3:])
+
+
+def test_the_caution_leads_to_the_paired_differences_where_there_are_some(tmp_path, made):
+    run = tune(tmp_path / "runs" / "run", "moods")
+    assert made()[1].count("Which differences hold up") == 0
+    found = {"first": "full", "second": "linear-probe", "value": 0.1, "low": 0.0, "high": 0.2}
+    write_json(run / "differences.json", [found])
+    assert made()[1].count("Which differences hold up") == 2
 
 
 # --- baselines of a run ---

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from patchifier.evaluate.report.folders import (
     METHODS,
     Row,
@@ -273,20 +271,17 @@ def interval_text(row: Row, metric: object, *, signed: bool = False) -> str:
 
 
 def caution_text(group: Sequence[Row]) -> str:
-    """Say how wide the intervals of a group are."""
-    widths = [(to_number(row.get("high")) - to_number(row.get("low"))) / 2 for row in group]
+    """Say how wide the widest interval of a group is; a row that learnt nothing shows none."""
+    shown = [row for row in group if not row.get("learnt_nothing")]
+    widths = [(to_number(row.get("high")) - to_number(row.get("low"))) / 2 for row in shown]
     widths = [width for width in widths if width > 0]
     if not widths:
         return ""
     metric, n = group[0].get("metric"), group[0].get("n", "?")
-    points = (
-        f"{100 * np.median(widths):.0f} points"
-        if metric == "accuracy"
-        else f"{np.median(widths):.2f}"
-    )
+    points = f"{100 * max(widths):.0f} points" if metric == "accuracy" else f"{max(widths):.2f}"
     return (
-        f"With {n} test clips the 95 % interval is about ± {points}: "
-        "a smaller difference between two rows settles nothing."
+        f"With {n} test clips the 95 % intervals reach ± {points}: "
+        "a smaller difference between two rows settles nothing by itself."
     )
 
 
