@@ -366,6 +366,23 @@ def test_clips_that_were_heard_in_training_and_are_not_tested_are_not_named(
     assert [row["second"] for row in rows] == ["b.wav"]
 
 
+@pytest.mark.parametrize(
+    ("heard", "said"),
+    [(CLIPS, f"all {CLIPS} test clips."), (7, f"00, 01, 02, 03, 04 and 2 more of {CLIPS} test")],
+)
+def test_of_many_clips_that_were_heard_in_training_the_note_names_a_few(
+    data, tmp_path, trained, monkeypatch, heard, said
+):
+    ids = [clip.id for clip in data.clips[:heard]]
+    found = tuple(leaks.Leak("a", each, "same recording", 1.0, 0.0, 2.0) for each in ids)
+    monkeypatch.setattr(leaks, "leaks", lambda *given, **named: found)
+    shutil.copytree(data.path, tmp_path / "copy")
+    (note,) = notes_of(trained(tmp_path / "copy"), data, tmp_path)
+    assert said in note
+    rows = csv.DictReader((tmp_path / "leaks-copy.csv").read_text().splitlines())
+    assert [row["second"] for row in rows] == ids
+
+
 def test_leaks_are_found_with_and_without_pitch_bands_and_other_mel_bands_are_said(
     tmp_path, noise, trained
 ):

@@ -14,6 +14,7 @@ from patchifier.evaluate import leaks
 from patchifier.evaluate.encoders import Encoder
 from patchifier.io import Progress, silent
 
+MOST_NAMED = 5  # clips of a test
 UNKNOWN = "so leaks into the test could not be looked for"
 
 
@@ -46,6 +47,7 @@ def leak_notes(
         One note for each trained encoder. It says so where the training data is not available.
     """
     ids = {data.clips[index].id for index in tested}
+    n_tested = len(ids)
 
     @functools.cache
     def search(training: Path) -> str:  # once for all encoders with the same training data
@@ -56,10 +58,11 @@ def leak_notes(
             reason = f"could not be searched for clips of this test: {error}"
             return f"its training data, {training}, {reason}"
         found = tuple(leak for leak in found if leak.second in ids)
-        leaks.save(found, folder / f"leaks-{training.name}.csv")
+        file = f"leaks-{training.name}.csv"
+        leaks.save(found, folder / file)
         if not found:
             return f"no clip of its training data, {training}, is in this test."
-        named = ", ".join(sorted({leak.second for leak in found}))
+        named = listed(sorted({leak.second for leak in found}), n_tested, file)
         return f"clips of its training data, {training}, are in this test: {named}."
 
     return [
@@ -67,6 +70,24 @@ def leak_notes(
         for encoder in encoders
         if encoder.trained_on is not None
     ]
+
+
+def listed(names: Sequence[str], n_tested: int, file: str) -> str:
+    """Name some clips of a test, or say how many they are; `file` has them all.
+
+    Examples
+    --------
+    >>> listed("abcdefg", 7, "leaks.csv"), listed("abcdefg", 9, "leaks.csv")
+    ('all 7 test clips', 'a, b, c, d, e and 2 more of 9 test clips (leaks.csv)')
+    >>> listed("ab", 2, "leaks.csv")
+    'a, b'
+    """
+    if len(names) <= MOST_NAMED:
+        return ", ".join(names)
+    if len(names) == n_tested:
+        return f"all {n_tested} test clips"
+    rest = f"{len(names) - MOST_NAMED} more of {n_tested} test clips"
+    return f"{', '.join(names[:MOST_NAMED])} and {rest} ({file})"
 
 
 def _note(trained_on: Path, data: Cache, search: Callable[[Path], str]) -> str:
