@@ -12,7 +12,7 @@ from patchifier.evaluate.report import page as page_module
 from patchifier.evaluate.report.errors import predictions_of
 from patchifier.evaluate.report.figures import convergence_figure
 from patchifier.evaluate.report.folders import read_run
-from patchifier.evaluate.report.tables import caution_text
+from patchifier.evaluate.report.tables import caution_text, learnt_nothing_notes
 from tests.evaluate.report.test_report import (
     Page,
     cells_of,
@@ -148,6 +148,17 @@ def test_a_model_that_learnt_nothing_has_no_interval_and_equal_predictions_are_s
     assert "--finetune.learning_rates" in text
     assert "<td>+0.0 points</td><td>equal predictions</td>" in text.replace("\n", "")
     assert "learnt nothing" in (tmp_path / "out" / "table.md").read_text()
+
+
+@pytest.mark.parametrize(("value", "advised"), [(0.25, True), (0.2, True), (0.26, False)])
+def test_of_models_below_the_majority_it_is_said_what_to_try(tmp_path, made, value, advised):
+    with_controls(tune(tmp_path / "runs" / "run", "moods", value))
+    assert ("--finetune.learning_rates" in made()[1]) == advised
+    rows = [score("mine", "full", value), score("random", "linear-probe", 0.1)]
+    rows.append(score("majority", "none", 0.25))
+    assert ("--finetune.learning_rates" in " ".join(learnt_nothing_notes(rows))) == advised
+    assert not learnt_nothing_notes(rows[:2])
+    assert not learnt_nothing_notes(rows[1:])
 
 
 def test_the_difference_from_random_weights_by_the_same_method_is_told(tmp_path, made):

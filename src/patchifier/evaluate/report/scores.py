@@ -19,6 +19,7 @@ from patchifier.evaluate.report.tables import (
     caution_text,
     comparison_label,
     interval_text,
+    none_above_majority,
     score_text,
     table_lines,
     with_unit,
@@ -44,12 +45,21 @@ def score_table(
         "models": len({line["model"] for line in lines if line["model"]}) > 1,
         "rates": len({line["rate"] for line in lines if line["rate"]}) > 1,
         "cautions": [(c.title, text) for c, g in groups.items() if (text := caution_text(g))],
-        "advice": ADVICE if any(row.get("learnt_nothing") for row in rows) else "",
+        "advice": _advice(rows, groups),
         "apart": APART if len(columns) > 1 else "",
         "published": published(columns),
         "names": [(name, text) for name, text in _texts(rows).items() if name in used],
         "notes": [note for results in demos.values() for note in results.get("notes", [])],
     }
+
+
+def _advice(rows: Sequence[Row], groups: Mapping[Column, Sequence[Row]]) -> str:
+    """What to try where models learnt nothing, or no more than the majority; else empty."""
+    below = [column.title for column, group in groups.items() if none_above_majority(group)]
+    where = [f"No fine-tuned row is above majority: {', '.join(below)}."] * bool(below)
+    nothing = any(row.get("learnt_nothing") for row in rows)
+    where += ["Some rows have learnt nothing."] * nothing
+    return " ".join([*where, ADVICE]) if where else ""
 
 
 def _texts(rows: Sequence[Row]) -> dict[str, str]:

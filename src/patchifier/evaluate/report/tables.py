@@ -343,8 +343,27 @@ def comparison_label(difference: Row) -> str:
     return "beats" if low > 0 else "is beaten by" if high < 0 else "cannot be told apart from"
 
 
+def none_above_majority(rows: Sequence[Row]) -> bool:
+    """Whether rows of one test have fine-tuned models, none of which is above the majority.
+
+    Examples
+    --------
+    >>> tuned = {"encoder": "mine", "method": "full", "value": 0.3}
+    >>> none_above_majority([tuned, {"encoder": "majority", "method": "none", "value": 0.3}])
+    True
+    """
+    tuned = [row for row in rows if row.get("method") in METHODS and row["encoder"] != "random"]
+    majority = [row for row in rows if row.get("encoder") == "majority"]
+    if not tuned or not majority:
+        return False
+    best, least = (max(to_number(row.get("value")) for row in each) for each in (tuned, majority))
+    return best <= least
+
+
 def learnt_nothing_notes(rows: Sequence[Row]) -> list[str]:
     """Name the rows whose predictions are all the same, and what to try.
+
+    The rows are those of one test.
 
     Examples
     --------
@@ -357,6 +376,8 @@ def learnt_nothing_notes(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if row.get("learnt_nothing")
     ]
+    if none_above_majority(rows):
+        lines.append("No fine-tuned row is above majority.")
     return [*lines, ADVICE] if lines else []
 
 
