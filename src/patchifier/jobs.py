@@ -38,6 +38,7 @@ AHEAD = 4  # batches in work or finished for each process: bounds the results in
 GRACE_S = 5.0  # for the processes of an interrupted job, which may be inside a decoder
 MOST_ON_WINDOWS = 61  # processes that it can wait for
 LOCK = ".lock"  # name of the lock file in a folder
+STATE_FILE = "state.safetensors"  # of a training loop
 
 
 # --- processes ---
@@ -360,6 +361,17 @@ def file_lock(file: Path, job: str) -> contextlib.AbstractContextManager[None]:
     return _lock(
         file.parent / f".{file.name}{LOCK}", f"{file}: another {job} is writing this file."
     )
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a training at or below a folder has saved a state, from which it can go on.
+
+    Examples
+    --------
+    >>> has_state(Path("run"))
+    False
+    """
+    return any(folder.rglob(STATE_FILE))
 
 
 def is_worked_on(folder: Path) -> bool | None:

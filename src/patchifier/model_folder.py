@@ -188,6 +188,8 @@ def _hint(folder: Path, config: str = "") -> str:
         for pattern in ("model/config.json", "*/model/config.json")
         for path in folder.glob(pattern)
     )
+    if not models and config and (folder / "run.json").is_file():
+        return " It is a run without a model yet."
     return f" Did you mean {models[0]}?" if models else ""
 
 

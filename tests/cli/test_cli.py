@@ -400,7 +400,8 @@ def test_where_the_controls_fail_the_rows_are_shown_and_the_run_is_not_finished(
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert "it failed: controls: ValueError: no such luck" in page
     assert "without freeze-extractor" not in page  # it was not asked for
-    run(f"{tune} --resume")
+    shown = run(f"{tune} --resume")
+    assert (shown.out.count("95 % interval"), shown.err.count("95 % interval")) == (1, 0)
     facts = json.loads((tmp_path / "tuned" / "run.json").read_text())
     assert (facts["state"], "error" in facts) == ("finished", False)
 
@@ -450,6 +451,10 @@ def test_a_folder_that_is_no_model_is_told_by_what_it_is(folder, run):
     (folder / "empty").mkdir()
     prepare = f"prepare {folder}/clips.csv --out {folder}/never --model"
     assert "is not a model folder" in run(f"{prepare} {folder}/empty", code=2).err
+    (folder / "begun").mkdir()
+    for file in ("config.json", "run.json"):
+        shutil.copy(folder / "run" / file, folder / "begun" / file)
+    assert "It is a run without a model yet" in run(f"info {folder}/begun", code=2).err
     assert "It is a cache" in run(f"{prepare} {folder}/cache", code=2).err
     tune = f"finetune {folder}/cache {model} --out {folder}/never"
     assert "It is a cache: where a command takes both, the model" in run(tune, code=2).err

@@ -18,7 +18,7 @@ import torch
 from patchifier import audio, cache, checkpoint, datasets
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, digest, update
-from patchifier.jobs import LOCK
+from patchifier.jobs import LOCK, STATE_FILE
 from patchifier.nn.encode import model_hash
 from patchifier.seeding import batch_indices, generator
 from patchifier.train import loop, precision
@@ -213,6 +213,16 @@ def test_a_resumed_run_says_from_which_step_it_goes_on(train):
     train("other", say=said.append, resume=True)
     began = [line.startswith(f"goes on from step {STEPS} of stage II; 8 ") for line in said]
     assert began == [False, True, False]
+
+
+def test_a_resumed_run_without_a_state_says_that_it_starts_again(train):
+    said = []
+    run = train("run", say=said.append)
+    for state in run.rglob(STATE_FILE):
+        state.unlink()
+    train("run", say=said.append, resume=True)
+    train("run", say=said.append, resume=True)
+    assert ["starts again" in line for line in said] == [False, True, False]
 
 
 def test_time_is_written_at_each_checkpoint_so_a_kill_loses_little_of_it(train, monkeypatch):

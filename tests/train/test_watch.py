@@ -10,7 +10,7 @@ import pytest
 
 from patchifier.cli import main
 from patchifier.config import RequestError
-from patchifier.jobs import LOCK, folder_lock
+from patchifier.jobs import LOCK, STATE_FILE, folder_lock
 from patchifier.train.watch import Watched, sparkline
 
 
@@ -78,6 +78,8 @@ def test_a_file_without_a_row_has_no_step(content, said, run):
 def test_a_run_that_was_killed_has_stopped(run, capsys, monkeypatch):
     watched = Watched(run)
     assert watched.ended
+    assert watched.text().startswith(f"{run}: stopped without an end, no state saved yet")
+    (run / "stage_two" / STATE_FILE).touch()
     assert watched.text().startswith(f"{run}: stopped without an end: go on with --resume, 12 s")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)  # where it would watch on
     assert main(["watch", str(run)]) == 0

@@ -193,17 +193,20 @@ def finetune(
         progress=progress,
     )
     rows = [one.row for one in tuned]
-    print(results_table(rows), file=sys.stderr, flush=True)  # baselines take time, and may fail
-    rows += controls(
-        start,
-        cache,
-        out,
-        config=config,
-        tuned=tuned,
-        resume=resume,
-        device=device,
-        progress=progress,
-    )
+    try:
+        rows += controls(
+            start,
+            cache,
+            out,
+            config=config,
+            tuned=tuned,
+            resume=resume,
+            device=device,
+            progress=progress,
+        )
+    except BaseException:
+        print(results_table(rows), file=sys.stderr, flush=True)
+        raise
     return Outcome({"rows": rows}, results_table(rows))
 
 

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from patchifier.checkpoint import write_tensors
 from patchifier.config import RequestError, TrainingConfig
 from patchifier.io import parse_json, replaced_file, require_file
+from patchifier.jobs import STATE_FILE, has_state
 from patchifier.train.run import is_first
-
-STATE_FILE = "state.safetensors"
 
 
 @dataclass
@@ -67,12 +66,15 @@ def saved_step(folder: Path) -> int:
         return 0
 
 
-def resumption(run: Path) -> str:
-    """Say from which step a pre-training goes on; empty for one without a checkpoint."""
+def resumption(run: Path, *, began: bool) -> str:
+    """Say from which step a pre-training goes on; empty for one that begins.
+
+    `began` is whether it was begun before, perhaps without a checkpoint.
+    """
     for stage, name in (("two", "II"), ("one", "I")):
         if step := saved_step(run / f"stage-{stage}"):
             return f"goes on from step {step:,} of stage {name}; "
-    return ""
+    return "no state saved yet: starts again; " if began and not has_state(run) else ""
 
 
 class Checkpointer:

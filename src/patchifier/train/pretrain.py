@@ -150,7 +150,7 @@ def pretrain(
             "init weights": model_hash(checkpoint.load(init).model),
         }
     with Run(out, config, resume=resume, facts=facts) as run:
-        say(resumption(run.path) + plan(config.pretrain, len(splits.train)))
+        say(resumption(run.path, began=bool(run.before)) + plan(config.pretrain, len(splits.train)))
         arithmetic = precision.settle(
             run,
             config.pretrain.precision,

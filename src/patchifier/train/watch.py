@@ -12,13 +12,14 @@ from typing import Any
 
 from patchifier.config import RequestError
 from patchifier.io import parse_json, read_text, require_file
-from patchifier.jobs import is_worked_on
+from patchifier.jobs import has_state, is_worked_on
 
 FILES = ("metrics.csv", "validation.csv")
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 60
 ENDED = ("finished", "interrupted", "failed", "stopped")
 STOPPED = "stopped without an end: go on with --resume"
+UNSAVED = "stopped without an end, no state saved yet: --resume starts again"
 
 
 @dataclass
@@ -131,7 +132,8 @@ class Watched:
     def text(self, width: int = WIDTH) -> str:
         """Lay the curves out for a terminal: a line for each column, its last value behind it."""
         state = self.state
-        words = STOPPED if state == "stopped" else state
+        stopped = STOPPED if has_state(self.path) else UNSAVED
+        words = stopped if state == "stopped" else state
         lines = [f"{self.path}: {words}, {self.seconds(state):.0f} s"]
         for file, curves in self.curves.items():
             place, steps = file.relative_to(self.path).as_posix(), curves.columns.get("step", [])

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from patchifier.evaluate.report.advice import ADVICE, none_above_majority
 from patchifier.evaluate.report.folders import Row, RunFolder, read_json, to_number
 from patchifier.evaluate.report.published import published
 from patchifier.evaluate.report.tables import (
-    ADVICE,
     APART,
     ENCODERS,
     METHOD_TEXTS,
@@ -19,7 +19,6 @@ from patchifier.evaluate.report.tables import (
     caution_text,
     comparison_label,
     interval_text,
-    none_above_majority,
     score_text,
     table_lines,
     with_unit,
