@@ -328,8 +328,8 @@ def change_levels(patches: Tensor, crops: Resampling, *, config: SpectrogramConf
     noise = None
     if crops.noisy is not None and crops.noise is not None:
         noise = (crops.noisy, crops.noise, frames_heard(patches, crops)[crops.noisy])
-    heard = with_levels(patches, crops.offsets, noise=noise, config=config)
-    return pad(heard, crops, silence=config.silence)
+    changed = with_levels(patches, crops.offsets, noise=noise, config=config)
+    return pad(changed, crops, silence=config.silence)
 
 
 def frames_heard(patches: Tensor, crops: Resampling) -> Tensor:

@@ -126,8 +126,8 @@ def noise_power(config: SpectrogramConfig, *, pink: bool) -> np.ndarray:
     for step, window, filters in filter_banks(config):
         hertz = np.linspace(0, config.sample_rate / 2 / step, filters.shape[1])
         spectrum = 1 / np.maximum(hertz, PINK_FROM_HZ) if pink else np.ones_like(hertz)
-        heard = spectrum * (hertz >= PINK_FROM_HZ) if pink else spectrum
-        rows.append(filters @ heard * (window**2).sum() / step)
+        audible = spectrum * (hertz >= PINK_FROM_HZ) if pink else spectrum
+        rows.append(filters @ audible * (window**2).sum() / step)
     power = np.concatenate(rows)
     return power / (mel_shares(config) @ power[: config.n_mels])
 

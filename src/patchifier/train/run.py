@@ -221,7 +221,7 @@ def facts_of(path: Path) -> dict[str, Any]:
 def _ending(
     kind: type[BaseException] | None, error: BaseException | None
 ) -> tuple[str, dict[str, str]]:
-    """State of a run that ends with this error, and what else is said of it."""
+    """State of a run that ends with this error, and further facts for its run.json."""
     if kind is None:
         return "finished", {}
     if kind in (Interrupted, KeyboardInterrupt):

@@ -52,8 +52,8 @@ def constant_prediction(
 def _is_constant(task: Task, targets: np.ndarray, predictions: np.ndarray) -> bool:
     """Whether predictions (n, C) hardly vary where targets do.
 
-    Of a "one-of" task the class never changes, however sure of it each answer is. Probabilities of
-    a "many-of" task are equal but for rounding, since its metrics rank them.
+    Of a multiclass task the class never changes, however sure of it each answer is. Probabilities
+    of a multilabel task are equal but for rounding, since its metrics rank them.
     Numbers vary by less than a hundredth of the usual deviation of their targets: the median, so
     that no outlier makes the others look alike.
     """
