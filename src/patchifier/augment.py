@@ -327,12 +327,12 @@ def change_levels(patches: Tensor, crops: Resampling, *, config: SpectrogramConf
         return patches
     noise = None
     if crops.noisy is not None and crops.noise is not None:
-        noise = (crops.noisy, crops.noise, sounding_frames(patches, crops)[crops.noisy])
+        noise = (crops.noisy, crops.noise, count_valid_frames(patches, crops)[crops.noisy])
     changed = with_levels(patches, crops.offsets, noise=noise, config=config)
     return pad(changed, crops, silence=config.silence)
 
 
-def sounding_frames(patches: Tensor, crops: Resampling) -> Tensor:
+def count_valid_frames(patches: Tensor, crops: Resampling) -> Tensor:
     """Frames of each clip's patches that are no padding, at least 1: (B,)."""
     B, N, _, _, W = patches.shape
     if crops.valid is None:
