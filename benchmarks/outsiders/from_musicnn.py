@@ -120,13 +120,15 @@ def vector_of(
     return torch.cat([torch.cat([part[name] for part in parts]).mean(0) for name in layers]).numpy()
 
 
-def encoder(model: str = "MTT_musicnn", layers: str = "penultimate") -> Encoder:
-    """Mean over windows of one or several layers, joined by +."""
+def encoder(model: str = "MTT_musicnn", layers: str = "penultimate", most: int = 0) -> Encoder:
+    """Mean over windows, at most `most` of them, of one or several layers, joined by +."""
     network, wanted = network_of(model), layers.split("+")
     name = f"{model}-{layers}"
     return Encoder(
         name,
-        each_waveform(name, SAMPLE_RATE, lambda waveform: vector_of(network, wanted, waveform)),
+        each_waveform(
+            name, SAMPLE_RATE, lambda waveform: vector_of(network, wanted, waveform, most)
+        ),
         sum(values.numel() for values in network.tensors.values()),
     )
 
@@ -137,5 +139,9 @@ if __name__ == "__main__":
     arguments.add_argument(
         "--layers", default="penultimate", help=f"of {', '.join(LAYERS)}, joined by +"
     )
-    asked = arguments.parse_args()
-    sys.exit(features.write(encoder(asked.model, asked.layers), asked.cache, asked.out))
+    arguments.add_argument(
+        "--windows", type=int, default=0, help="most windows of 3 s of a clip; all by default"
+    )
+    given = arguments.parse_args()
+    made = encoder(given.model, given.layers, given.windows)
+    sys.exit(features.write(made, given.cache, given.out))

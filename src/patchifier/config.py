@@ -598,6 +598,9 @@ class EmbedConfig:
 
     0 keeps the layers as they are.
     """
+    max_z_score: float = 0.0
+    """Largest absolute value of a number of a window's whitened embedding, so that one rare value
+    does not decide a similarity; 0 for no limit."""
     whole_clip: bool = False
     """One pass over the whole clip with interpolated positions, instead of the mean over windows of
     trained length."""
@@ -614,11 +617,15 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         _require_at_least(1, self, "embed", ("hop_patches",))
-        _require_at_least(0, self, "embed", ("n_components",))
+        _require_at_least(0, self, "embed", ("n_components", "max_z_score"))
         _require(len(self.layers) >= 1, "embed.layers is empty, expected at least one layer.")
         _require(
             self.whiten or not self.n_components,
             f"embed.n_components is {self.n_components}, which needs embed.whiten.",
+        )
+        _require(
+            self.whiten or not self.max_z_score,
+            f"embed.max_z_score is {self.max_z_score}, which needs embed.whiten.",
         )
 
     # --- computed ---
@@ -626,12 +633,13 @@ class EmbedConfig:
     @property
     def numbers(self) -> tuple[Any, ...]:
         """The fields on which the numbers of a window's embedding depend."""
-        return self.pooling, self.layers, self.summaries, self.whiten, self.n_components
+        whitening = self.whiten, self.n_components, self.max_z_score
+        return self.pooling, self.layers, self.summaries, *whitening
 
     @property
     def plain(self) -> "EmbedConfig":
         """The same embedding without whitening."""
-        return dataclasses.replace(self, whiten=False, n_components=0)
+        return dataclasses.replace(self, whiten=False, n_components=0, max_z_score=0.0)
 
 
 # Raised when the same log-mel gives other summaries: stored vectors are then not comparable.
@@ -806,7 +814,7 @@ ADDED: dict[str, dict[str, Any]] = {
 }
 """Fields added since the first edition, with the values that mean what that edition did."""
 
-LATER = {"optimiser": "adamw", "pitch_hop": 1, "note_labels": ""}
+LATER = {"optimiser": "adamw", "pitch_hop": 1, "note_labels": "", "max_z_score": 0.0}
 """Fields added later still, whose defaults mean what there was before."""
 
 PATHS = {
@@ -945,9 +953,8 @@ def current_form(values: dict[str, Any], *, whole: bool = False) -> dict[str, An
         raise RequestError(str(error)) from None
     for section, added in ADDED.items():
         given = completed.get(section)
-        first = {
-            field.name for field in dataclasses.fields(getattr(Config(), section))
-        } - added.keys()
+        names = {field.name for field in dataclasses.fields(getattr(Config(), section))}
+        first = names - added.keys() - LATER.keys()
         if isinstance(given, dict) and (whole or first <= given.keys()):
             completed[section] = added | given
     return completed

@@ -241,7 +241,7 @@ def cut_windows(log_mel: np.ndarray, config: Config, *, silence: bool = True) ->
 
 # --- batches ---
 
-WINDOWS = 8  # in a batch: more leave the cache of a core
+WINDOWS = 4  # in a batch: more leave the cache of a core, and memory grows with them
 LEAST_PATCHES = 2  # in a window of a batch; the rest of a shorter one is padding
 
 CutMusic = Iterable[tuple[np.ndarray, int]]  # patches (1, M, W) of a piece, with their new frames

@@ -375,6 +375,9 @@ def test_what_another_model_says_is_asked_of_the_clip_whose_it_is():
     assert error(1) == 0
     head.bias.zero_()
     assert error(3) == pytest.approx(float(said[clips].square().mean()), rel=1e-5)
+    learner.teacher_features[19] = torch.nan  # a rendered clip without features
+    assert error(3) == pytest.approx(float(said[clips[[0, 2]]].square().mean()), rel=1e-5)
+    assert learner.figures([batch_of(shown, mask, clips=clips)])["distil_error"] == error(3)
     # it lies in its own files
     assert not any(name.startswith("teacher_features") for name in learner.state_dict())
 

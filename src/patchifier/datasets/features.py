@@ -3,7 +3,7 @@
 JukeMIR publishes Jukebox's in this form.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +16,25 @@ from patchifier.io import require_file
 NAMED = 5  # clips or files in a message
 
 
-def load_features(root: str | Path, clips: Sequence[Clip], *, name: str) -> np.ndarray:
+def load_features(
+    root: str | Path, clips: Sequence[Clip], *, name: str, optional: Container[int] = ()
+) -> np.ndarray:
     """Read the stored vector of every clip (:class:`FeatureFiles`): (n, E) float32.
 
-    Refused if a clip has no file or several, or vectors differ in size or are not finite.
+    Rows of `optional` clips without a file are NaN. Refused if another clip has no file, a clip has
+    several, or vectors differ in size or are not finite.
     """
-    matched = FeatureFiles(name, Path(root)).match(clips, range(len(clips)))
-    rows: list[np.ndarray] = []
-    for index, clip in enumerate(clips):
-        rows.append(read(matched[index]))
-        require_vector(name, clip.id, rows[-1], rows[0])
-    return np.stack(rows)
+    needed = [index for index in range(len(clips)) if index not in optional]
+    matched = FeatureFiles(name, Path(root)).match(clips, needed)
+    rows: dict[int, np.ndarray] = {}
+    for index, path in matched.items():
+        rows[index] = read(path)
+        require_vector(name, clips[index].id, rows[index], next(iter(rows.values())))
+    if not rows:
+        raise RequestError(f"{name}: {root} has no file for any clip, expected <clip id>.npy.")
+    features = np.full((len(clips), *next(iter(rows.values())).shape), np.nan, np.float32)
+    features[list(rows)] = list(rows.values())
+    return features
 
 
 def require_vector(name: str, clip: str, row: np.ndarray, first: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Standardised embeddings: z-scores and principal components, fitted to training clips."""
+"""Standardised embeddings: z-scores and principal components, fitted to training clips, limited."""
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class Whitening(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.settings = config.embed.numbers
+        self.max_z_score = config.embed.max_z_score
         n_components = config.embed.n_components
         self.pooled = config.pooled_size if n_components else 0
         self.register_buffer("mean", torch.zeros(config.raw_size))
@@ -53,10 +54,10 @@ class Whitening(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Whiten embeddings (..., E)."""
         scores = (x - self.mean) / self.scale
-        if not self.pooled:
-            return scores
-        pooled, rest = scores[..., : self.pooled], scores[..., self.pooled :]
-        return torch.cat([pooled @ self.directions, rest], dim=-1)
+        if self.pooled:
+            pooled, rest = scores[..., : self.pooled], scores[..., self.pooled :]
+            scores = torch.cat([pooled @ self.directions, rest], dim=-1)
+        return scores.clamp(-self.max_z_score, self.max_z_score) if self.max_z_score else scores
 
 
 def principal_directions(scores: Tensor, count: int) -> Tensor:

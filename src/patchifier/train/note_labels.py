@@ -90,6 +90,11 @@ class NoteLabels:
         """Count the clips that have a label file."""
         return sum(self.scores[clip] is not None for clip in clips)
 
+    @property
+    def rendered(self) -> frozenset[int]:
+        """Clips that have a label file."""
+        return frozenset(clip for clip, score in enumerate(self.scores) if score is not None)
+
     def base_rates(self, name: str) -> Tensor:
         """Share of ones of each element (S,) of a multilabel target, over first patches."""
         clips = self.examples

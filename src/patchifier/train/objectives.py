@@ -158,7 +158,8 @@ class Objectives(nn.Module):
         Target patches (B, N, 1, M, T) of this process's share of training, and which are valid (B,
         N). Targets are standardised by those of all processes.
     teacher_features : Tensor, shape (clips, E)
-        Standardised features of every clip of the cache, for the target "distil".
+        Standardised features of every clip of the cache, for the target "distil". Rows of NaN have
+        no loss.
     note_labels : NoteLabels
         Notes of the cache's rendered clips, for the targets of :mod:`patchifier.train.notes`.
     """
@@ -263,7 +264,9 @@ class Objectives(nn.Module):
             errors |= self.notes(batch, context, prediction, mean_context, keep=keep)
         if DISTIL in self.log_variances:
             features = self.get_buffer("teacher_features")[batch.clips]
-            errors[DISTIL] = mean_square(heads[DISTIL](mean_context), features)
+            known = features.isfinite()
+            error = heads[DISTIL](mean_context).float() - features.where(known, 0)
+            errors[DISTIL] = (error.square() * known).sum() / known.sum().clamp(min=1)
         if self.teacher:
             vectors, projected = self.teacher(batch.patches, batch.valid, mask)  # (P, D), (B, 128)
             if "latent" in heads:
@@ -334,7 +337,7 @@ class Objectives(nn.Module):
     def figures(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Mean error of each target on held-out batches, by ``NAME_error``.
 
-        Targets from notes count clips that have labels alone.
+        Targets from notes and of distillation count only clips that have notes or features.
         """
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
@@ -343,6 +346,9 @@ class Objectives(nn.Module):
             labelled = self.notes.labels.labelled(batch.clips.tolist()) if self.notes else 0
             for name, error in self.errors(to_device(batch, device)).items():
                 clips = labelled if name in NOTE_TARGETS else len(batch.patches)
+                if name == DISTIL:
+                    known = self.get_buffer("teacher_features")[batch.clips, 0].isfinite()
+                    clips = int(known.sum())
                 sums[name] = sums.get(name, 0.0) + float(error) * clips
                 counts[name] = counts.get(name, 0) + clips
         return {f"{name}_error": value / max(1, counts[name]) for name, value in sums.items()}

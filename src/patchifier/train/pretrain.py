@@ -358,17 +358,12 @@ def stage_module(
         part.requires_grad_(name in TRAINED[stage] and name not in frozen)
     for name, part in (model.estimators or {}).items():
         part.requires_grad_(several and name in config.pretrain.objectives)
-    return (
-        Objectives(
-            model,
-            config,
-            itertools.islice(batches.examples(), examples),
-            teacher_features(batches.data, batches.parts, config),
-            note_labels(batches.data, batches.parts, config),
-        )
-        if several
-        else model
-    )
+    if not several:
+        return model
+    labels = note_labels(batches.data, batches.parts, config)
+    features = teacher_features(batches.data, batches.parts, config, labels)
+    shown = itertools.islice(batches.examples(), examples)
+    return Objectives(model, config, shown, features, labels)
 
 
 def stage_loss(stage: str, settings: PretrainConfig) -> Callable[[nn.Module, Batch], Tensor]:
