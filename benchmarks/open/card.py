@@ -9,7 +9,10 @@ from typing import Any
 from outcome import lines
 
 from patchifier.cli.models import LABELS
+from patchifier.config import Config
 from patchifier.embed import Embedder
+from patchifier.train.notes import NOTE_TARGETS
+from patchifier.train.objectives import DISTIL
 
 PAPER_CLIPS = 1_000_000 * 32  # two stages of 1,000 epochs over 16,000 clips in batches of 32
 NOT_STATED = "not stated"
@@ -92,10 +95,12 @@ def write_card(
         if config.embed.summaries
         else ""
     )
+    taught = taught_by(config)
+    tags = "music, audio" if taught else "music, audio, self-supervised"
     return "\n".join([
-        "---", "license: apache-2.0", "library_name: patchifier", "tags: [music, audio, self-supervised]", "---", "",
+        "---", "license: apache-2.0", "library_name: patchifier", f"tags: [{tags}]", "---", "",
         f"# {name}", "", texts["summary"], "",
-        f"A music encoder with {count:,} parameters, pre-trained without labels, released {facts['date']}. It reads mono audio at "
+        f"A music encoder with {count:,} parameters, pre-trained {taught or 'without labels'}, released {facts['date']}. It reads mono audio at "
         f"{config.spectrogram.sample_rate:,} Hz and gives vectors of {embedder.size} numbers ({made_of}{config.embed.pooling} of layers "
         f"{', '.join(map(str, config.embed.layers))}{behind}).", "",
         "```python", "import patchifier", "", f'model = patchifier.load("{name}")', 'vector = model.embed("song.mp3")', "```", "",
@@ -109,6 +114,15 @@ def write_card(
         "Unfair:", "", *(f"- {text}" for text in texts["unfair"]), "",
         "## How it was made", "", *fact_lines(facts, runs),
     ]) + "\n"  # fmt: skip
+
+
+def taught_by(config: Config) -> str:
+    """Return what taught a model beside the sound itself, in words; empty for a self-supervised one."""
+    targets = set(config.pretrain.objectives)
+    found = ["with the notes of rendered music as targets"] if targets & NOTE_TARGETS.keys() else []
+    if DISTIL in targets:
+        found.append("with vectors of another model as targets")
+    return " and ".join(found)
 
 
 def data_lines(data: TrainingData, facts: Mapping[str, Any]) -> list[str]:
@@ -131,8 +145,8 @@ def data_lines(data: TrainingData, facts: Mapping[str, Any]) -> list[str]:
         "it, and neither is anything of the validation and test sides of the open benchmark; scores were "
         "compared by their notes. This was checked when the card was written.", "",
         *lines([{"kind": kind, "hours": f"{hours:.2f}"} for (kind,), hours in tables["kind"]], ["kind", "hours"]), "",
-        "Everything but recordings was rendered for this by FluidR3 (MIT): old music without terms, accompaniments over our own chord charts, and notes drawn "
-        "at random. Licences of recordings are those that their packages state:", "",
+        "Everything but recordings was rendered for this by free SoundFonts (FluidR3 and MuseScore_General, both MIT): old music without terms, accompaniments "
+        "over our own chord charts, and notes or songs drawn at random. Licences of recordings are those that their packages state:", "",
         *lines([{"kind": kind, "licence": licence, "hours": f"{hours:.2f}"} for (kind, licence), hours in tables["licence"]], ["kind", "licence", "hours"]), "",
         "Recordings by Debian package:", "",
         *lines([{"package": package, "hours": f"{hours:.2f}"} for (package,), hours in tables["package"]], ["package", "hours"]),
