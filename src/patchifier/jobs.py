@@ -336,6 +336,11 @@ class Meter:
         self.progress, self.total, self.done, self.skipped = progress, total, done, skipped
         self.made, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
 
+    def begin(self) -> None:
+        """Show where the job begins, for its first item may take long; nothing if all is done."""
+        if self.done < self.total:
+            self.progress(self.done, self.total, "")
+
     def add(self, items: int = 1, *, skipped: int = 0, kept: int = 0, audio_s: float = 0.0) -> None:
         """Count items, of which some were skipped or kept, and show the progress."""
         self.done, self.skipped = self.done + items, self.skipped + skipped
