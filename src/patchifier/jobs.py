@@ -1,6 +1,4 @@
-"""The engine of every job over many items.
-
-Processes, one lock for each folder, bad items skipped and named.
+"""The engine of every job over many items: processes, a lock for each folder, reasons for skips.
 
 A job groups its items into batches. :func:`run` gives one result for each item, in order, and the
 job writes them as parts, each beside and renamed (:mod:`patchifier.io`). A job that is killed and
