@@ -182,11 +182,12 @@ def test_file_whose_name_is_not_unicode_is_skipped_and_named(library, prepare, o
     assert b"sica.wav" in (out / "skipped.csv").read_bytes()
 
 
-def test_progress_ends_with_all_clips(library, prepare):
+def test_progress_begins_at_once_and_ends_with_all_clips(library, prepare):
     (library / "bad.wav").touch()
     calls: list[tuple[int, int, str]] = []
     prepare(progress=lambda *call: calls.append(call))
-    assert [call[:2] for call in calls] == [(done, 7) for done in range(1, 8)]
+    assert calls[0] == (0, 7, "")
+    assert [call[:2] for call in calls[1:]] == [(done, 7) for done in range(1, 8)]
     assert calls[-1][2].endswith("x real time, 1 skipped")
 
 

@@ -221,10 +221,13 @@ def test_a_meter_counts_what_was_done_before_and_rates_what_was_done_now(monkeyp
     clock = iter([10.0, 12.0, 14.0, 20.0])
     monkeypatch.setattr(jobs.time, "monotonic", lambda: next(clock))
     meter = jobs.Meter(lambda *what: shown.append(what), 10, done=3, skipped=1)
+    meter.begin()
     meter.add(audio_s=60.0)
     meter.add(skipped=1)
     meter.add(5, kept=1)
+    meter.begin()  # all is done
     assert shown == [
+        (3, 10, ""),
         (4, 10, "0.5 files/s, 30x real time, 1 skipped"),
         (5, 10, "0.2 files/s, 15x real time, 2 skipped"),
         (10, 10, "0.5 files/s, 6x real time, 2 skipped"),

@@ -296,12 +296,15 @@ def test_the_sbom_is_valid_and_names_what_is_locked_and_what_wheels_bring(
     assert {"libsndfile", "FFmpeg"} <= {name for _, name, _ in inside}
 
 
-def test_the_citation_names_the_paper_and_bibtex_says_the_same():
+def test_the_citation_is_of_the_software_refers_to_the_paper_and_bibtex_says_the_same():
     text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     bibtex = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    software, paper = text.split("preferred-citation:")
-    for field in ("type: article", "year: 2022", "url: https://arxiv.org/abs/2210.15988"):
-        assert f"\n  {field}\n" in paper
+    assert "preferred-citation:" not in text  # it would be cited instead of the software
+    software, paper = text.split("references:\n")
+    assert "\ntype: software\n" in software
+    assert paper.startswith("  - type: article\n")
+    for field in ("year: 2022", "url: https://arxiv.org/abs/2210.15988"):
+        assert f"\n    {field}\n" in paper
     version = re.search(r"^version: (\S+)$", software, re.M)[1]
     released = re.search(r"^date-released: (\d{4})-", software, re.M)[1]
     assert "Spectrograms are sequences of patches" in paper

@@ -150,6 +150,7 @@ def _prepare(
         _decode, batches, workers=workers, shared=config, name=lambda task: task[0].path
     )
     meter = jobs.Meter(progress, len(dataset.clips))
+    meter.begin()
     try:
         for clip, found in zip(dataset.clips, decoded, strict=True):
             if isinstance(found, str):

@@ -1,6 +1,4 @@
-"""The engine of every job over many items.
-
-Processes, one lock for each folder, bad items skipped and named.
+"""The engine of every job over many items: processes, a lock for each folder, reasons for skips.
 
 A job groups its items into batches. :func:`run` gives one result for each item, in order, and the
 job writes them as parts, each beside and renamed (:mod:`patchifier.io`). A job that is killed and
@@ -335,6 +333,11 @@ class Meter:
     def __init__(self, progress: Progress, total: int, *, done: int = 0, skipped: int = 0) -> None:
         self.progress, self.total, self.done, self.skipped = progress, total, done, skipped
         self.made, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
+
+    def begin(self) -> None:
+        """Show where the job begins, for its first item may take long; nothing if all is done."""
+        if self.done < self.total:
+            self.progress(self.done, self.total, "")
 
     def add(self, items: int = 1, *, skipped: int = 0, kept: int = 0, audio_s: float = 0.0) -> None:
         """Count items, of which some were skipped or kept, and show the progress."""

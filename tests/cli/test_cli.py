@@ -377,7 +377,10 @@ def test_fine_tuning_says_first_what_its_settings_are_and_where_from(folder, tmp
     assert "; 2 steps; " in said
     run(f"report {tmp_path}/own --out {tmp_path}/page")
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
-    assert "<dt>fine-tuning</dt><dd>learning rate 0.001 (constant); batches of 4; 4 steps" in page
+    assert (
+        "<dt>fine-tuning: clips</dt><dd>learning rate 0.001 (constant); batches of 4; 4 steps"
+        in page
+    )
 
 
 def test_where_the_controls_fail_the_rows_are_shown_and_the_run_is_not_finished(

@@ -6,14 +6,15 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 HEAD = """
-import os, signal, subprocess, sys, time
+import atexit, os, signal, subprocess, sys, time
 from pathlib import Path
-from patchifier import cli
+from patchifier import cli, jobs
 from patchifier.cli.command import Outcome
 from patchifier.io import write_text
 
@@ -24,8 +25,9 @@ TAIL = """
     return Outcome({"done": True}, "done")
 
 cli.COMMANDS["info"] = info
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
-cli.script()
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
+    cli.script()
 """
 
 
@@ -81,6 +83,60 @@ def test_sigterm_saves_the_work_as_ctrl_c_does(start, number: int, tmp_path: Pat
     assert process.stderr.read() == "\ninterrupted\n"
     assert process.wait() == 130
     assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_ctrl_c_cuts_no_clean_up_short(start, number: int, tmp_path: Path) -> None:
+    body = (
+        "wait = lambda word: (print(word, file=sys.stderr, flush=True), sys.stdin.readline())\n    "
+        "atexit.register(wait, 'leaving')\n    "
+        "try: print('ready', file=sys.stderr); time.sleep(60)\n    "
+        "finally: wait('cleaning'); Path('saved').touch()"
+    )
+    process = start(body, stdin=subprocess.PIPE)
+    for word, answer in (("ready", ""), ("cleaning", "\n"), ("leaving", "\n")):
+        read = iter(process.stderr.readline, f"{word}\n")
+        shown = [line for line in read if line != "\n"]
+        assert shown == {"cleaning": ["stopping ...\n"], "leaving": ["interrupted\n"]}.get(word, [])
+        process.send_signal(number)
+        process.stdin.write(answer)
+    process.stdin.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 130
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_second_ctrl_c_ends_processes_that_are_waited_for(start) -> None:
+    work = "__import__('os').write(2, b'ready\\n') and __import__('time').sleep(300)"
+    body = (
+        "jobs.GRACE_S, end = 300, jobs._end\n    "
+        "jobs._end = lambda pool: (print('ending', file=sys.stderr, flush=True), end(pool))\n    "
+        f"list(jobs.run(eval, [{{}}], workers=1, shared={work!r}))"
+    )
+    process = start(body)
+    assert process.stderr.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert [process.stderr.readline() for _ in range(3)] == ["\n", "stopping ...\n", "ending\n"]
+    started_s = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.read() == "\ninterrupted\n"
+    assert process.wait() == 130
+    assert time.monotonic() - started_s < 60
+
+
+def test_a_clean_up_that_does_not_end_is_ended_by_a_later_ctrl_c(start) -> None:
+    body = (
+        "cli.PATIENCE_S = 0\n    "
+        "try: print('ready', file=sys.stderr); time.sleep(300)\n    "
+        "finally: print('cleaning', file=sys.stderr, flush=True); time.sleep(300)"
+    )
+    process = start(body)
+    assert process.stderr.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert [process.stderr.readline() for _ in range(3)] == ["\n", "stopping ...\n", "cleaning\n"]
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.read() == "\ninterrupted\n"
+    assert process.wait() == 130
 
 
 def test_a_file_above_the_limit_of_sizes_is_one_line(start) -> None:

@@ -223,7 +223,8 @@ def test_the_same_part_twice_is_refused_with_what_to_do(tmp_path: Path) -> None:
     [
         ("path,target,grp", "grp (did you mean group?)"),
         ("path,taget", "taget (did you mean target?)"),
-        ("path,Target,splits", "splits (did you mean split?), Target (did you mean target?)"),
+        ("path,Tagret,splits", "splits (did you mean split?), Tagret (did you mean target?)"),
+        ("Path, LABEL ,Split", ""),
         ("path,target,artist,album,title,duration,genre,track", ""),
         ("path,target,group,grp", ""),  # what it may mean is there
         ("path,label,targets", ""),
@@ -231,8 +232,26 @@ def test_the_same_part_twice_is_refused_with_what_to_do(tmp_path: Path) -> None:
 )
 def test_a_column_that_is_nearly_called_as_a_known_one_is_named(columns, said, tmp_path, caplog):
     path = tmp_path / "clips.csv"
-    path.write_text(f"{columns}\n" + ",".join(["a"] * len(columns.split(","))) + "\n")
+    cells = ["train" if name == "Split" else "a" for name in columns.split(",")]
+    path.write_text(f"{columns}\n{','.join(cells)}\n")
     datasets.load(path)
     assert [record.getMessage() for record in caplog.records] == (
         [f"{path}: columns not used: {said}"] if said else []
     )
+
+
+# --- names of columns ---
+
+
+def test_known_columns_may_be_in_any_case_with_spaces_around(tmp_path: Path) -> None:
+    header = "PATH, Label ,Split,GROUP,Start_s,Artist,,"
+    (clip,) = csv_of(tmp_path, header, "a.wav, rock ,Train,one,1.5,Nina,,").clips
+    assert (clip.id, clip.target, clip.split, clip.group) == ("a.wav", "rock", "train", "one")
+    assert clip.start_s == 1.5
+    assert clip.info == {"Artist": "Nina"}  # others keep their names
+
+
+@pytest.mark.parametrize("header", ["path,Label,label", "path, label ,label", "path,label,label"])
+def test_two_columns_that_become_the_same_are_refused(header, tmp_path):
+    with pytest.raises(RequestError, match=r"' ?[Ll]abel ?' and 'label' are all 'label'"):
+        csv_of(tmp_path, header, "a.wav,rock,jazz")

@@ -146,7 +146,10 @@ def test_an_interrupted_job_goes_on(ask, tmp_path):
     (unfinished,) = tmp_path.glob(".parts.csv.unfinished.jsonl")
     with unfinished.open("ab") as stream:
         stream.write(b'{"key": "torn')  # as a kill in the middle of a line leaves it
-    assert ask("parts.csv").kept == 2
+    shown = []
+    assert ask("parts.csv", progress=lambda *call: shown.append(call)).kept == 2
+    assert shown[0] == (2, shown[0][1], "")  # it says at once where it begins
+    assert [done for done, *_ in shown] == list(range(2, shown[0][1] + 1))
     assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert not list(tmp_path.glob(".*"))
 

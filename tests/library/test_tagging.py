@@ -345,11 +345,14 @@ def test_the_command_shows_writes_and_undoes(table, capsys):
     before = contents(table)
     command = ["tag", str(table), "--estimate", "bpm", "--workers", "1"]
     assert cli.main(command) == 0
-    shown = capsys.readouterr().out
-    assert "a.flac: bpm: none -> 120" in shown
+    shown = capsys.readouterr()
+    assert "a.flac: bpm: none -> 120" in shown.out
+    assert shown.err.startswith("files: 0 of 3\n")
     assert contents(table) == before
     assert cli.main([*command, "--write"]) == 0
-    assert "a.flac: bpm: none -> 120" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "a.flac: bpm: none -> 120" in shown
+    assert "files: 0 of 1\n" in shown
     assert contents(table) != before
     assert cli.main(["tag", str(table), "--undo"]) == 0
     assert contents(table) == before

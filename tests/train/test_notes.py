@@ -82,6 +82,16 @@ def test_pitch_shift_moves_notes_keys_and_chords():
     assert values("chord", known, semitones=2).tolist() == [wanted] * 4
 
 
+@pytest.mark.parametrize(("shift", "known"), [(-0.3, 1), (0.4, 0), (0.5, 0), (1.6, 0), (1.7, 1)])
+def test_pitches_half_way_between_two_semitones_have_no_names(shift, known):
+    notes = [[0, 4 * PATCH_S, 60, 0], [0, 1, 36, DRUMS]]
+    music = {"notes": notes, "chords": [[0, 9, "C:maj"]], "key": "C:maj", "beats": [[0.1, 1]]}
+    score, where = Score.of(music | {"bpm": 120, "metre": 4}), crop(semitones=shift)
+    found = {name: target.values(score, where) for name, target in NOTE_TARGETS.items()}
+    unknown = {name for name, target in found.items() if target is None}
+    assert unknown == (set() if known else {"notes", "chord", "key"})
+
+
 def test_a_pitch_outside_of_a_piano_sounds_nowhere():
     assert not values("notes", note(0, 1, pitch=12)).any()
     assert not values("notes", note(0, 1, pitch=110)).any()

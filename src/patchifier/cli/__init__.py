@@ -12,14 +12,16 @@ import errno
 import io
 import json
 import logging
+import multiprocessing
 import os
 import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 import patchifier
 from patchifier.cli import data, evaluate, library, listen, models, search, train
@@ -64,6 +66,7 @@ EXIT_CODES = (
 )
 COMMANDS = {command.__name__: command for group in GROUPS.values() for command in group}
 RENAMED = {("similar", "--duplicates"): ("duplicates", "--threshold")}  # old flags, until 1.0
+PATIENCE_S = 5.0  # with the clean-up of an interrupted command, before a signal ends it
 RESUMED = ("prepare", "fetch", "embed", "predict", "paper")  # go on when they are run again
 DENIED = {  # what the system may say of a place, and what can be done about it
     errno.EACCES: "change its rights",
@@ -83,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, SIGTERM; nobody reads the progress
+        _ignore_signals()
         hint = ": run the same command again, and it goes on" if name in RESUMED else ""
         _complain(f"\ninterrupted{hint}")
         return 130
@@ -203,6 +207,7 @@ def _mix_of(words: list[str]) -> list[str]:
 def _failed(name: str, error: Exception) -> int:
     """Print why a command failed and return its exit code."""
     if type(error).__name__ == "Interrupted":  # of train.run, which --help must not import
+        _ignore_signals()
         _complain(f"\npatchifier {name}: {error}")
         return 130
     if reason := _refusal(error):
@@ -244,6 +249,9 @@ def _refusal(error: Exception) -> str:
     return ""
 
 
+_stopped_s = 0.0  # when the last interruption began
+
+
 def _keep_stdout() -> None:
     """Keep standard output for results.
 
@@ -272,11 +280,42 @@ def _thread_failed(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
-def _interrupt(number: int, frame: object) -> NoReturn:
-    """Say at once that the command stops, for its processes may take seconds to end."""
+def _interrupt(number: int, frame: object) -> None:
+    """Stop the command, and say so at once, for its processes may take seconds to end.
+
+    A signal during the clean-up ends these processes, and after `PATIENCE_S` this one too.
+    """
+    global _stopped_s
+    if not _is_stopping():
+        _stopped_s = time.monotonic()
+        _write(b"\nstopping ...\n")
+        raise KeyboardInterrupt
+    for process in multiprocessing.active_children():
+        process.kill()
+    if time.monotonic() - _stopped_s > PATIENCE_S:
+        _write(b"\ninterrupted\n")
+        os._exit(130)
+
+
+def _is_stopping() -> bool:
+    """Whether an interruption is being handled: its clean-up is at work."""
+    error = sys.exception()
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
+def _write(line: bytes) -> None:
+    """Write to standard error from a handler, which may have interrupted a print."""
     with contextlib.suppress(OSError):
-        os.write(2, b"\nstopping ...\n")  # print may be at work in what the signal interrupts
-    raise KeyboardInterrupt
+        os.write(2, line)
+
+
+def _ignore_signals() -> None:
+    """Let no further signal change how an interrupted command ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def script() -> None:

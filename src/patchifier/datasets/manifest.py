@@ -1,6 +1,6 @@
 r"""Manifests: tables of clips as CSV (or TSV) or JSONL, one row for each clip.
 
-Known columns; only the path is required:
+Known columns; only the path is required, and CSV may write them in upper case:
 
 ================  ==================================================================================
 path, audio_path  of the file; relative paths start at the manifest's folder, or at one of the
@@ -239,6 +239,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
         reader = csv.DictReader(stream, delimiter=delimiter)
         rows = list[dict[str, Any]]()
         try:
+            reader.fieldnames = _columns(reader.fieldnames or (), path)
             for row in reader:
                 rows.append(_cells(row, f"{path}, row {len(rows) + 1}"))
         except csv.Error as error:  # a field above 128 kB, or an unfinished one
@@ -249,10 +250,22 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
     return rows if delimiter == "," else [_with_points(row) for row in rows]
 
 
+def _columns(header: Sequence[str], path: Path) -> list[str]:
+    """Names of columns, known ones in lower case; none of these may be there twice."""
+    names = [name.strip() for name in header]
+    names = [name.lower() if name.lower() in KNOWN else name for name in names]
+    if twice := sorted(name for name in set(names) & KNOWN if names.count(name) > 1):
+        given = [repr(cell) for cell, name in zip(header, names, strict=True) if name == twice[0]]
+        raise RequestError(
+            f"{path}: the columns {' and '.join(given)} are all {twice[0]!r}: keep one of them."
+        )
+    return names
+
+
 def _cells(row: dict[Any, Any], where: str) -> dict[str, str]:
     if None in row or None in row.values():
         raise RequestError(f"{where}: has another number of fields than the header.")
-    return {name.strip(): value.strip() for name, value in row.items()}
+    return {name: value.strip() for name, value in row.items()}
 
 
 def _with_points(row: dict[str, Any]) -> dict[str, Any]:

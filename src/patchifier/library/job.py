@@ -351,8 +351,7 @@ class TableJob:
             done=len(self.clips) - len(todo),
             skipped=sum(isinstance(rows, str) for rows in self.known.values()),
         )
-        if todo:
-            progress(meter.done, meter.total, "")
+        meter.begin()
         parts = list(_growing(todo, len(self.clips) - len(todo)))
         batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
         embedded = jobs.run(embed_batch, batches, workers=workers, shared=(embedder, cut))

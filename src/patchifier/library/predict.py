@@ -140,6 +140,7 @@ def _predict_all(
     todo = [clip for clip in clips if _key(clip) not in done]
     bad_before = sum("reason" in done.get(_key(clip), {}) for clip in clips)
     meter = jobs.Meter(progress, len(clips), done=kept, skipped=bad_before)
+    meter.begin()
     predictions = jobs.run(
         _predict, [[clip] for clip in todo], workers=workers, shared=(embedder, *window)
     )

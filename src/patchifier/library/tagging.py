@@ -1,5 +1,6 @@
 """Tempo, key and predicted labels as tags of the files of a table: proposed, written, undone."""
 
+import contextlib
 import os
 import shutil
 from collections import Counter
@@ -127,15 +128,14 @@ def propose(
     predicted = _of_table(predicted, paths, labels)
     clips = [Clip(one, one) for one in paths if tags or one in predicted]
     meter, found = jobs.Meter(progress, len(clips)), list[_Found | str]()
+    meter.begin()
     shared = (model, tuple(tags), overwrite)
-    for one in jobs.run(
-        _estimate_batch,
-        [[clip] for clip in clips],
-        workers=workers or os.cpu_count() or 1,
-        shared=shared,
-    ):
-        found.append(one)
-        meter.add(skipped=isinstance(one, str))
+    batches, workers = [[clip] for clip in clips], workers or os.cpu_count() or 1
+    estimated = jobs.run(_estimate_batch, batches, workers=workers, shared=shared)
+    with contextlib.closing(estimated):
+        for one in estimated:
+            found.append(one)
+            meter.add(skipped=isinstance(one, str))
     pairs = list(zip((clip.path for clip in clips), found, strict=True))
     return Proposal(
         tuple(_changes(pairs, predicted, overwrite=overwrite)),
@@ -178,6 +178,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     with jobs.folder_lock(folder, "tag"):
         journal, meter = Journal(folder), jobs.Meter(progress, len(values))
+        meter.begin()
         for file, tags in values.items():
             try:
                 journal.write(file, tags)

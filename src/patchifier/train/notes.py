@@ -14,7 +14,8 @@ bpm, metre  beats a minute, beats a bar
 =========== ==========================================================================
 
 All keys may be missing; what is not known gives no loss. Clips without a file, such as recordings,
-have no loss from these targets.
+have no loss from these targets. Where a crop is shifted to about half-way between two semitones,
+its pitches, chords and key have no names, so they are not known.
 
 Shapes: B clips, N patches, S size of a target.
 """
@@ -45,6 +46,7 @@ QUALITIES = ("maj", "min", "dim", "aug", "sus4", "maj7", "min7", "7")
 MODES = ("maj", "min")
 METRES = (2, 3, 4, 6)
 TEMPO_BPM, TEMPI = (40.0, 240.0), 36  # classes of 5 %
+OFF_SEMITONES = 0.35  # largest distance of a shift from whole semitones at which pitches have names
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class Crop:
     n_patches: int
     patch_frames: int
     frame_s: float
+
+    @property
+    def names_pitches(self) -> bool:
+        """Whether the shift is near enough to whole semitones to tell which pitch a note has."""
+        return abs(self.semitones - round(self.semitones)) <= OFF_SEMITONES
 
     def columns(self, times_s: np.ndarray, per_patch: int) -> np.ndarray:
         """Position of times of the clip, in columns from the start of the crop."""
@@ -151,7 +158,7 @@ def named(name: str, kinds: Sequence[str]) -> tuple[int, int]:
 
 def sounding(score: Score, crop: Crop) -> np.ndarray | None:
     """Pitches that sound in each quarter of a patch: (N, 4 * 88)."""
-    if score.pitched is None:
+    if score.pitched is None or not crop.names_pitches:
         return None
     found = spread(score.pitched, crop, QUARTERS, pitch_rows(score.pitched, crop), PITCHES)
     return found.reshape(crop.n_patches, -1)
@@ -196,25 +203,37 @@ def beats(score: Score, crop: Crop) -> np.ndarray | None:
 
 def chord(score: Score, crop: Crop) -> np.ndarray | None:
     """Index of the chord in the middle of each patch, -1 where there is none: (N,)."""
+    found = chords_within(score, crop) if crop.names_pitches else None
+    if found is None:
+        return None
+    roots, qualities = found
+    roots = (roots + round(crop.semitones)) % 12
+    return np.where(qualities < 0, UNKNOWN, roots * len(QUALITIES) + qualities)
+
+
+def chord_quality(score: Score, crop: Crop) -> np.ndarray | None:
+    """Index of the quality of the chord in the middle of each patch, whatever its root: (N,)."""
+    found = chords_within(score, crop)
+    return None if found is None else found[1]
+
+
+def chords_within(score: Score, crop: Crop) -> tuple[np.ndarray, np.ndarray] | None:
+    """Root as written, and quality, of the chord in the middle of each patch: (N,) each.
+
+    The quality is -1 where there is none.
+    """
     if score.chords is None or not len(score.chords):
         return None
     middles = np.arange(crop.n_patches) + 0.5
     starts, ends = (crop.columns(score.chords[:, side], 1) for side in (0, 1))
     at = np.searchsorted(starts, middles, side="right") - 1
-    roots = (score.chords[at, 2] + round(crop.semitones)) % 12
     inside = (at >= 0) & (middles < ends[at])
-    return np.where(inside, roots * len(QUALITIES) + score.chords[at, 3], UNKNOWN)
-
-
-def chord_quality(score: Score, crop: Crop) -> np.ndarray | None:
-    """Index of the quality of the chord in the middle of each patch, whatever its root: (N,)."""
-    found = chord(score, crop)
-    return None if found is None else np.where(found < 0, UNKNOWN, found % len(QUALITIES))
+    return score.chords[at, 2], np.where(inside, score.chords[at, 3], UNKNOWN)
 
 
 def key(score: Score, crop: Crop) -> np.ndarray | None:
     """Index of the key: ()."""
-    if score.key is None:
+    if score.key is None or not crop.names_pitches:
         return None
     tonic, mode = score.key
     return np.array((tonic + round(crop.semitones)) % 12 * len(MODES) + mode)

@@ -438,6 +438,21 @@ def test_random_weights_beside_a_model_have_its_architecture_and_say_so(data, mo
     assert shown == [("random:3", 0, 1, "calibration"), ("random:3", 1, 1, "calibration")]
     assert alone.parameters == Patchifier(Config()).parameter_count()
     assert alone.note.startswith("random weights in the architecture of the paper, ")
+    assert not any("descriptors" in one.note for one in (untrained, alone))
+
+
+def test_random_weights_say_that_the_descriptors_of_the_model_are_in_the_vector(data, tmp_path):
+    config = update(CONFIG, {"embed": {"summaries": ["pulse", "rhythm"]}})
+    checkpoint.save(tmp_path / "model", random_checkpoint(config, data, range(6), seed=3))
+    untrained, trained = encoders_of(["random:3", str(tmp_path / "model")], data=data)
+    about = f"random weights in the architecture of {tmp_path / 'model'}"
+    assert untrained.note.startswith(f"{about}, its descriptors (formulas) included, ")
+    both = [one.encode(data, [0])[0] for one in (untrained, trained)]
+    size = Patchifier(CONFIG).config.embedding_size
+    assert both[0].shape == both[1].shape
+    assert len(both[0]) > size
+    np.testing.assert_array_equal(both[0][size:], both[1][size:])
+    assert not np.array_equal(both[0][:size], both[1][:size])
 
 
 # --- what every encoder that goes clip by clip checks ---

@@ -394,6 +394,34 @@ def test_of_several_pre_trained_models_the_one_that_was_tuned_is_described(tmp_p
 # --- the whole ---
 
 
+def fine_tunings(text):
+    """Terms and texts of the rows about fine-tuning."""
+    return re.findall("<dt>(fine-tuning[^<]*)</dt><dd>([^<;]*)", text)
+
+
+def test_settings_say_of_which_test_they_are(tmp_path, made):
+    for name in ("moods", "genres"):
+        set_config(tune(tmp_path / "runs" / name, name), patience=len(name))
+    assert [term for term, _ in fine_tunings(made()[1])] == [
+        "fine-tuning: genres",
+        "fine-tuning: moods",
+    ]
+
+
+def test_settings_of_two_tasks_or_runs_of_one_data_set_say_which_they_are(tmp_path, made):
+    for number, name in enumerate(("a", "b", "c")):
+        task = {"kind": "one-of", "names": ["loud", "soft"] if name == "c" else NAMES}
+        run = tune(tmp_path / "runs" / name, "moods", encoder=name, task=task)
+        set_config(run, patience=number)
+    tune(tmp_path / "runs" / "d", "moods", encoder="d")
+    set_config(tmp_path / "runs" / "d", patience=1)
+    assert [term for term, _ in fine_tunings(made()[1])] == [
+        "fine-tuning: moods; calm, wild; a",
+        "fine-tuning: moods; calm, wild; b, d",
+        "fine-tuning: moods; loud, soft",
+    ]
+
+
 def test_the_question_names_the_data(tmp_path, made):
     write_finetune(tmp_path / "runs" / "old", "patchifier", 0.5)  # it names no data set
     assert "<h1>What are the vectors of a model worth on this task?</h1>" in made()[1]

@@ -11,7 +11,7 @@ chroma               72       the same of 12 constant-Q chroma (JukeMIR)
 handcrafted          192+2M   the three above, concatenated
 summaries            272      descriptors of windows, without learning
 random               E        the same architecture with random weights, batch-norm statistics
-                              calibrated
+                              calibrated; with the descriptors of the model, if it has any
 MODEL                E        a model of this package: a folder, a bundled one's name, or
                               hf://owner/name
 features:DIR         any      files with one vector for each clip, from any other program
@@ -44,6 +44,7 @@ from patchifier.evaluate.encoders.models import (
 )
 from patchifier.evaluate.encoders.store import cached
 from patchifier.io import Progress, silent
+from patchifier.nn.descriptors import DESCRIPTORS
 
 __all__ = [
     "BUILDERS",
@@ -164,7 +165,7 @@ def encoders_of(
     """Make the encoders of several specs, in their order.
 
     Random weights have the architecture of the first model among them, else the paper's; their
-    `note` says which.
+    `note` says which, and whether the model's descriptors are in the vector too.
 
     Parameters
     ----------
@@ -195,12 +196,19 @@ def encoders_of(
         if _is_random(spec):
             argument = spec.partition(":")[2]
             model = argument if argument and not argument.isdecimal() else source
-            about = f"random weights in the architecture of {model}"
+            more = ", its descriptors (formulas) included" * _has_descriptors(made[0])
+            about = f"random weights in the architecture of {model}{more}"
             made = [replace(one, note=f"{about}, {one.note}") for one in made]
         elif config is None and made[0].embedder is not None:
             config, source = made[0].embedder.config, spec
         found[spec] = made
     return [encoder for spec in specs for encoder in found[spec]]
+
+
+def _has_descriptors(encoder: Encoder) -> bool:
+    """Whether the vector of a model holds numbers that no weight decides."""
+    held = encoder.embedder.config.embed.summaries if encoder.embedder else ()
+    return not DESCRIPTORS.keys().isdisjoint(held)
 
 
 def _is_random(spec: str) -> bool:

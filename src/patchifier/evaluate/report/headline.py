@@ -1,5 +1,6 @@
 """The first screen: the question, the answer in one or two sentences, and the setting."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,10 +144,7 @@ def setting(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
         if run.kind != "pretrain":
             term = f"task: {run.dataset}" if run.dataset else "task"
             tasks.setdefault(f"{term} {run.test}", (term, _task(run)))
-    lines += tasks.values()
-    for run in runs:
-        if run.kind == "finetune" and (settings := get_part(run.config, "finetune")):
-            lines += [("fine-tuning", tuning_text(settings))]
+    lines += [*tasks.values(), *_tunings(runs)]
     precision = {str(run.facts["precision"]) for run in runs if run.facts.get("precision")}
     machines = {str(run.facts["machine"]) for run in runs if run.facts.get("machine")}
     lines += [
@@ -154,6 +152,27 @@ def setting(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
         ("precision", ", ".join(sorted(precision))),
     ]
     return [(term, text) for term, text in dict.fromkeys(lines) if text]
+
+
+def _tunings(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
+    """How each test was fine-tuned.
+
+    The term names its data set, the labels of one of several tasks of this data set, and the runs
+    if not all of this test have the same settings.
+    """
+    tests: dict[tuple[str, str], dict[str, list[str]]] = {}  # runs by their settings
+    for run in runs:
+        if run.kind == "finetune" and (settings := get_part(run.config, "finetune")):
+            texts = tests.setdefault((run.dataset, run.task.partition(": ")[2]), {})
+            texts.setdefault(tuning_text(settings), []).append(run.label)
+    tasks = Counter(dataset for dataset, _ in tests)
+    lines = []
+    for (dataset, names), texts in tests.items():
+        for text, labels in texts.items():
+            named = names if tasks[dataset] > 1 else ""
+            about = _joined(dataset, named, ", ".join(labels) if len(texts) > 1 else "")
+            lines.append((f"fine-tuning: {about}" if about else "fine-tuning", text))
+    return lines
 
 
 def _joined(*parts: str) -> str:

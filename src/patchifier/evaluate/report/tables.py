@@ -24,7 +24,8 @@ OURS = "patchifier"  # the model of a demo; a fine-tuned one has the name of its
 ENCODERS = {  # in the order of the table
     OURS: "the model of this report",
     "patchifier-base": "the model that comes with the package, trained for longer on other music",
-    "random": "the same network with random weights, drawn once: what the architecture is worth",
+    "random": "the same network with random weights, drawn once, and the same descriptors "
+    "(formulas), if the model has any: what the architecture is worth",
     "mel-stats": "mean and standard deviation of each mel band over the clip",
     "mfcc": "hand-made timbre features: mel-frequency cepstral coefficients",
     "chroma": "hand-made harmony features: energy of the twelve pitch classes",
