@@ -325,10 +325,7 @@ def skip_reason(path: str, error: BaseException) -> str:
 
 
 class Meter:
-    """Progress of a job over `total` items with its rates.
-
-    An earlier job finished `done` items, of which it skipped `skipped`.
-    """
+    """Progress of a job with its rates. An earlier job finished `done` items, `skipped` of them."""
 
     def __init__(self, progress: Progress, total: int, *, done: int = 0, skipped: int = 0) -> None:
         self.progress, self.total, self.done, self.skipped = progress, total, done, skipped

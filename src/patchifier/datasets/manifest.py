@@ -12,9 +12,8 @@ split             train, valid (val, validation) or test
 fold              a whole number
 group             track, piece or artist; of several parts of one file the path by default
 target, label     a name; several names, or several numbers, in a JSON list or (in CSV) with ``|``
-                  between them; frame-wise
-                  labels: a ``.beats``, ``.lab`` or ``.jams`` file (found where audio is), or JSON
-                  (:mod:`~patchifier.datasets.labels`)
+                  between them; frame-wise labels: a ``.beats``, ``.lab`` or ``.jams`` file (found
+                  where audio is), or JSON (:mod:`~patchifier.datasets.labels`)
 task              multiclass, multilabel, regression or frame-wise, the same in every row; inferred
                   if not given
 metric            of the task, the same in every row: it states the task too; of frame-wise labels
