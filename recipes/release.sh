@@ -10,26 +10,22 @@ root=$1 side=${2:-valid} here=$(cd "$(dirname "$0")" && pwd)
 open=$here/../benchmarks/open
 say() { printf '\n== %s\n' "$*"; }
 
-say "Training data and tasks; musicnn==0.1.0 has to be installed without its dependencies (benchmarks/outsiders)"
+say "Training data and tasks"
 python "$open/build.py" "$root"
-python "$open/synthetic.py" "$root" --clips 3600
-patchifier prepare "$root/pretraining-synthetic.jsonl"  --out "$root/cache-synthetic"  --config "$here/synthetic.json"
-patchifier prepare "$root/pretraining-recordings.jsonl" --out "$root/cache-recordings"
-patchifier prepare "$root/pretraining.jsonl"            --out "$root/cache-all"
+patchifier prepare "$root/pretraining.jsonl"            --out "$root/cache-all"        --config "$here/base.json"
+patchifier prepare "$root/pretraining-recordings.jsonl" --out "$root/cache-recordings" --config "$here/base.json"
 python "$open/check_leaks.py" "$root"
-python "$open/../outsiders/from_musicnn.py" "$root/cache-recordings" --out "$root/musicnn" --model MSD_musicnn \
-    --layers penultimate+mean_pool+max_pool --windows 4
 
-say "Training: base (about an hour of two cores a seed) and the paper's recipe (two hours)"
-taught=(--config "$here/synthetic.json" --pretrain.note_labels "$root/labels" --pretrain.teacher_features "$root/musicnn")
+say "Training: base and the paper's recipe (about five hours of two cores), and base on recordings alone"
 for seed in 0 1 2; do
-    OMP_NUM_THREADS=2 patchifier pretrain "$root/cache-synthetic" --out "$root/runs/base-$seed" "${taught[@]}" --pretrain.seed $seed --resume
+    patchifier pretrain "$root/cache-all" --out "$root/runs/base-$seed"  --config "$here/base.json"       --pretrain.seed $seed --resume
 done
 patchifier pretrain "$root/cache-all" --out "$root/runs/paper-0" --config "$here/base-paper.json" --resume
+patchifier pretrain "$root/cache-recordings" --out "$root/runs/base-recordings" --config "$here/base.json" --resume
 
 say "Evaluation: $side side, beside features of other programs in ROOT/outsiders/NAME/FAMILY (benchmarks/outsiders)"
 seeds() { echo "$root/runs/$1-0/model+$root/runs/$1-1/model+$root/runs/$1-2/model"; }
-rows="patchifier-base=$(seeds base),patchifier-paper=$root/runs/paper-0/model"
+rows="patchifier-base=$(seeds base),patchifier-paper=$root/runs/paper-0/model,recordings-only model=$root/runs/base-recordings/model"
 rows+=",random weights of base=random:$root/runs/base-0/model,random weights of paper=random:$root/runs/paper-0/model,mel-stats,mfcc,handcrafted"
 for other in "$root"/outsiders/*/; do
     [ -d "$other" ] && rows+=",$(basename "$other")=features:$root/outsiders/$(basename "$other")/%FAMILY%"

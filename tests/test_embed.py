@@ -24,7 +24,7 @@ from patchifier.nn.model import Head, Patchifier
 from patchifier.nn.pooling import pool_layers
 from patchifier.tasks import Task
 from patchifier.windows import (
-    WINDOWS,
+    MOST_PATCHES,
     cut_windows,
     is_silent,
     stream_cut,
@@ -128,10 +128,10 @@ def test_a_list_gives_the_vectors_of_its_items_alone(pooling, whole_clip):
 
 
 def test_more_windows_than_one_batch_holds_make_no_difference():
-    encoder = embedder()
-    waves = [sound(1.5, seed=seed) for seed in range(WINDOWS + 3)]
+    encoder, batch = embedder(), MOST_PATCHES // 2  # sounds of two patches each
+    waves = [sound(1.5, seed=seed) for seed in range(batch + 3)]
     together = encoder.embed(waves, RATE)
-    for index in (0, WINDOWS - 1, WINDOWS, WINDOWS + 2):
+    for index in (0, batch - 1, batch, batch + 2):
         near(together[index], encoder.embed(waves[index], RATE))
 
 

@@ -5,7 +5,6 @@ length start every ``hop_patches`` patches, the last one anchored to the end. Bo
 the log-mel arrives, so that memory does not grow with its length.
 """
 
-import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,6 @@ from patchifier.audio import is_number
 from patchifier.config import Config, RequestError, SpectrogramConfig
 
 Item = TypeVar("Item")
-
-
-def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield lists of up to `size` items as they arrive."""
-    rest = iter(items)
-    while batch := list(itertools.islice(rest, size)):
-        yield batch
 
 
 def require_log_mel(log_mel: Any, config: Config) -> np.ndarray:
@@ -241,10 +233,11 @@ def cut_windows(log_mel: np.ndarray, config: Config, *, silence: bool = True) ->
 
 # --- batches ---
 
-WINDOWS = 4  # in a batch: more leave the cache of a core, and memory grows with them
+MOST_PATCHES = 100  # of a batch's windows: more leave the cache of a core and take memory
 LEAST_PATCHES = 2  # in a window of a batch; the rest of a shorter one is padding
 
 CutMusic = Iterable[tuple[np.ndarray, int]]  # patches (1, M, W) of a piece, with their new frames
+CutWindow = tuple[int, int, list[tuple[np.ndarray, int]]]  # number of the piece, first patch
 
 
 @dataclass(frozen=True)
@@ -290,16 +283,20 @@ class Encoded:
 
 def batches(music: Iterable[CutMusic], config: Config) -> Iterator[Batch]:
     """Windows of pieces of music, which arrive as patches, in batches of any pieces."""
-    windows = (
-        (number, first, window)
-        for number, piece in enumerate(music)
-        for first, window in stream_windows(piece, config)
-    )
-    for some in in_batches(windows, WINDOWS):
-        yield _batch(some)
+    windows = list[CutWindow]()
+    patches = 0
+    for number, piece in enumerate(music):
+        for first, window in stream_windows(piece, config):
+            if windows and patches + len(window) > MOST_PATCHES:
+                yield _batch(windows)
+                windows, patches = [], 0
+            windows.append((number, first, window))
+            patches += len(window)
+    if windows:
+        yield _batch(windows)
 
 
-def _batch(windows: Sequence[tuple[int, int, list[tuple[np.ndarray, int]]]]) -> Batch:
+def _batch(windows: Sequence[CutWindow]) -> Batch:
     numbers: dict[tuple[int, int], int] = {}  # of the patches: by piece, and place in the piece
     patches: list[np.ndarray] = []
     width = max(LEAST_PATCHES, *(len(window) for _, _, window in windows))
