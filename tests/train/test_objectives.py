@@ -1,5 +1,6 @@
 """Several targets and a teacher: errors whose size is known, weights that are learnt, and who sees what."""
 
+import json
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from patchifier.nn.model import Patchifier
 from patchifier.seeding import random_masking
 from patchifier.train import objectives
 from patchifier.train.batches import Batch
+from patchifier.train.note_labels import note_labels
 from patchifier.train.objectives import (
     EMA_TARGETS,
     PIXELS,
@@ -23,6 +25,7 @@ from patchifier.train.objectives import (
     require_targets,
 )
 from patchifier.train.pretrain import Batches, pretrain, stage_loss, stage_module
+from patchifier.train.teacher import teacher_features
 from tests.builders import TINY, close, uniform
 from tests.log_mels import Clips
 
@@ -410,6 +413,30 @@ def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_i
     (tmp_path / f"{data.clips[3].id}.npy").unlink()
     with pytest.raises(RequestError, match=data.clips[3].id):
         pretrain(small_cache, tmp_path / "other", config=config, device="cpu")
+
+
+def test_rendered_clips_with_notes_need_no_features_of_another_model(small_cache, tmp_path):
+    data = Cache(small_cache)
+    clips = np.arange(len(data.clips))
+    for index, clip in enumerate(data.clips):
+        file = tmp_path / f"{clip.id}.npy"
+        file.parent.mkdir(exist_ok=True)
+        if index % 2:
+            np.save(file, np.array([index, 1.0], np.float32))
+        else:
+            notes = {"notes": [[0, 40, 60, 0]], "bpm": 90}
+            (tmp_path / clip.id).with_suffix(".json").write_text(json.dumps(notes))
+    targets = {"teacher_features": str(tmp_path), "note_labels": str(tmp_path)}
+    config = config_of("distil", "notes", pretrain=targets)
+    labels = note_labels(data, [clips], config)
+    features = teacher_features(data, [clips], config, labels)
+    assert features[::2].isnan().all()
+    z_scores = (clips[1::2] - clips[1::2].mean()) / clips[1::2].std()
+    np.testing.assert_allclose(features[1::2, 0], z_scores, atol=1e-6)
+    (tmp_path / data.clips[0].id).with_suffix(".json").unlink()  # now nothing is known about it
+    labels = note_labels(data, [clips], config)
+    with pytest.raises(RequestError, match=data.clips[0].id):
+        teacher_features(data, [clips], config, labels)
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,17 @@ def summed(values: Tensor) -> Tensor:
     return values
 
 
+def mean_of_rows(losses: Tensor, *, alone: bool = False) -> Tensor:
+    """Sum of this process's losses (n,) over the mean count of all processes; 0 if there are none.
+
+    So the mean over processes is the mean over all rows. `alone`: other processes take no part.
+    """
+    count = torch.full((1,), len(losses), dtype=torch.float64, device=losses.device)
+    if not alone:
+        count = summed(count) / processes()
+    return losses.sum() / count.clamp(min=1).to(losses.dtype)[0]
+
+
 def processes() -> int:
     """Return the number of processes that train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1

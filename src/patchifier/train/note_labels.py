@@ -232,8 +232,5 @@ class NoteHeads(nn.Module):
                 ).mean(1)
             else:
                 losses = functional.cross_entropy(logits, target, reduction="none")
-        count = known.sum().double()[None]
-        if self.training:  # only the first process validates
-            count = distributed.summed(count) / distributed.processes()
         guess = self.get_buffer(f"{name}_guess")
-        return losses.sum() / count.clamp(min=1).to(losses.dtype)[0] / guess
+        return distributed.mean_of_rows(losses, alone=not self.training) / guess

@@ -264,9 +264,10 @@ class Objectives(nn.Module):
             errors |= self.notes(batch, context, prediction, mean_context, keep=keep)
         if DISTIL in self.log_variances:
             features = self.get_buffer("teacher_features")[batch.clips]
-            known = features.isfinite()
-            error = heads[DISTIL](mean_context).float() - features.where(known, 0)
-            errors[DISTIL] = (error.square() * known).sum() / known.sum().clamp(min=1)
+            known = features[:, 0].isfinite()
+            losses = (heads[DISTIL](mean_context[known]).float() - features[known]).square()
+            alone = not self.training  # only the first process validates
+            errors[DISTIL] = distributed.mean_of_rows(losses.mean(1), alone=alone)
         if self.teacher:
             vectors, projected = self.teacher(batch.patches, batch.valid, mask)  # (P, D), (B, 128)
             if "latent" in heads:
