@@ -142,6 +142,10 @@ def test_the_card_says_how_large_the_model_is_how_it_was_made_and_under_which_li
     assert "| dataset | demo |" in text
     assert patchifier.__version__ in text
     assert "no labels used" in card(made())
+    assert "self-supervised" in card(made())
+    taught = card(made(pretrain={"note_labels": "labels", "objectives": ["notes"]}))
+    assert "notes of rendered music" in taught
+    assert "self-supervised" not in taught
 
 
 def test_in_half_precision_matrices_take_half_the_room_and_come_back_in_float32(tmp_path):

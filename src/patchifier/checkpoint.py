@@ -304,17 +304,19 @@ def _copy(tensor: torch.Tensor, wanted: torch.Tensor, *, where: str) -> None:
 
 def card(checkpoint: Checkpoint) -> str:
     """Model card, in the form that model hubs expect."""
-    kind = (
-        f"fine-tuned: {checkpoint.task.kind} of {', '.join(checkpoint.task.names)}"
-        if checkpoint.task
-        else "pre-trained, no labels used"
-    )
+    unlabelled = checkpoint.config.pretrain.is_self_supervised
+    if checkpoint.task:
+        kind = f"fine-tuned: {checkpoint.task.kind} of {', '.join(checkpoint.task.names)}"
+    elif unlabelled:
+        kind = "pre-trained, no labels used"
+    else:
+        kind = "pre-trained, also on notes of rendered music or on another model's vectors"
     seconds = checkpoint.config.model.patch_frames * checkpoint.config.spectrogram.frame_s
     lines = [
         "---",
         "license: apache-2.0",
         "library_name: patchifier",
-        "tags: [music, audio, self-supervised]",
+        f"tags: [music, audio{', self-supervised' if unlabelled else ''}]",
         "---",
         "",
         "# Patchifier",

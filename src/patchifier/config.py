@@ -522,6 +522,11 @@ class PretrainConfig:
         """Whether a batch of stage II holds pairs of clips of a group."""
         return self.contrast_positives == "group"
 
+    @property
+    def is_self_supervised(self) -> bool:
+        """Whether neither notes nor another model's vectors are targets."""
+        return not (self.note_labels or self.teacher_features)
+
 
 @dataclass(frozen=True)
 class FinetuneConfig:
