@@ -11,8 +11,6 @@ from outcome import lines
 from patchifier.cli.models import LABELS
 from patchifier.config import Config
 from patchifier.embed import Embedder
-from patchifier.train.notes import NOTE_TARGETS
-from patchifier.train.objectives import DISTIL
 
 PAPER_CLIPS = 1_000_000 * 32  # two stages of 1,000 epochs over 16,000 clips in batches of 32
 NOT_STATED = "not stated"
@@ -118,11 +116,11 @@ def write_card(
 
 def taught_by(config: Config) -> str:
     """Return what taught a model beside the sound itself, in words; empty for a self-supervised one."""
-    targets = set(config.pretrain.objectives)
-    found = ["with the notes of rendered music as targets"] if targets & NOTE_TARGETS.keys() else []
-    if DISTIL in targets:
-        found.append("with vectors of another model as targets")
-    return " and ".join(found)
+    given = {
+        "with the notes of rendered music as targets": config.pretrain.note_labels,
+        "with vectors of another model as targets": config.pretrain.teacher_features,
+    }
+    return " and ".join(words for words, folder in given.items() if folder)
 
 
 def data_lines(data: TrainingData, facts: Mapping[str, Any]) -> list[str]:
