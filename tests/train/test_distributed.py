@@ -228,6 +228,25 @@ def test_two_processes_tell_groups_apart_as_one_does(run, clips, tmp_path):
     require_same_losses(one, two, 10)
 
 
+@pytest.mark.slow
+def test_two_processes_count_clips_with_notes_and_with_features_as_one_does(
+    run, wide_clips, tmp_path
+):
+    """Shares of a batch hold different numbers of clips about which something is known."""
+    for number in range(40):
+        if number % 3:
+            np.save(tmp_path / f"{number:02d}.npy", np.random.default_rng(number).random(5))
+        else:
+            notes = {"notes": [[0, 5, 40 + number, 0]], "bpm": 60 + number}
+            (tmp_path / f"{number:02d}.json").write_text(json.dumps(notes))
+    changes = several(10, "distil", "notes", "bpm")
+    changes["pretrain"] |= {"teacher_features": str(tmp_path), "note_labels": str(tmp_path)}
+    one, two = (
+        run(f"run{flags}", changes, flags, at=wide_clips)[0] for flags in ("", "--devices 2")
+    )
+    require_same_losses(one, two, 10)
+
+
 def test_joined_batch_norm_alone_is_batch_norm(monkeypatch):
     """With one process its moments, outputs, buffers and gradients are torch's."""
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
