@@ -603,6 +603,10 @@ class EmbedConfig:
 
     0 keeps the layers as they are.
     """
+    n_similarity: int = 0
+    """Length of the slice "similarity", which comes first, if `whiten`: principal components of
+    what the target "distil" learnt to predict from the last layer. Music that sounds alike lies
+    near in them. 0 for none."""
     max_z_score: float = 0.0
     """Largest absolute value of a number of a window's whitened embedding, so that one rare value
     does not decide a similarity; 0 for no limit."""
@@ -622,15 +626,17 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         _require_at_least(1, self, "embed", ("hop_patches",))
-        _require_at_least(0, self, "embed", ("n_components", "max_z_score"))
+        _require_at_least(0, self, "embed", ("n_components", "n_similarity", "max_z_score"))
         _require(len(self.layers) >= 1, "embed.layers is empty, expected at least one layer.")
+        for name in ("n_components", "n_similarity", "max_z_score"):
+            value = getattr(self, name)
+            _require(
+                self.whiten or not value, f"embed.{name} is {value}, which needs embed.whiten."
+            )
         _require(
-            self.whiten or not self.n_components,
-            f"embed.n_components is {self.n_components}, which needs embed.whiten.",
-        )
-        _require(
-            self.whiten or not self.max_z_score,
-            f"embed.max_z_score is {self.max_z_score}, which needs embed.whiten.",
+            not self.n_similarity or (self.layers == (-1,) and self.pooling != "cls"),
+            f"embed.n_similarity is {self.n_similarity}, which needs embed.layers [-1] and the mean "
+            "in embed.pooling.",
         )
 
     # --- computed ---
@@ -638,13 +644,14 @@ class EmbedConfig:
     @property
     def numbers(self) -> tuple[Any, ...]:
         """The fields on which the numbers of a window's embedding depend."""
-        whitening = self.whiten, self.n_components, self.max_z_score
+        whitening = self.whiten, self.n_components, self.n_similarity, self.max_z_score
         return self.pooling, self.layers, self.summaries, *whitening
 
     @property
     def plain(self) -> "EmbedConfig":
         """The same embedding without whitening."""
-        return dataclasses.replace(self, whiten=False, n_components=0, max_z_score=0.0)
+        without = {"whiten": False, "n_components": 0, "n_similarity": 0, "max_z_score": 0.0}
+        return dataclasses.replace(self, **without)
 
 
 # Raised when the same log-mel gives other summaries: stored vectors are then not comparable.
@@ -748,14 +755,17 @@ class Config:
     @property
     def embedding_size(self) -> int:
         """Length E of an embedding."""
-        kept = self.embed.n_components
-        return self.raw_size - self.pooled_size + kept if kept else self.raw_size
+        summaries = self.raw_size - self.pooled_size
+        layers = self.embed.n_components or self.pooled_size
+        return self.embed.n_similarity + layers + summaries
 
     @property
     def embedding_slices(self) -> dict[str, slice]:
-        """Slices of an embedding: "layers" first, then each summary by its name."""
-        sizes = self.summary_sizes
-        sizes = {"layers": self.embedding_size - sum(sizes.values())} | sizes
+        """Slices of an embedding: "similarity" if there is one, "layers", each summary."""
+        layers = self.embed.n_components or self.pooled_size
+        sizes = {"layers": layers} | self.summary_sizes
+        if self.embed.n_similarity:
+            sizes = {"similarity": self.embed.n_similarity} | sizes
         ends = itertools.accumulate(sizes.values())
         named = zip(sizes.items(), ends, strict=True)
         return {name: slice(end - size, end) for (name, size), end in named}
@@ -819,7 +829,13 @@ ADDED: dict[str, dict[str, Any]] = {
 }
 """Fields added since the first edition, with the values that mean what that edition did."""
 
-LATER = {"optimiser": "adamw", "pitch_hop": 1, "note_labels": "", "max_z_score": 0.0}
+LATER = {
+    "optimiser": "adamw",
+    "pitch_hop": 1,
+    "note_labels": "",
+    "max_z_score": 0.0,
+    "n_similarity": 0,
+}
 """Fields added later still, whose defaults mean what there was before."""
 
 PATHS = {

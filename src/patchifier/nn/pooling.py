@@ -43,7 +43,7 @@ def require_embed(config: Config) -> None:
 
 
 def require_whitening(config: Config) -> None:
-    """Check ``embed.n_components`` against the length of the pooled layers.
+    """Check ``embed.n_components`` and ``embed.n_similarity`` against what they are made from.
 
     Raises
     ------
@@ -55,6 +55,11 @@ def require_whitening(config: Config) -> None:
         raise RequestError(
             f"embed.n_components is {kept}, but layers are pooled to {pooled} numbers: expected "
             "no more."
+        )
+    kept, size = config.embed.n_similarity, config.model.embed_dim
+    if kept > size:
+        raise RequestError(
+            f"embed.n_similarity is {kept}, but model.embed_dim is {size}: expected no more."
         )
 
 

@@ -14,10 +14,12 @@ LEAST_VARIANCE = (
 class Whitening(nn.Module):
     """Z-scores of embeddings; the pooled layers, which come first, may become components.
 
+    Before them, there may be components of what a head predicts from their mean: "similarity".
+
     Parameters
     ----------
     config : Config
-        Decides the length of an embedding, of its pooled layers, and the number of components.
+        Decides the length of an embedding, of its pooled layers, and the numbers of components.
 
     Attributes
     ----------
@@ -28,45 +30,75 @@ class Whitening(nn.Module):
     mean: Tensor
     scale: Tensor
     directions: Tensor
+    similarity: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.settings = config.embed.numbers
         self.max_z_score = config.embed.max_z_score
-        n_components = config.embed.n_components
-        self.pooled = config.pooled_size if n_components else 0
+        self.pooled, self.embed_dim = config.pooled_size, config.model.embed_dim
         self.register_buffer("mean", torch.zeros(config.raw_size))
         self.register_buffer("scale", torch.ones(config.raw_size))
-        if n_components:
-            directions = torch.zeros(self.pooled, n_components)
+        sizes = {"directions": config.embed.n_components, "similarity": config.embed.n_similarity}
+        self.projected = [name for name, size in sizes.items() if size]
+        for name in self.projected:
+            directions = torch.zeros(self.pooled, sizes[name])
             directions.diagonal().fill_(1)  # not torch.eye: without memory it takes seconds
-            self.register_buffer("directions", directions)
+            self.register_buffer(name, directions)
 
-    def fit(self, examples: Tensor) -> None:
-        """Set mean, deviation and components to those of examples (n, E)."""
+    def fit(self, examples: Tensor, head: Tensor | None = None) -> None:
+        """Set mean, deviation and components to those of examples (n, E).
+
+        `head` (K, D) are weights of what is predicted from the mean of the last layer; None
+        for the mean itself.
+        """
         deviation = examples.std(0, correction=0)
         self.mean.copy_(examples.mean(0))
         self.scale.copy_(torch.where(deviation > LEAST_DEVIATION, deviation, 1.0))
-        if self.pooled:
-            scores = ((examples - self.mean) / self.scale)[:, : self.pooled].double()
+        scores = ((examples - self.mean) / self.scale)[:, : self.pooled].double()
+        if "directions" in self.projected:
             self.directions.copy_(principal_directions(scores, self.directions.shape[1]))
+        if "similarity" in self.projected:
+            D, scale = self.embed_dim, self.scale[: self.embed_dim].double()
+            weights = torch.eye(D).to(scale) if head is None else head.to(scale)
+            found = predicted_directions(scores[:, :D], weights * scale, self.similarity.shape[1])
+            self.similarity.zero_()[:D] = found
 
     def forward(self, x: Tensor) -> Tensor:
         """Whiten embeddings (..., E)."""
         scores = (x - self.mean) / self.scale
-        if self.pooled:
+        if self.projected:
             pooled, rest = scores[..., : self.pooled], scores[..., self.pooled :]
-            scores = torch.cat([pooled @ self.directions, rest], dim=-1)
+            layers = pooled @ self.directions if "directions" in self.projected else pooled
+            similar = [pooled @ self.similarity] if "similarity" in self.projected else []
+            scores = torch.cat([*similar, layers, rest], dim=-1)
         return scores.clamp(-self.max_z_score, self.max_z_score) if self.max_z_score else scores
 
 
 def principal_directions(scores: Tensor, count: int) -> Tensor:
-    """Directions (D, count) of the largest variance of z-scores (n, D), over their deviations.
+    """Directions (D, count) of the largest variance of z-scores (n, D), over their deviations."""
+    variances, vectors = principal_components(scores, count)
+    return signed(vectors / (variances + LEAST_VARIANCE).sqrt())
 
-    The largest weight of each is positive, since eigenvectors have no sign of their own.
+
+def predicted_directions(scores: Tensor, weights: Tensor, count: int) -> Tensor:
+    """Directions (D, count) to principal components of what weights (K, D) predict from scores.
+
+    Each is divided by the root of its deviation, so that large ones count more, but not by as
+    much. The mean of their variances is 1.
     """
-    variances, vectors = torch.linalg.eigh(scores.T @ scores / len(scores))  # rising
-    deviations = (variances.flip(0)[:count] + LEAST_VARIANCE).sqrt()
-    directions = vectors.flip(1)[:, :count] / deviations
+    variances, vectors = principal_components(scores @ weights.T, count)
+    deviations = variances.clamp(min=LEAST_VARIANCE * variances[0]).sqrt()
+    return signed(weights.T @ (vectors / (deviations * deviations.mean()).sqrt()))
+
+
+def principal_components(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Largest variances (count,), falling, and their vectors (D, count), of centred rows (n, D)."""
+    variances, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))  # rising
+    return variances.flip(0)[:count], vectors.flip(1)[:, :count]
+
+
+def signed(directions: Tensor) -> Tensor:
+    """Directions (D, count) whose largest weight is positive: eigenvectors have no sign."""
     largest = directions.abs().argmax(0, keepdim=True)
     return directions * directions.gather(0, largest).sign()

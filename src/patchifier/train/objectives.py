@@ -81,6 +81,11 @@ def require_targets(config: Config) -> None:
             "pretrain.contrast_positives 'group' needs the target 'contrast' in "
             "pretrain.objectives: add it, or leave this out."
         )
+    if config.embed.n_similarity and DISTIL not in targets:
+        raise RequestError(
+            f"embed.n_similarity is {config.embed.n_similarity}, which needs the target 'distil' "
+            "in pretrain.objectives: add it, or leave this out."
+        )
     if targets == (PIXELS,) and not (settings.teacher_features or settings.note_labels):
         return
     known = (PIXELS, *DESCRIPTORS, *EMA_TARGETS, *ESTIMATORS, DISTIL, *NOTE_TARGETS)

@@ -35,7 +35,13 @@ from patchifier.train.distributed import (
 )
 from patchifier.train.loop import TrainTask, fit
 from patchifier.train.note_labels import note_labels
-from patchifier.train.objectives import PIXELS, Objectives, frozen_modules, require_targets
+from patchifier.train.objectives import (
+    DISTIL,
+    PIXELS,
+    Objectives,
+    frozen_modules,
+    require_targets,
+)
 from patchifier.train.optimiser import bf16_optimiser, extractor_rates
 from patchifier.train.pictures import write_reconstructions
 from patchifier.train.plan import plan, stage_steps
@@ -164,7 +170,7 @@ def pretrain(
         run.facts["processes"] = fabric.world_size
         for stage in ("one", "two"):
             if config.pretrain.stages in ("both", stage):
-                train_stage(
+                module = train_stage(
                     stage,
                     model,
                     data,
@@ -187,7 +193,8 @@ def pretrain(
                     kriging=training_statistics(data, splits.slices[0], config).kriging,
                 )
             if config.embed.whiten:  # of the first part alone: this machine may have no other
-                fit_whitening(model, config, examples_of(data, splits.slices[0]))
+                examples = examples_of(data, splits.slices[0])
+                fit_whitening(model, config, examples, head_of(module))
             described = {
                 name: run.facts[name]
                 for name in ("dataset", "clips", "seed", "init", "command", "machine", "started")
@@ -274,8 +281,11 @@ def train_stage(
     fabric: "Fabric",
     resume: bool,
     progress: Callable[[str], Progress],
-) -> None:
-    """Train stage "one" or "two" and write its log and checkpoints into the run folder."""
+) -> nn.Module:
+    """Train stage "one" or "two" and write its log and checkpoints into the run folder.
+
+    Returns the model, or the :class:`Objectives` around it.
+    """
     settings = config.pretrain
     training = settings.stage_one if stage == "one" else settings.stage_two
     batches = Batches(
@@ -287,8 +297,9 @@ def train_stage(
         device=fabric.device,
         rank_slice=rank_slice(fabric, training.batch_size),
     )
+    module = stage_module(stage, model, batches, config)
     job = TrainTask(
-        stage_module(stage, model, batches, config),
+        module,
         clips=len(splits.train),
         batch=batches,
         loss=stage_loss(stage, settings),
@@ -314,6 +325,13 @@ def train_stage(
         keep_time=run.keep_time,
     )
     model.requires_grad_(True)
+    return module
+
+
+def head_of(module: nn.Module) -> Tensor | None:
+    """Weights (K, D) of the head that predicts another model's features; None without one."""
+    heads = module.heads if isinstance(module, Objectives) else {}
+    return heads[DISTIL].weight.detach().cpu() if DISTIL in heads else None
 
 
 def trials(

@@ -15,15 +15,23 @@ from patchifier.nn.pooling import require_whitening
 WHITENING_CLIPS = 4096  # eight for each of 512 elements
 
 
-def fit_whitening(model: Patchifier, config: Config, log_mels: Iterable[np.ndarray]) -> None:
-    """Fit a model's whitening, if it has one, to the embeddings of log-mels (M, T)."""
+def fit_whitening(
+    model: Patchifier,
+    config: Config,
+    log_mels: Iterable[np.ndarray],
+    head: torch.Tensor | None = None,
+) -> None:
+    """Fit a model's whitening, if it has one, to the embeddings of log-mels (M, T).
+
+    `head` (K, D) are the weights of the target "distil", for ``embed.n_similarity``.
+    """
     if model.readout is None:
         return
     require_whitening(config)
     whitening, model.readout = model.readout, None
     embedder = embedder_of(Checkpoint(model, config))
     embeddings = torch.from_numpy(embedder.embed_log_mels(log_mels))
-    whitening.fit(embeddings.to(whitening.mean.device))
+    whitening.fit(embeddings.to(whitening.mean.device), head)
     model.readout = whitening
 
 
