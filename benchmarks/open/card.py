@@ -86,8 +86,12 @@ def write_card(
         embedder.network.parameter_count,
     )
     made_of = (
-        f"{config.embed.n_components} principal components of " if config.embed.n_components else ""
+        f"{config.embed.n_similarity} components of predicted vectors of another model, then "
+        if config.embed.n_similarity
+        else ""
     )
+    if config.embed.n_components:
+        made_of += f"{config.embed.n_components} principal components of "
     behind = (
         f", then the descriptors {', '.join(config.embed.summaries)} of the window"
         if config.embed.summaries
@@ -143,7 +147,7 @@ def data_lines(data: TrainingData, facts: Mapping[str, Any]) -> list[str]:
         "it, and neither is anything of the validation and test sides of the open benchmark; scores were "
         "compared by their notes. This was checked when the card was written.", "",
         *lines([{"kind": kind, "hours": f"{hours:.2f}"} for (kind,), hours in tables["kind"]], ["kind", "hours"]), "",
-        "Everything but recordings was rendered for this by free SoundFonts (FluidR3 and MuseScore_General, both MIT): old music without terms, accompaniments "
+        "Everything but recordings (and their coded copies, if any) was rendered by free SoundFonts (FluidR3 and MuseScore_General, both MIT): old music without terms, accompaniments "
         "over our own chord charts, and notes or songs drawn at random. Licences of recordings are those that their packages state:", "",
         *lines([{"kind": kind, "licence": licence, "hours": f"{hours:.2f}"} for (kind, licence), hours in tables["licence"]], ["kind", "licence", "hours"]), "",
         "Recordings by Debian package:", "",

@@ -46,7 +46,7 @@ def names_of_size(size: int) -> list[str]:
 
     Examples
     --------
-    >>> names_of_size(820)
+    >>> names_of_size(1268)
     ['patchifier-base']
     """
     from patchifier import embed
