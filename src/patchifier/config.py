@@ -635,8 +635,8 @@ class EmbedConfig:
             )
         _require(
             not self.n_similarity or (self.layers == (-1,) and self.pooling != "cls"),
-            f"embed.n_similarity is {self.n_similarity}, which needs embed.layers [-1] and the mean "
-            "in embed.pooling.",
+            f"embed.n_similarity is {self.n_similarity}, which needs embed.layers [-1] and an "
+            "embed.pooling with the mean.",
         )
 
     # --- computed ---

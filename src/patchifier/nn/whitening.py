@@ -85,9 +85,11 @@ def predicted_directions(scores: Tensor, weights: Tensor, count: int) -> Tensor:
     """Directions (D, count) to principal components of what weights (K, D) predict from scores.
 
     Each is divided by the root of its deviation, so that large ones count more, but not by as
-    much. The mean of their variances is 1.
+    much. The mean of their variances is 1. Where nothing varies, they keep their scale.
     """
     variances, vectors = principal_components(scores @ weights.T, count)
+    if variances[0] <= LEAST_DEVIATION**2:
+        variances = torch.ones_like(variances)
     deviations = variances.clamp(min=LEAST_VARIANCE * variances[0]).sqrt()
     return signed(weights.T @ (vectors / (deviations * deviations.mean()).sqrt()))
 
