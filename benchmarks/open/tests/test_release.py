@@ -13,6 +13,7 @@ import recordings
 import release
 import torch
 from card import TrainingData, portable
+from groups import CODED
 from measures import EncoderScore
 from safetensors.torch import load_file
 from tests import small
@@ -187,6 +188,32 @@ def test_the_card_says_what_was_heard_what_training_cost_and_every_fact(trained,
     config = (home / "patchifier-paper" / "config.json").read_text()
     assert "something new" in config
     assert "/data" not in card + config  # no place of the machine
+
+
+def test_coded_copies_are_told_apart_and_add_no_hours_of_music(root, trained, released, home):
+    copy = ROWS[0] | {"path": "pretraining/coded/a.mp3", "kind": CODED}
+    write_rows(root / "pretraining.jsonl", [*ROWS, copy])
+    card = released(trained())
+    for text in (
+        "1.8 hours in 3 clips and 1 coded copies, the list `pretraining.jsonl`",
+        "Coded recordings are copies of half of the recordings in mp3 at 24 to 64 kbit/s",
+        "Their 1.0 hours are no further music and are not counted above.",
+        "Everything but recordings and their copies was rendered",
+        "| recordings | 1.50 |",
+        "| coded recordings | 1.00 |",
+        "| coded recordings | CC0 | 1.00 |",
+        "| game | 1.50 |",
+    ):
+        assert text in card, text
+    assert checkpoint.load(home / "patchifier-paper").facts["hours"] == 1.8
+    write_rows(root / "pretraining.jsonl", ROWS)
+    card = released(trained("plain"))
+    assert "Everything but recordings was rendered" in card
+    assert "oded" not in card.split("## Compute")[0]
+    del copy["source"]
+    write_rows(root / "pretraining.jsonl", [*ROWS, copy])
+    with pytest.raises(RequestError, match=r"coded/a\.mp3 does not say its source"):
+        released(trained("unnamed"))
 
 
 DRAWN = {
