@@ -72,8 +72,8 @@ def slice_weights(config: Config, factors: Mapping[str, float]) -> np.ndarray:
     --------
     >>> model = patchifier.load()
     >>> weights = slice_weights(model.config, {"harmony": 2.0})
-    >>> [float(weights[model.slices[name]].mean()) for name in ("layers", "harmony", "mode")]
-    [32.0, 2.0, 1.0]
+    >>> [float(weights[model.slices[name]].mean()) for name in ("harmony", "mode")]
+    [2.0, 1.0]
     """
     slices = config.embedding_slices
     default = default_weights(sizes_of(config))
