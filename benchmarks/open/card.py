@@ -91,22 +91,13 @@ def write_card(
         embedder.config,
         embedder.network.parameter_count,
     )
-    made_of = (
-        f"{config.embed.n_components} principal components of " if config.embed.n_components else ""
-    )
-    behind = (
-        f", then the descriptors {', '.join(config.embed.summaries)} of the window"
-        if config.embed.summaries
-        else ""
-    )
     taught = taught_by(config)
     tags = "music, audio" if taught else "music, audio, self-supervised"
     return "\n".join([
         "---", "license: apache-2.0", "library_name: patchifier", f"tags: [{tags}]", "---", "",
         f"# {name}", "", texts["summary"], "",
         f"A music encoder with {count:,} parameters, pre-trained {taught or 'without labels'}, released {facts['date']}. It reads mono audio at "
-        f"{config.spectrogram.sample_rate:,} Hz and gives vectors of {embedder.size} numbers ({made_of}{config.embed.pooling} of layers "
-        f"{', '.join(map(str, config.embed.layers))}{behind}).", "",
+        f"{config.spectrogram.sample_rate:,} Hz and gives vectors of {embedder.size} numbers ({numbers_of(config)}).", "",
         "```python", "import patchifier", "", f'model = patchifier.load("{name}")', 'vector = model.embed("song.mp3")', "```", "",
         "The weights are Apache-2.0. Matrices are stored in half precision and computed with in float32.", "",
         "## Training data", "", *data_lines(data, facts), "",
@@ -118,6 +109,22 @@ def write_card(
         "Unfair:", "", *(f"- {text}" for text in texts["unfair"]), "",
         "## How it was made", "", *fact_lines(facts, runs),
     ]) + "\n"  # fmt: skip
+
+
+def numbers_of(config: Config) -> str:
+    """Return what the numbers of a vector are, in words, in their order."""
+    embed = config.embed
+    components = f"{embed.n_components} principal components of " if embed.n_components else ""
+    similar = (
+        f"{embed.n_similarity} principal components of what is predicted of another model's vectors"
+    )
+    descriptors = f"the descriptors {', '.join(embed.summaries)} of the window"
+    parts = {
+        similar: embed.n_similarity,
+        f"{components}{embed.pooling} of layers {', '.join(map(str, embed.layers))}": True,
+        descriptors: embed.summaries,
+    }
+    return ", then ".join(words for words, there in parts.items() if there)
 
 
 def taught_by(config: Config) -> str:

@@ -149,7 +149,8 @@ def test_weights_that_make_no_sense(circle, weights):
 
 
 def test_weights_come_from_the_names_of_slices():
-    config = patchifier.load().config
+    embed = {"summaries": ["harmony", "rhythm"]}
+    config = update(Config(), {"spectrogram": {"n_pitch_bands": 216}, "embed": embed})
     weights = search.slice_weights(config, {"harmony": 2.0, "layers": 0.0})
     assert (weights[config.embedding_slices["harmony"]] == 2).all()
     assert (weights[config.embedding_slices["layers"]] == 0).all()

@@ -137,9 +137,10 @@ def test_the_version_of_summaries_is_part_of_the_identity_of_vectors_that_hold_s
     assert (before[0] != after[0], before[1] == after[1]) == (True, True)
 
 
+@pytest.mark.parametrize("kept", [FEWER, SIMILAR], ids=["fewer", "similar"])
 @pytest.mark.parametrize("pooling", ["mean+max", "mean", "cls"])
-def test_who_pools_otherwise_gets_no_statistics_of_other_numbers(tmp_path, pooling):
-    config = config_of(**FEWER)
+def test_who_pools_otherwise_gets_no_statistics_of_other_numbers(tmp_path, pooling, kept):
+    config = config_of(**kept)
     model = Patchifier(config)
     model.readout.fit(normal(64, SIZE) * 7 + 3)
     checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(model, config))
@@ -343,17 +344,20 @@ def test_similarity_of_examples_that_hardly_differ_is_finite(count):
 def test_similarity_that_cannot_be_is_refused(small_cache, tmp_path):
     for message, changes in {
         r"n_similarity is 4, which needs embed\.whiten": {"n_similarity": 4},
-        r"n_similarity is 4, which needs embed\.layers \[-1\]": SIMILAR | {"layers": [0, -1]},
-        r"layers \[-1\] and an embed\.pooling with the mean": SIMILAR | {"pooling": "cls"},
         r"n_similarity is -1, expected 0 or more": SIMILAR | {"n_similarity": -1},
     }.items():
         with pytest.raises(RequestError, match=message):
             config_of(**changes)
     features = {"objectives": ["distil"], "teacher_features": str(tmp_path)}
-    config = update(config_of(**WHOLE | {"n_similarity": 17}), {"pretrain": features})
-    with pytest.raises(RequestError, match=r"n_similarity is 17, but model\.embed_dim is 16"):
-        pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
-    assert not (tmp_path / "run").exists()
+    for message, changes in {
+        r"n_similarity is 17, but model\.embed_dim is 16": {"n_similarity": 17},
+        r"n_similarity is 4, which needs embed\.layers \[-1\]": {"layers": [0, -1]},
+        r"layers \[-1\] and an embed\.pooling with the mean": {"pooling": "cls"},
+    }.items():
+        config = update(config_of(**SIMILAR | changes), {"pretrain": features})
+        with pytest.raises(RequestError, match=message):
+            pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
+        assert not (tmp_path / "run").exists()
 
 
 def test_numbers_of_a_whitened_embedding_are_limited():
