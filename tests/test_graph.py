@@ -36,7 +36,9 @@ SUMMARIES = {
 }
 POSTNORM = {"embed": {"layers": [-1], "pooling": "cls"}}
 RELATIVE = {"model": TINY | {"position_embedding": "relative", "norm_first": True}}
+SIMILAR = {"embed": {"layers": [-1], "summaries": ["rhythm"], "whiten": True, "n_similarity": 6}}
 MODELS = {"plain": {}, "summaries": SUMMARIES, "CLS": POSTNORM, "relative": RELATIVE}
+MODELS |= {"similarity": SIMILAR}
 
 
 def made(**changes) -> Checkpoint:
@@ -49,6 +51,8 @@ def made(**changes) -> Checkpoint:
     torch.nn.init.normal_(head.linear.weight, std=3.0)
     with torch.no_grad():
         model.train().extractor(torch.rand(64, 1, config.spectrogram.n_bands, 32) - 0.9)
+        if model.readout:
+            model.readout.fit(torch.rand(64, config.raw_size))
     return Checkpoint(model.eval(), config, head, TASK)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from groups import CODED
 from outcome import lines
 
 from patchifier.cli.models import LABELS
@@ -34,8 +35,13 @@ class TrainingData:
 
     @property
     def hours(self) -> float:
-        """Hours of all rows."""
-        return sum(row["seconds"] for row in self.rows) / 3600
+        """Hours of distinct music: of all rows but coded copies."""
+        return sum(row["seconds"] for row in self.rows if row["kind"] != CODED) / 3600
+
+    @property
+    def coded_hours(self) -> float:
+        """Hours of coded copies of recordings."""
+        return sum(row["seconds"] for row in self.rows if row["kind"] == CODED) / 3600
 
     def by(self, *keys: Any) -> list[tuple[tuple[str, ...], float]]:
         """Hours of each combination of keys, the most first. A key is a function of a row that gives a word."""
@@ -85,26 +91,13 @@ def write_card(
         embedder.config,
         embedder.network.parameter_count,
     )
-    made_of = (
-        f"{config.embed.n_similarity} components of predicted vectors of another model, then "
-        if config.embed.n_similarity
-        else ""
-    )
-    if config.embed.n_components:
-        made_of += f"{config.embed.n_components} principal components of "
-    behind = (
-        f", then the descriptors {', '.join(config.embed.summaries)} of the window"
-        if config.embed.summaries
-        else ""
-    )
     taught = taught_by(config)
     tags = "music, audio" if taught else "music, audio, self-supervised"
     return "\n".join([
         "---", "license: apache-2.0", "library_name: patchifier", f"tags: [{tags}]", "---", "",
         f"# {name}", "", texts["summary"], "",
         f"A music encoder with {count:,} parameters, pre-trained {taught or 'without labels'}, released {facts['date']}. It reads mono audio at "
-        f"{config.spectrogram.sample_rate:,} Hz and gives vectors of {embedder.size} numbers ({made_of}{config.embed.pooling} of layers "
-        f"{', '.join(map(str, config.embed.layers))}{behind}).", "",
+        f"{config.spectrogram.sample_rate:,} Hz and gives vectors of {embedder.size} numbers ({numbers_of(config)}).", "",
         "```python", "import patchifier", "", f'model = patchifier.load("{name}")', 'vector = model.embed("song.mp3")', "```", "",
         "The weights are Apache-2.0. Matrices are stored in half precision and computed with in float32.", "",
         "## Training data", "", *data_lines(data, facts), "",
@@ -116,6 +109,22 @@ def write_card(
         "Unfair:", "", *(f"- {text}" for text in texts["unfair"]), "",
         "## How it was made", "", *fact_lines(facts, runs),
     ]) + "\n"  # fmt: skip
+
+
+def numbers_of(config: Config) -> str:
+    """Return what the numbers of a vector are, in words, in their order."""
+    embed = config.embed
+    components = f"{embed.n_components} principal components of " if embed.n_components else ""
+    similar = (
+        f"{embed.n_similarity} principal components of what is predicted of another model's vectors"
+    )
+    descriptors = f"the descriptors {', '.join(embed.summaries)} of the window"
+    parts = {
+        similar: embed.n_similarity,
+        f"{components}{embed.pooling} of layers {', '.join(map(str, embed.layers))}": True,
+        descriptors: embed.summaries,
+    }
+    return ", then ".join(words for words, there in parts.items() if there)
 
 
 def taught_by(config: Config) -> str:
@@ -142,12 +151,17 @@ def data_lines(data: TrainingData, facts: Mapping[str, Any]) -> list[str]:
             data.name, [row for row in data.rows if row["kind"] == "recordings"]
         ).by(lambda row: row["group"].split("/")[1]),
     }
+    copies = [row for row in data.rows if row["kind"] == CODED]
+    coded = (
+        " Coded recordings are copies of half of the recordings in mp3 at 24 to 64 kbit/s, under the licences of their originals. Their "
+        f"{data.coded_hours:.1f} hours are no further music and are not counted above."
+    )
     return [
-        f"{data.hours:.1f} hours in {len(data.rows):,} clips, the list `{data.name}` of `benchmarks/open/`.{sides} The tracks of the bundled clips are not in "
+        f"{data.hours:.1f} hours in {len(data.rows) - len(copies):,} clips{f' and {len(copies):,} coded copies' * bool(copies)}, the list `{data.name}` of `benchmarks/open/`.{sides} The tracks of the bundled clips are not in "
         "it, and neither is anything of the validation and test sides of the open benchmark; scores were "
-        "compared by their notes. This was checked when the card was written.", "",
+        "compared by their notes. This was checked when the card was written." + coded * bool(copies), "",
         *lines([{"kind": kind, "hours": f"{hours:.2f}"} for (kind,), hours in tables["kind"]], ["kind", "hours"]), "",
-        "Everything but recordings (and their coded copies, if any) was rendered by free SoundFonts (FluidR3 and MuseScore_General, both MIT): old music without terms, accompaniments "
+        f"Everything but recordings {'and their copies ' if copies else ''}was rendered for this by free SoundFonts (FluidR3 and MuseScore_General, both MIT): old music without terms, accompaniments "
         "over our own chord charts, and notes or songs drawn at random. Licences of recordings are those that their packages state:", "",
         *lines([{"kind": kind, "licence": licence, "hours": f"{hours:.2f}"} for (kind, licence), hours in tables["licence"]], ["kind", "licence", "hours"]), "",
         "Recordings by Debian package:", "",

@@ -22,7 +22,7 @@ import numpy as np
 import pretraining
 import soundfile
 import synthetic
-from groups import dice, read_manifest, share
+from groups import CODED, dice, read_manifest, share
 from sound import render_all
 
 from patchifier import audio
@@ -32,7 +32,7 @@ from patchifier.io import replaced_file
 RATE = 22_050
 KBITS = (24, 32, 48, 64)  # of mono at RATE, where mp3 has 8 to 160
 MOST_KBITS, LEAST_KBITS = 160, 8
-SHARE = 0.5  # of the recordings
+SHARE = 0.5  # of the recordings; the card of a model says so
 NAME = "pretraining-coded.jsonl"
 
 
@@ -55,7 +55,7 @@ def build(root: Path, features: Path, workers: int, progress: Callable[[str], An
     render_all(root, copies, workers, lambda title: progress("coded"), encode)
     for copy in copies:
         share_features(features, copy)
-    rows = [row | {"path": path, "kind": "coded recordings"} for path, row in originals.items()]
+    rows = [row | {"path": path, "kind": CODED} for path, row in originals.items()]
     pretraining.write(root, NAME, read_manifest(root / synthetic.NAMES[1]) + rows)
     pretraining.check(root, [NAME])
     return len(copies)
@@ -63,7 +63,8 @@ def build(root: Path, features: Path, workers: int, progress: Callable[[str], An
 
 def copy_path(original: str) -> str:
     """Path of the copy of a recording."""
-    return f"pretraining/coded/{original.removeprefix('pretraining/recordings/')[:-4]}.mp3"
+    name = original.removeprefix("pretraining/recordings/").removesuffix(".ogg")
+    return f"pretraining/coded/{name}.mp3"
 
 
 def encode(root: Path, copy: Copy) -> str:
@@ -91,14 +92,17 @@ def to_mp3(waveform: np.ndarray, kbits: int) -> bytes:
 
 
 def share_features(features: Path, copy: Copy) -> None:
-    """Give the features of a recording to its copy."""
-    original = features / f"{copy.original}.npy"
-    if not original.exists():
-        raise RequestError(
-            f"{features} has no features of {copy.original}: run benchmarks/outsiders/from_musicnn.py first."
-        )
-    with replaced_file(features / f"{copy.path}.npy") as new:
-        new.write_bytes(original.read_bytes())
+    """Give the features of a recording to its copy; files may have the ending of the sound in their names, or not."""
+    for ending in (".ogg", ""):
+        original = features / f"{copy.original.removesuffix('.ogg')}{ending}.npy"
+        if original.exists():
+            target = features / f"{copy.path.removesuffix('.mp3')}{ending and '.mp3'}.npy"
+            with replaced_file(target) as new:
+                new.write_bytes(original.read_bytes())
+            return
+    raise RequestError(
+        f"{features} has no features of {copy.original}: run benchmarks/outsiders/from_musicnn.py first."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

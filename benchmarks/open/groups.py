@@ -18,6 +18,8 @@ SEED = "open-1"  # changing it makes another benchmark
 SIDES = ("train", "valid", "test")
 SHARES = {"test": 0.3, "valid": 0.2}  # of the groups of a class; the others train
 
+CODED = "coded recordings"  # kind of the copies of recordings that coded.py makes
+
 # Kept for a final evaluation by others: never downloaded, trained on, tuned on or reported.
 RESERVED_PACKAGES = (
     "wesnoth-1.14-music", "wesnoth-1.16-music", "wesnoth-1.18-music", "wesnoth-music", "supertux-data", "hedgewars-data", "nexuiz-music",

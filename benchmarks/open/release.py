@@ -20,7 +20,7 @@ import numpy as np
 import pretraining
 import torch
 from card import Cost, TrainingData, masked_lines, portable, write_card
-from groups import read_manifest
+from groups import CODED, read_manifest
 from outcome import Outcome
 
 from patchifier import checkpoint, datasets, weights
@@ -184,7 +184,7 @@ def read_list(root: Path, name: str) -> TrainingData:
             "kind",
             "licence",
             "group",
-            *(["source"] if row.get("kind") == "recordings" else []),
+            *(["source"] if row.get("kind") in ("recordings", CODED) else []),
         } - row.keys()
         if lacks:
             raise RequestError(

@@ -79,6 +79,7 @@ def unit(recipe: str, seed: int, root: Path) -> Config:
             "summaries": [],
             "whiten": False,
             "n_components": 0,
+            "n_similarity": 0,
         },
     }
     if config.pretrain.note_labels:

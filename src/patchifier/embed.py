@@ -228,7 +228,7 @@ class Embedder:
 
     @property
     def slices(self) -> dict[str, slice]:
-        """Slices of an embedding: "layers", then each of ``config.embed.summaries``."""
+        """Slices of an embedding: "similarity" if it has one, "layers", then each summary."""
         return self.config.embedding_slices
 
     @functools.cached_property

@@ -284,15 +284,16 @@ def test_other_spectrograms_and_windows_are_in_the_graph():
     require_same_vectors(made, noise(1, 40 * 64 * 400), 16_000)
 
 
-@pytest.mark.parametrize("pitch_hop", [1, 4])
+@pytest.mark.parametrize(("pitch_hop", "n_similarity"), [(1, 0), (4, 0), (4, 6)])
 @pytest.mark.parametrize("frames", [5, 1300])
-def test_estimates_and_summaries_are_in_the_graph(frames, pitch_hop):
+def test_estimates_and_summaries_are_in_the_graph(frames, pitch_hop, n_similarity):
     model = {"estimators": ["tonic", "tempo"]}
     summaries = ["tonic", "degrees", "tempo", "metre", "texture"]
     embed = {"summaries": summaries, "whiten": True, "n_components": 9, "max_z_score": 3.0}
+    embed["n_similarity"] = n_similarity
     made = embedder(model, spectrogram={"n_pitch_bands": 216, "pitch_hop": pitch_hop}, embed=embed)
     found = require_same_vectors(made, noise(2, frames * 512, seed=frames))
-    assert found.shape == (2, 429)
+    assert found.shape == (2, n_similarity + 429)
 
 
 @pytest.mark.parametrize(

@@ -89,5 +89,5 @@ def test_noise_has_no_beat_and_music_has_one():
 
 
 def test_nothing_is_said_about_the_beat_of_vectors_without_these_slices():
-    for slices in (None, {"layers": 3}, {"layers": 2, "pulse": 1}):
+    for slices in (None, {"similarity": 3}, {"layers": 3}, {"layers": 2, "pulse": 1}):
         assert not is_beatless(np.array([0.0, 0.0, 1.0]), slices)

@@ -7,9 +7,10 @@ import pytest
 
 import patchifier
 from patchifier import audio, library
-from patchifier.config import RequestError
+from patchifier.config import Config, RequestError, update
 from patchifier.library import search
 from patchifier.library.search import Filter
+from patchifier.library.search.metric import SIMILARITY
 from tests.library.vectors import cosine, on_circle, paths, random_vectors
 
 
@@ -148,7 +149,8 @@ def test_weights_that_make_no_sense(circle, weights):
 
 
 def test_weights_come_from_the_names_of_slices():
-    config = patchifier.load().config
+    embed = {"summaries": ["harmony", "rhythm"]}
+    config = update(Config(), {"spectrogram": {"n_pitch_bands": 216}, "embed": embed})
     weights = search.slice_weights(config, {"harmony": 2.0, "layers": 0.0})
     assert (weights[config.embedding_slices["harmony"]] == 2).all()
     assert (weights[config.embedding_slices["layers"]] == 0).all()
@@ -161,13 +163,17 @@ def test_weights_come_from_the_names_of_slices():
 
 
 SLICES = {"layers": 5, "harmony": 30, "pulse": 5}
+SIMILAR = {"similarity": 5, "layers": 20, "harmony": 15}
 
 
-def test_the_learnt_slice_counts_more_by_default_in_searches_paths_and_mixes(opened, write):
+@pytest.mark.parametrize(("slices", "factor"), [(SLICES, 32.0), (SIMILAR, SIMILARITY)])
+def test_one_slice_counts_more_by_default_in_searches_paths_and_mixes(
+    opened, write, slices, factor
+):
     vectors = random_vectors(60, 40)
-    store = opened(write(vectors, range(60), slices=SLICES))
-    weights = np.repeat([32.0, 1.0], [5, 35])
-    assert search.default_weights(SLICES).tolist() == weights.tolist()
+    store = opened(write(vectors, range(60), slices=slices))
+    weights = np.repeat([factor, 1.0], [5, 35])
+    assert search.default_weights(slices).tolist() == weights.tolist()
     for walk in (store.similar, store.mix):
         found = walk("7", 9)
         assert found == walk("7", 9, weights=weights)
@@ -185,6 +191,16 @@ def test_the_learnt_slice_counts_more_by_default_in_searches_paths_and_mixes(ope
 def test_without_sizes_that_add_up_the_cosine_is_plain(opened, write, slices):
     store = opened(write(random_vectors(30, 40), range(30), slices=slices))
     assert store.similar("7", 5) == store.similar("7", 5, weights=np.ones(40))
+
+
+def test_a_slice_of_similar_music_counts_in_place_of_the_layers():
+    config = update(Config(), {"embed": {"whiten": True, "n_similarity": 64}})
+    weights = search.slice_weights(config, {"layers": 3.0})
+    expected = {"similarity": SIMILARITY, "layers": 3.0}
+    assert {name: set(weights[part]) for name, part in config.embedding_slices.items()} == {
+        name: {factor} for name, factor in expected.items()
+    }
+    assert search.default_weights({"similarity": 64}) is None
 
 
 def test_a_table_of_a_model_states_its_slices(tmp_path):

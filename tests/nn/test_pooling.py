@@ -15,6 +15,7 @@ from patchifier.evaluate.encoders import encoders
 from patchifier.nn.descriptors import DESCRIPTORS, size_of
 from patchifier.nn.equivariant import ESTIMATES, ESTIMATORS
 from patchifier.nn.model import Patchifier
+from patchifier.nn.whitening import Whitening
 from patchifier.train.pretrain import initial_model, pretrain, split
 from patchifier.train.whitening import examples_of, fit_whitening
 from tests import builders
@@ -32,6 +33,7 @@ SUMMARIES = {"pulse": slice(32, 160), "rhythm": slice(160, 192), "colour": slice
 SIZE = 320
 WHOLE = {"whiten": True}
 FEWER = WHOLE | {"n_components": 5}
+SIMILAR = WHOLE | {"n_similarity": 4}
 NARROW = {"spectrogram": {"n_pitch_bands": 24}}
 
 
@@ -135,9 +137,10 @@ def test_the_version_of_summaries_is_part_of_the_identity_of_vectors_that_hold_s
     assert (before[0] != after[0], before[1] == after[1]) == (True, True)
 
 
+@pytest.mark.parametrize("kept", [FEWER, SIMILAR], ids=["fewer", "similar"])
 @pytest.mark.parametrize("pooling", ["mean+max", "mean", "cls"])
-def test_who_pools_otherwise_gets_no_statistics_of_other_numbers(tmp_path, pooling):
-    config = config_of(**FEWER)
+def test_who_pools_otherwise_gets_no_statistics_of_other_numbers(tmp_path, pooling, kept):
+    config = config_of(**kept)
     model = Patchifier(config)
     model.readout.fit(normal(64, SIZE) * 7 + 3)
     checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(model, config))
@@ -255,6 +258,106 @@ def test_components_that_cannot_be_are_refused_before_training(small_cache, tmp_
         config_of(n_components=4)
     with pytest.raises(RequestError, match=r"max_z_score is 3\.0, which needs embed\.whiten"):
         config_of(max_z_score=3.0)
+
+
+# --- the slice of similar music ---
+
+
+def whitened(config: Config, examples: torch.Tensor, *head: torch.Tensor) -> np.ndarray:
+    """Examples (n, E) by a whitening that was fitted to them."""
+    whitening = Whitening(config)
+    whitening.fit(examples, *head)
+    return whitening(examples).numpy()
+
+
+def correlated(count: int = 200) -> torch.Tensor:
+    """Embeddings (n, E) before whitening, whose numbers depend on each other."""
+    return normal(count, SIZE) @ normal(SIZE, SIZE, seed=1) + 3
+
+
+def components(predicted: np.ndarray, count: int) -> np.ndarray:
+    """Principal components of rows (n, K), each over the root of its deviation; in all 1."""
+    centred = predicted - predicted.mean(0)
+    left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
+    deviations = lengths[:count] / np.sqrt(len(centred))
+    rule = np.sqrt(deviations / deviations.mean())  # the fourth root of variances
+    return left[:, :count] * np.sqrt(len(centred)) * rule
+
+
+def require_same_but_for_signs(found: np.ndarray, wanted: np.ndarray, atol: float = 1e-3) -> None:
+    np.testing.assert_allclose(found * np.sign((found * wanted).sum(0)), wanted, atol=atol)
+
+
+@pytest.mark.parametrize(("n_components", "kept"), [(0, 32), (5, 5)])
+def test_similarity_comes_first_and_leaves_the_rest_as_it_is(n_components, kept):
+    plain = config_of(**WHOLE, n_components=n_components)
+    config = update(plain, {"embed": {"n_similarity": 4}})
+    sizes = {"similarity": 4, "layers": kept, "pulse": 128, "rhythm": 32, "colour": 128}
+    slices, start = config.embedding_slices, 0
+    assert list(slices) == list(sizes)
+    for name, size in sizes.items():
+        assert slices[name] == slice(start, start + size)
+        start += size
+    assert (config.embedding_size, config.raw_size) == (start, SIZE)
+    examples, head = correlated(), normal(7, 16, seed=2)
+    found = whitened(config, examples, head)
+    assert found.shape == (200, start)
+    np.testing.assert_array_equal(found[:, 4:], whitened(plain, examples))
+
+
+def test_similarity_is_what_a_head_predicts_in_components_that_differ_in_weight():
+    config, examples, head = config_of(**SIMILAR), correlated(), normal(7, 16, seed=2)
+    found = whitened(config, examples, head)[:, :4]
+    wanted = components((examples[:, :16] @ head.T).double().numpy(), 4)
+    require_same_but_for_signs(found, wanted)
+    covariance = np.cov(found.T, bias=True)
+    variances = covariance.diagonal()
+    np.testing.assert_allclose(covariance, np.diag(variances), atol=1e-3)
+    assert variances.mean() == pytest.approx(1, abs=1e-4)
+    assert (np.diff(variances) < -0.05).all()
+
+
+def test_similarity_does_not_depend_on_the_deviation_over_time_nor_on_summaries():
+    config, examples, head = config_of(**SIMILAR), correlated(), normal(7, 16, seed=2)
+    others = torch.cat([examples[:, :16], 9 * uniform(200, SIZE - 16, seed=3)], dim=1)
+    one, other = (whitened(config, each, head) for each in (examples, others))
+    np.testing.assert_allclose(one[:, :4], other[:, :4], atol=1e-5)
+    assert np.abs(one[:, 4 + 16 :] - other[:, 4 + 16 :]).mean() > 0.1
+
+
+def test_without_a_head_similarity_has_components_of_the_mean_itself():
+    config, log_mels = config_of(**SIMILAR), [log_mel_of(5 * 32, seed=seed) for seed in range(20)]
+    model = Patchifier(config)
+    fit_whitening(model, config, log_mels)
+    found = builders.embedder(model, config).embed_log_mels(log_mels)
+    raw = config_of(pooling="mean", summaries=[])
+    means = builders.embedder(initial(raw, model), raw).embed_log_mels(log_mels)
+    require_same_but_for_signs(found[:, :4], components(means.astype(float), 4), atol=1e-2)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_similarity_of_examples_that_hardly_differ_is_finite(count):
+    found = whitened(config_of(**SIMILAR), correlated(1).expand(count, -1), normal(7, 16, seed=2))
+    assert np.abs(found).max() < 1e-2
+
+
+def test_similarity_that_cannot_be_is_refused(small_cache, tmp_path):
+    for message, changes in {
+        r"n_similarity is 4, which needs embed\.whiten": {"n_similarity": 4},
+        r"n_similarity is -1, expected 0 or more": SIMILAR | {"n_similarity": -1},
+    }.items():
+        with pytest.raises(RequestError, match=message):
+            config_of(**changes)
+    features = {"objectives": ["distil"], "teacher_features": str(tmp_path)}
+    for message, changes in {
+        r"n_similarity is 17, but model\.embed_dim is 16": {"n_similarity": 17},
+        r"n_similarity is 4, which needs embed\.layers \[-1\]": {"layers": [0, -1]},
+        r"layers \[-1\] and an embed\.pooling with the mean": {"pooling": "cls"},
+    }.items():
+        config = update(config_of(**SIMILAR | changes), {"pretrain": features})
+        with pytest.raises(RequestError, match=message):
+            pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
+        assert not (tmp_path / "run").exists()
 
 
 def test_numbers_of_a_whitened_embedding_are_limited():

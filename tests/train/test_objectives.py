@@ -2,14 +2,18 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import normalize, pad
 
+from patchifier import checkpoint
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, update
+from patchifier.jobs import STATE_FILE
 from patchifier.nn.descriptors import DESCRIPTORS
 from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
@@ -24,8 +28,10 @@ from patchifier.train.objectives import (
     frozen_modules,
     require_targets,
 )
-from patchifier.train.pretrain import Batches, pretrain, stage_loss, stage_module
+from patchifier.train.pretrain import Batches, pretrain, split, stage_loss, stage_module
 from patchifier.train.teacher import teacher_features
+from patchifier.train.whitening import examples_of
+from tests import builders
 from tests.builders import TINY, close, uniform
 from tests.log_mels import Clips
 
@@ -385,25 +391,30 @@ def test_what_another_model_says_is_asked_of_the_clip_whose_it_is():
     assert not any(name.startswith("teacher_features") for name in learner.state_dict())
 
 
-def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_is_said(
-    small_cache, tmp_path
-):
-    data = Cache(small_cache)
+def taught(data: Cache, folder, said, **stage) -> Config:
+    """A small config of distillation, and a file in `folder` of what is said of each log-mel."""
     for index, clip in enumerate(data.clips):
-        file = tmp_path / f"{clip.id}.npy"
+        file = folder / f"{clip.id}.npy"
         file.parent.mkdir(exist_ok=True)
-        np.save(file, np.array([np.mean(data.log_mel(index)), 0.3], np.float32))
+        np.save(file, np.array(said(data.log_mel(index)), np.float32))
     pretraining = {
         "stages": "two",
         "objectives": ["distil"],
-        "teacher_features": str(tmp_path),
-        "stage_two": {"steps": 60, "batch_size": 8, "learning_rate": 3e-3, "schedule": "cosine"},
+        "teacher_features": str(folder),
+        "stage_two": {"batch_size": 8, "learning_rate": 3e-3, "schedule": "cosine"} | stage,
         "n_patches": 6,
         "validation_fraction": 0.2,
         "precision": "32",
         "validate_every": 30,
     }
-    config = update(Config(), {"model": TINY | SMALL, "pretrain": pretraining})
+    return update(Config(), {"model": TINY | SMALL, "pretrain": pretraining})
+
+
+def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_is_said(
+    small_cache, tmp_path
+):
+    data = Cache(small_cache)
+    config = taught(data, tmp_path, lambda log_mel: [np.mean(log_mel), 0.3], steps=60)
     pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     names, *rows = (tmp_path / "run" / "stage-two" / "validation.csv").read_text().splitlines()
     column = names.split(",").index("distil_error")
@@ -413,6 +424,45 @@ def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_i
     (tmp_path / f"{data.clips[3].id}.npy").unlink()
     with pytest.raises(RequestError, match=data.clips[3].id):
         pretrain(small_cache, tmp_path / "other", config=config, device="cpu")
+
+
+def test_the_slice_of_similar_music_has_components_of_what_the_head_predicts(small_cache, tmp_path):
+    data, run = Cache(small_cache), tmp_path / "run"
+    levels = taught(data, tmp_path / "said", lambda log_mel: log_mel.mean(1)[:5], steps=4)
+    config = update(levels, {"embed": {"whiten": True, "n_similarity": 2}})
+    pretrain(small_cache, run, config=config, device="cpu")
+    made = checkpoint.load(run / "model")
+    log_mels = list(examples_of(data, split(data, config.pretrain).slices[0]))
+    found = builders.embedder(made.model, config).embed_log_mels(log_mels)
+    plain = update(levels, {"embed": {"pooling": "mean"}})
+    means = builders.embedder(made.model, plain).embed_log_mels(log_mels).astype(float)
+    head = load_file(run / "stage-two" / STATE_FILE)["model.heads.distil.weight"].double().numpy()
+    assert head.shape == (5, 16)
+    predicted = (means - means.mean(0)) @ head.T
+    variances, vectors = np.linalg.eigh(predicted.T @ predicted / len(predicted))
+    deviations = np.sqrt(variances[::-1][:2])
+    wanted = predicted @ vectors[:, ::-1][:, :2] / np.sqrt(deviations * deviations.mean())
+    wanted *= np.sign((wanted * found[:, :2]).sum(0))
+    np.testing.assert_allclose(found[:, :2], wanted, atol=1e-3)
+    # what is done again after the end has the same bits
+    shutil.rmtree(run / "model")
+    pretrain(small_cache, run, config=config, device="cpu", resume=True)
+    again = checkpoint.load(run / "model").model.readout.state_dict()
+    assert set(again) == {"mean", "scale", "similarity"}
+    for name, tensor in made.model.readout.state_dict().items():
+        assert torch.equal(again[name], tensor), name
+
+
+def test_the_slice_of_similar_music_needs_distillation_and_no_more_numbers_than_that(
+    small_cache, tmp_path
+):
+    alone = update(Config(), {"embed": {"whiten": True, "n_similarity": 4}})
+    with pytest.raises(RequestError, match=r"embed\.n_similarity 4 needs the target 'distil'"):
+        require_targets(alone)
+    config = taught(Cache(small_cache), tmp_path, lambda log_mel: log_mel.mean(1)[:3], steps=1)
+    config = update(config, {"embed": {"whiten": True, "n_similarity": 4}})
+    with pytest.raises(RequestError, match=r"n_similarity is 4, but the vectors in .* 3 numbers"):
+        pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
 
 
 def test_rendered_clips_with_notes_need_no_features_of_another_model(small_cache, tmp_path):

@@ -12,14 +12,15 @@ import pytest
 import recordings
 import release
 import torch
-from card import TrainingData, portable
+from card import TrainingData, numbers_of, portable
+from groups import CODED
 from measures import EncoderScore
 from safetensors.torch import load_file
 from tests import small
 
 from patchifier import checkpoint, embed, weights
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import RequestError
+from patchifier.config import RequestError, update
 from patchifier.nn.encode import model_hash
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
@@ -187,6 +188,44 @@ def test_the_card_says_what_was_heard_what_training_cost_and_every_fact(trained,
     config = (home / "patchifier-paper" / "config.json").read_text()
     assert "something new" in config
     assert "/data" not in card + config  # no place of the machine
+
+
+def test_the_card_names_the_parts_of_a_vector_in_their_order():
+    embed = {"whiten": True, "summaries": ["pulse", "rhythm"], "n_components": 9}
+    behind = "9 principal components of mean+std of layers -1, then the descriptors pulse, rhythm of the window"
+    assert numbers_of(update(CONFIG, {"embed": embed})) == behind
+    similar = numbers_of(update(CONFIG, {"embed": embed | {"n_similarity": 4}}))
+    assert (
+        similar
+        == f"4 principal components of what is predicted of another model's vectors, then {behind}"
+    )
+    assert numbers_of(CONFIG) == "mean+std of layers -1"
+
+
+def test_coded_copies_are_told_apart_and_add_no_hours_of_music(root, trained, released, home):
+    copy = ROWS[0] | {"path": "pretraining/coded/a.mp3", "kind": CODED}
+    write_rows(root / "pretraining.jsonl", [*ROWS, copy])
+    card = released(trained())
+    for text in (
+        "1.8 hours in 3 clips and 1 coded copies, the list `pretraining.jsonl`",
+        "Coded recordings are copies of half of the recordings in mp3 at 24 to 64 kbit/s",
+        "Their 1.0 hours are no further music and are not counted above.",
+        "Everything but recordings and their copies was rendered",
+        "| recordings | 1.50 |",
+        "| coded recordings | 1.00 |",
+        "| coded recordings | CC0 | 1.00 |",
+        "| game | 1.50 |",
+    ):
+        assert text in card, text
+    assert checkpoint.load(home / "patchifier-paper").facts["hours"] == 1.8
+    write_rows(root / "pretraining.jsonl", ROWS)
+    card = released(trained("plain"))
+    assert "Everything but recordings was rendered" in card
+    assert "oded" not in card.split("## Compute")[0]
+    del copy["source"]
+    write_rows(root / "pretraining.jsonl", [*ROWS, copy])
+    with pytest.raises(RequestError, match=r"coded/a\.mp3 does not say its source"):
+        released(trained("unnamed"))
 
 
 DRAWN = {

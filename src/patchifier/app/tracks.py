@@ -8,6 +8,7 @@ from patchifier.app.state import Served
 
 MOST_SKIPPED = 1000  # named in an answer
 TITLES = {
+    "similarity": ("how similar it sounds (learnt)", "sound"),
     "layers": ("timbre and texture (learnt)", "timbre"),
     "harmony": ("chords and notes together", "harmony"),
     "mode": ("major, minor and other modes", "harmony"),

@@ -57,6 +57,11 @@ def require_whitening(config: Config) -> None:
             "no more."
         )
     kept, size = config.embed.n_similarity, config.model.embed_dim
+    if kept and (config.embed.layers != (-1,) or config.embed.pooling == "cls"):
+        raise RequestError(
+            f"embed.n_similarity is {kept}, which needs embed.layers [-1] and an embed.pooling "
+            "with the mean."
+        )
     if kept > size:
         raise RequestError(
             f"embed.n_similarity is {kept}, but model.embed_dim is {size}: expected no more."

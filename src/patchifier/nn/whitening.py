@@ -9,6 +9,7 @@ LEAST_DEVIATION = 1e-6  # of an element: one that varies less keeps its scale
 LEAST_VARIANCE = (
     1e-3  # of a component, relative to an element: smaller ones are noise, not enlarged
 )
+LEAST_PREDICTED = 1e-4  # deviation of what is predicted: smaller ones are rounding
 
 
 class Whitening(nn.Module):
@@ -85,9 +86,11 @@ def predicted_directions(scores: Tensor, weights: Tensor, count: int) -> Tensor:
     """Directions (D, count) to principal components of what weights (K, D) predict from scores.
 
     Each is divided by the root of its deviation, so that large ones count more, but not by as
-    much. The mean of their variances is 1.
+    much. The mean of their variances is 1. Where nothing varies, they keep their scale.
     """
     variances, vectors = principal_components(scores @ weights.T, count)
+    if variances[0] < LEAST_PREDICTED**2:
+        variances = torch.ones_like(variances)
     deviations = variances.clamp(min=LEAST_VARIANCE * variances[0]).sqrt()
     return signed(weights.T @ (vectors / (deviations * deviations.mean()).sqrt()))
 

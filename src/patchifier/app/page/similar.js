@@ -166,7 +166,7 @@ function drawControls(view) {
   );
 }
 
-const GROUPS = { timbre: "Timbre", harmony: "Harmony", rhythm: "Rhythm" };
+const GROUPS = { sound: "Sound as a whole", timbre: "Timbre", harmony: "Harmony", rhythm: "Rhythm" };
 
 /** One slider for each group of slices; the slices themselves below, for those who want them. */
 function weighing(view, open) {

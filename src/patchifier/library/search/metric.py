@@ -8,7 +8,9 @@ import numpy as np
 from patchifier.config import Config, RequestError
 from patchifier.library.search.rows import unit
 
-LEARNT = 32.0  # weight of the learnt slice where a vector has others; see docs/search.md
+# weights of one slice where a vector has others; see docs/search.md
+SIMILARITY = 128.0  # of "similarity"
+LEARNT = 32.0  # of "layers", in vectors without "similarity"
 UNLIKE = 0.5  # share of what the files should not sound like; see docs/search.md
 MOST_WEIGHT = 1e6
 SLACK = 1e-5  # more than the error of a cosine in single precision
@@ -25,21 +27,25 @@ def default_weights(slices: Mapping[str, int] | None) -> np.ndarray | None:
     Returns
     -------
     numpy.ndarray, shape (E,), or None
-        Where a vector has descriptors beside its learnt slice, that one counts 32 times: it is few
-        numbers of many, and tells more about what sounds alike.
+        One slice counts more where a vector has others: it is few numbers of many, and tells more
+        about what sounds alike. That is "similarity", 128 times. In vectors without it, it is
+        "layers", 32 times.
 
     Examples
     --------
     >>> default_weights({"layers": 1, "harmony": 2}).tolist()
     [32.0, 1.0, 1.0]
+    >>> default_weights({"similarity": 1, "layers": 1, "harmony": 1}).tolist()
+    [128.0, 1.0, 1.0]
     >>> default_weights({"layers": 3}) is None
     True
     """
-    if not slices or len(slices) < 2 or "layers" not in slices:
+    if not slices or len(slices) < 2:
         return None
-    return np.concatenate(
-        [np.full(size, LEARNT if name == "layers" else 1.0) for name, size in slices.items()]
-    )
+    factors = {"similarity": SIMILARITY} if "similarity" in slices else {"layers": LEARNT}
+    if not factors.keys() & slices.keys():
+        return None
+    return np.repeat([factors.get(name, 1.0) for name in slices], [*slices.values()])
 
 
 def slice_weights(config: Config, factors: Mapping[str, float]) -> np.ndarray:
@@ -66,8 +72,8 @@ def slice_weights(config: Config, factors: Mapping[str, float]) -> np.ndarray:
     --------
     >>> model = patchifier.load()
     >>> weights = slice_weights(model.config, {"harmony": 2.0})
-    >>> [float(weights[model.slices[name]].mean()) for name in ("layers", "harmony", "mode")]
-    [32.0, 2.0, 1.0]
+    >>> [float(weights[model.slices[name]].mean()) for name in ("harmony", "mode")]
+    [2.0, 1.0]
     """
     slices = config.embedding_slices
     default = default_weights(sizes_of(config))
