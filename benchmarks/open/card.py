@@ -11,9 +11,11 @@ from outcome import lines
 from patchifier.cli.models import LABELS
 from patchifier.config import Config
 from patchifier.embed import Embedder
+from patchifier.windows import window_patches
 
 PAPER_CLIPS = 1_000_000 * 32  # two stages of 1,000 epochs over 16,000 clips in batches of 32
 NOT_STATED = "not stated"
+CODED = "coded recordings"  # their kind
 PLACE = re.compile(r"(?<![^\s'\"=,:(])~?/(?!/)[^\s'\",)]*")
 
 
@@ -86,6 +88,9 @@ def write_card(
         embedder.network.parameter_count,
     )
     made_of = (
+        f"{config.embed.n_similarity} for similarity, then " if config.embed.n_similarity else ""
+    )
+    made_of += (
         f"{config.embed.n_components} principal components of " if config.embed.n_components else ""
     )
     behind = (
@@ -94,12 +99,13 @@ def write_card(
         else ""
     )
     taught = taught_by(config)
+    limits = [text.format(size=embedder.size, window_s=window_s(config)) for text in texts["weak"]]
     tags = "music, audio" if taught else "music, audio, self-supervised"
     return "\n".join([
         "---", "license: apache-2.0", "library_name: patchifier", f"tags: [{tags}]", "---", "",
         f"# {name}", "", texts["summary"], "",
         f"A music encoder with {count:,} parameters, pre-trained {taught or 'without labels'}, released {facts['date']}. It reads mono audio at "
-        f"{config.spectrogram.sample_rate:,} Hz and gives vectors of {embedder.size} numbers ({made_of}{config.embed.pooling} of layers "
+        f"{config.spectrogram.sample_rate:,} Hz and gives vectors of {embedder.size:,} numbers ({made_of}{config.embed.pooling} of layers "
         f"{', '.join(map(str, config.embed.layers))}{behind}).", "",
         "```python", "import patchifier", "", f'model = patchifier.load("{name}")', 'vector = model.embed("song.mp3")', "```", "",
         "The weights are Apache-2.0. Matrices are stored in half precision and computed with in float32.", "",
@@ -107,11 +113,16 @@ def write_card(
         "## Compute", "", *cost_lines(cost), "",
         "## Open benchmark", "", table, "",
         *masked,
-        "## Limits", "", *(f"- {text}" for text in texts["weak"]), "",
+        "## Limits", "", *(f"- {text}" for text in limits), "",
         "## Fair and unfair tests", "", "Fair:", "", *(f"- {text}" for text in texts["fair"]), "",
         "Unfair:", "", *(f"- {text}" for text in texts["unfair"]), "",
         "## How it was made", "", *fact_lines(facts, runs),
     ]) + "\n"  # fmt: skip
+
+
+def window_s(config: Config) -> float:
+    """Seconds of a window."""
+    return window_patches(config)[0] * config.model.patch_frames * config.spectrogram.frame_s
 
 
 def taught_by(config: Config) -> str:
@@ -131,6 +142,8 @@ def data_lines(data: TrainingData, facts: Mapping[str, Any]) -> list[str]:
         if clips
         else ""
     )
+    copies = any(row["kind"] == CODED for row in data.rows)
+    given = "recordings and their copies as mp3" if copies else "recordings"
     tables = {
         "kind": data.by(lambda row: row["kind"]),
         "licence": data.by(lambda row: row["kind"], lambda row: row["licence"] or NOT_STATED),
@@ -143,7 +156,7 @@ def data_lines(data: TrainingData, facts: Mapping[str, Any]) -> list[str]:
         "it, and neither is anything of the validation and test sides of the open benchmark; scores were "
         "compared by their notes. This was checked when the card was written.", "",
         *lines([{"kind": kind, "hours": f"{hours:.2f}"} for (kind,), hours in tables["kind"]], ["kind", "hours"]), "",
-        "Everything but recordings was rendered for this by free SoundFonts (FluidR3 and MuseScore_General, both MIT): old music without terms, accompaniments "
+        f"Everything but {given} was rendered for this by free SoundFonts (FluidR3 and MuseScore_General, both MIT): old music without terms, accompaniments "
         "over our own chord charts, and notes or songs drawn at random. Licences of recordings are those that their packages state:", "",
         *lines([{"kind": kind, "licence": licence, "hours": f"{hours:.2f}"} for (kind, licence), hours in tables["licence"]], ["kind", "licence", "hours"]), "",
         "Recordings by Debian package:", "",

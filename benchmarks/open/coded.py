@@ -22,6 +22,7 @@ import numpy as np
 import pretraining
 import soundfile
 import synthetic
+from card import CODED
 from groups import dice, read_manifest, share
 from sound import render_all
 
@@ -55,7 +56,7 @@ def build(root: Path, features: Path, workers: int, progress: Callable[[str], An
     render_all(root, copies, workers, lambda title: progress("coded"), encode)
     for copy in copies:
         share_features(features, copy)
-    rows = [row | {"path": path, "kind": "coded recordings"} for path, row in originals.items()]
+    rows = [row | {"path": path, "kind": CODED} for path, row in originals.items()]
     pretraining.write(root, NAME, read_manifest(root / synthetic.NAMES[1]) + rows)
     pretraining.check(root, [NAME])
     return len(copies)

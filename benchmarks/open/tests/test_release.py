@@ -12,7 +12,7 @@ import pytest
 import recordings
 import release
 import torch
-from card import TrainingData, portable
+from card import CODED, TrainingData, portable, window_s
 from measures import EncoderScore
 from safetensors.torch import load_file
 from tests import small
@@ -20,6 +20,7 @@ from tests import small
 from patchifier import checkpoint, embed, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import RequestError
+from patchifier.library import models
 from patchifier.nn.encode import model_hash
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
@@ -367,6 +368,36 @@ def test_a_refused_model_leaves_the_released_one_as_it_is(trained, released, hom
     with pytest.raises(RequestError):
         released(trained("other", seed=1))
     assert (home / "patchifier-paper" / "model.safetensors").read_bytes() == before
+
+
+def test_what_is_replaced_is_an_older_model_from_then_on(trained, released, home):
+    first = trained()
+    released(first)
+    assert not weights.older()
+    identity = embed.load(home / "patchifier-paper").identity
+    released(trained("second", seed=1))
+    assert weights.older() == {identity: "patchifier-paper"}
+    assert models.called(identity) == "the patchifier-paper of another version"
+    now = embed.load(home / "patchifier-paper").identity
+    released(first)  # the first is back, and is not older than itself
+    assert weights.older() == {now: "patchifier-paper"}
+
+
+def test_copies_of_recordings_are_not_called_rendered_on_the_card(trained, released, root):
+    assert "Everything but recordings was rendered" in released(trained())
+    copy = ROWS[0] | {"path": "pretraining/coded/a.mp3", "kind": CODED}
+    write_rows(root / "pretraining.jsonl", [*ROWS, copy])
+    card = released(trained())
+    assert "Everything but recordings and their copies as mp3 was rendered" in card
+    assert "| coded recordings | CC0 | 1.00 |" in card
+
+
+def test_limits_name_the_length_of_a_window_and_of_a_vector():
+    sizes = {"size": 1234, "window_s": 9.66}
+    texts = [text.format(**sizes) for text in release.read_texts("patchifier-base")["weak"]]
+    assert any("all 1,234 numbers" in text for text in texts)
+    assert any("more than 9.7 s apart" in text for text in texts)
+    assert window_s(CONFIG) == pytest.approx(CONFIG.pretrain.n_patches * 0.743, abs=0.01)
 
 
 # --- as a command ---
