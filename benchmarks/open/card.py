@@ -15,7 +15,6 @@ from patchifier.windows import window_patches
 
 PAPER_CLIPS = 1_000_000 * 32  # two stages of 1,000 epochs over 16,000 clips in batches of 32
 NOT_STATED = "not stated"
-CODED = "coded recordings"  # their kind
 PLACE = re.compile(r"(?<![^\s'\"=,:(])~?/(?!/)[^\s'\",)]*")
 
 
@@ -88,11 +87,12 @@ def write_card(
         embedder.network.parameter_count,
     )
     made_of = (
-        f"{config.embed.n_similarity} for similarity, then " if config.embed.n_similarity else ""
+        f"{config.embed.n_similarity} components of predicted vectors of another model, then "
+        if config.embed.n_similarity
+        else ""
     )
-    made_of += (
-        f"{config.embed.n_components} principal components of " if config.embed.n_components else ""
-    )
+    if config.embed.n_components:
+        made_of += f"{config.embed.n_components} principal components of "
     behind = (
         f", then the descriptors {', '.join(config.embed.summaries)} of the window"
         if config.embed.summaries
@@ -142,8 +142,6 @@ def data_lines(data: TrainingData, facts: Mapping[str, Any]) -> list[str]:
         if clips
         else ""
     )
-    copies = any(row["kind"] == CODED for row in data.rows)
-    given = "recordings and their copies as mp3" if copies else "recordings"
     tables = {
         "kind": data.by(lambda row: row["kind"]),
         "licence": data.by(lambda row: row["kind"], lambda row: row["licence"] or NOT_STATED),
@@ -156,7 +154,7 @@ def data_lines(data: TrainingData, facts: Mapping[str, Any]) -> list[str]:
         "it, and neither is anything of the validation and test sides of the open benchmark; scores were "
         "compared by their notes. This was checked when the card was written.", "",
         *lines([{"kind": kind, "hours": f"{hours:.2f}"} for (kind,), hours in tables["kind"]], ["kind", "hours"]), "",
-        f"Everything but {given} was rendered for this by free SoundFonts (FluidR3 and MuseScore_General, both MIT): old music without terms, accompaniments "
+        "Everything but recordings (and their coded copies, if any) was rendered by free SoundFonts (FluidR3 and MuseScore_General, both MIT): old music without terms, accompaniments "
         "over our own chord charts, and notes or songs drawn at random. Licences of recordings are those that their packages state:", "",
         *lines([{"kind": kind, "licence": licence, "hours": f"{hours:.2f}"} for (kind, licence), hours in tables["licence"]], ["kind", "licence", "hours"]), "",
         "Recordings by Debian package:", "",

@@ -22,7 +22,6 @@ import numpy as np
 import pretraining
 import soundfile
 import synthetic
-from card import CODED
 from groups import dice, read_manifest, share
 from sound import render_all
 
@@ -56,7 +55,7 @@ def build(root: Path, features: Path, workers: int, progress: Callable[[str], An
     render_all(root, copies, workers, lambda title: progress("coded"), encode)
     for copy in copies:
         share_features(features, copy)
-    rows = [row | {"path": path, "kind": CODED} for path, row in originals.items()]
+    rows = [row | {"path": path, "kind": "coded recordings"} for path, row in originals.items()]
     pretraining.write(root, NAME, read_manifest(root / synthetic.NAMES[1]) + rows)
     pretraining.check(root, [NAME])
     return len(copies)
@@ -93,18 +92,13 @@ def to_mp3(waveform: np.ndarray, kbits: int) -> bytes:
 
 def share_features(features: Path, copy: Copy) -> None:
     """Give the features of a recording to its copy."""
-    original, target = ((features / path).with_suffix("") for path in (copy.original, copy.path))
-    found = [
-        place
-        for place in (Path(f"{original}.npy"), features / f"{copy.original}.npy")
-        if place.exists()
-    ]
-    if not found:
+    original = features / f"{copy.original}.npy"
+    if not original.exists():
         raise RequestError(
             f"{features} has no features of {copy.original}: run benchmarks/outsiders/from_musicnn.py first."
         )
-    with replaced_file(Path(f"{target}{found[0].name.removeprefix(original.name)}")) as new:
-        new.write_bytes(found[0].read_bytes())
+    with replaced_file(features / f"{copy.path}.npy") as new:
+        new.write_bytes(original.read_bytes())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

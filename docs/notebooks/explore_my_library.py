@@ -91,7 +91,7 @@ def table(header, rows):
 # %% [markdown]
 # ## Neighbours
 #
-# The score is the cosine of two vectors, from -1 to 1. A search weighs the learnt part of a vector 32 times; `docs/search.md` says why.
+# The score is the cosine of two vectors, from -1 to 1. A search weighs the slice `similarity` {{FIG:similarity-weight}} times; `docs/search.md` says why.
 
 # %%
 song = songs[0]
@@ -124,7 +124,7 @@ print(f"of the same album: {np.mean(same):.0%}, by chance {np.mean(shares):.0%}"
 #
 # ## In what do two songs agree?
 #
-# A vector has parts: `layers` is learnt, the others describe harmony, rhythm and timbre. Each part has a cosine of its own. Some parts are alike for any two songs, so the cosine of a pair means something only beside that of other pairs.
+# A vector has parts: `similarity` and `layers` are learnt, the others describe harmony, rhythm and timbre. Each part has a cosine of its own. Some parts are alike for any two songs, so the cosine of a pair means something only beside that of other pairs.
 
 # %%
 stored = search.read("library.parquet")

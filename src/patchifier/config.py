@@ -633,11 +633,6 @@ class EmbedConfig:
             _require(
                 self.whiten or not value, f"embed.{name} is {value}, which needs embed.whiten."
             )
-        _require(
-            not self.n_similarity or (self.layers == (-1,) and self.pooling != "cls"),
-            f"embed.n_similarity is {self.n_similarity}, which needs embed.layers [-1] and the mean "
-            "in embed.pooling.",
-        )
 
     # --- computed ---
 

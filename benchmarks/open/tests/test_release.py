@@ -12,7 +12,7 @@ import pytest
 import recordings
 import release
 import torch
-from card import CODED, TrainingData, portable, window_s
+from card import TrainingData, portable, window_s
 from measures import EncoderScore
 from safetensors.torch import load_file
 from tests import small
@@ -381,15 +381,6 @@ def test_what_is_replaced_is_an_older_model_from_then_on(trained, released, home
     now = embed.load(home / "patchifier-paper").identity
     released(first)  # the first is back, and is not older than itself
     assert weights.older() == {now: "patchifier-paper"}
-
-
-def test_copies_of_recordings_are_not_called_rendered_on_the_card(trained, released, root):
-    assert "Everything but recordings was rendered" in released(trained())
-    copy = ROWS[0] | {"path": "pretraining/coded/a.mp3", "kind": CODED}
-    write_rows(root / "pretraining.jsonl", [*ROWS, copy])
-    card = released(trained())
-    assert "Everything but recordings and their copies as mp3 was rendered" in card
-    assert "| coded recordings | CC0 | 1.00 |" in card
 
 
 def test_limits_name_the_length_of_a_window_and_of_a_vector():

@@ -20,8 +20,8 @@ from patchifier.tasks import infer
 
 ROOT = Path(__file__).parent / "demo_clips"
 RELATED = (
-    "its training data, without labels, holds other tracks of most of these soundtracks and none "
-    "that these clips are cut from: its card lists them."
+    "its training data holds other tracks of most of these soundtracks and none that these clips "
+    "are cut from: its card lists them."
 )
 INFO = ("artist", "title", "licence", "source", "source_file")
 

@@ -48,7 +48,7 @@ __all__ = ["HubModel", "from_hub", "register", *CLASSES]
 class HubModel(  # type: ignore[call-arg, misc]
     hub.ModelHubMixin,  # type: ignore[name-defined]
     library_name="patchifier",
-    tags=["music", "audio", "self-supervised"],
+    tags=["music", "audio"],
     license="apache-2.0",
 ):
     """A model with the methods of the hub: save_pretrained, push_to_hub and from_pretrained.

@@ -40,8 +40,8 @@ def names_of_size(size: int) -> list[str]:
 
     Examples
     --------
-    >>> names_of_size(512)
-    ['patchifier-paper']
+    >>> names_of_size(1268)
+    ['patchifier-base']
     """
     from patchifier import embed
 
