@@ -76,16 +76,7 @@ def require_targets(config: Config) -> None:
         If a name is unknown or given twice, or a setting does not fit; the message names it.
     """
     settings, targets = config.pretrain, config.pretrain.objectives
-    if settings.pairs and "contrast" not in targets:
-        raise RequestError(
-            "pretrain.contrast_positives 'group' needs the target 'contrast' in "
-            "pretrain.objectives: add it, or leave this out."
-        )
-    if config.embed.n_similarity and DISTIL not in targets:
-        raise RequestError(
-            f"embed.n_similarity is {config.embed.n_similarity}, which needs the target 'distil' "
-            "in pretrain.objectives: add it, or leave this out."
-        )
+    _require_needed(config)
     if targets == (PIXELS,) and not (settings.teacher_features or settings.note_labels):
         return
     known = (PIXELS, *DESCRIPTORS, *EMA_TARGETS, *ESTIMATORS, DISTIL, *NOTE_TARGETS)
@@ -118,6 +109,21 @@ def require_targets(config: Config) -> None:
     _require_notes(config)
     estimated = [name for name in targets if name in ESTIMATORS]
     require_estimators(estimated, config, field="pretrain.objectives")
+
+
+def _require_needed(config: Config) -> None:
+    """Check that settings have the targets that they need."""
+    settings, targets = config.pretrain, config.pretrain.objectives
+    if settings.pairs and "contrast" not in targets:
+        raise RequestError(
+            "pretrain.contrast_positives 'group' needs the target 'contrast' in "
+            "pretrain.objectives: add it, or leave this out."
+        )
+    if config.embed.n_similarity and DISTIL not in targets:
+        raise RequestError(
+            f"embed.n_similarity is {config.embed.n_similarity}, which needs the target 'distil' "
+            "in pretrain.objectives: add it, or leave this out."
+        )
 
 
 def _require_notes(config: Config) -> None:
