@@ -25,7 +25,7 @@ from outcome import Outcome
 
 from patchifier import checkpoint, datasets, embed, weights
 from patchifier.checkpoint import Checkpoint, embedder_of
-from patchifier.config import RequestError
+from patchifier.config import Config, RequestError, update
 from patchifier.io import replaced_file, replaced_folder
 from patchifier.nn.encode import model_hash
 
@@ -122,7 +122,8 @@ def release(
     ]
     replaced = identity_of(home / name)
     with replaced_folder(home / name) as new:
-        checkpoint.save(new, Checkpoint(held.model, held.config, facts=facts), dtype=torch.float16)
+        made = Checkpoint(held.model, portable_config(held.config), facts=facts)
+        checkpoint.save(new, made, dtype=torch.float16)
         size = (new / "model.safetensors").stat().st_size
         if size > LARGEST_B:
             raise RequestError(
@@ -144,6 +145,15 @@ def release(
         (new / "model.safetensors").chmod(0o644)  # as written it is for its owner alone
     keep_older(home, name, replaced)
     return home / name, moved
+
+
+def portable_config(config: Config) -> Config:
+    """Return the config without the paths of one machine; no vector depends on them."""
+    folders = {
+        name: portable(getattr(config.pretrain, name))
+        for name in ("note_labels", "teacher_features")
+    }
+    return update(config, {"pretrain": folders})
 
 
 def identity_of(folder: Path) -> str | None:
