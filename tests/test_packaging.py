@@ -74,7 +74,11 @@ def test_wheel_and_sdist_hold_every_file_of_every_model(built):
     with zipfile.ZipFile(wheel) as content:
         names = content.namelist()
         assert {f"patchifier/{file}" for file in inside} <= set(names)
-        assert {"patchifier/weights/__init__.py", "beetsplug/patchifier.py"} <= set(names)
+        assert {
+            "patchifier/weights/__init__.py",
+            "patchifier/weights/older.json",
+            "beetsplug/patchifier.py",
+        } <= set(names)
     with tarfile.open(sdist) as content:
         assert {
             f"{sdist.name.removesuffix('.tar.gz')}/src/patchifier/{file}" for file in inside

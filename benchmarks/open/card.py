@@ -12,6 +12,7 @@ from outcome import lines
 from patchifier.cli.models import LABELS
 from patchifier.config import Config
 from patchifier.embed import Embedder
+from patchifier.windows import window_patches
 
 PAPER_CLIPS = 1_000_000 * 32  # two stages of 1,000 epochs over 16,000 clips in batches of 32
 NOT_STATED = "not stated"
@@ -92,19 +93,20 @@ def write_card(
         embedder.network.parameter_count,
     )
     taught = taught_by(config)
+    limits = [text.format(size=embedder.size, window_s=window_s(config)) for text in texts["weak"]]
     tags = "music, audio" if taught else "music, audio, self-supervised"
     return "\n".join([
         "---", "license: apache-2.0", "library_name: patchifier", f"tags: [{tags}]", "---", "",
         f"# {name}", "", texts["summary"], "",
         f"A music encoder with {count:,} parameters, pre-trained {taught or 'without labels'}, released {facts['date']}. It reads mono audio at "
-        f"{config.spectrogram.sample_rate:,} Hz and gives vectors of {embedder.size} numbers ({numbers_of(config)}).", "",
+        f"{config.spectrogram.sample_rate:,} Hz and gives vectors of {embedder.size:,} numbers ({numbers_of(config)}).", "",
         "```python", "import patchifier", "", f'model = patchifier.load("{name}")', 'vector = model.embed("song.mp3")', "```", "",
         "The weights are Apache-2.0. Matrices are stored in half precision and computed with in float32.", "",
         "## Training data", "", *data_lines(data, facts), "",
         "## Compute", "", *cost_lines(cost), "",
         "## Open benchmark", "", table, "",
         *masked,
-        "## Limits", "", *(f"- {text}" for text in texts["weak"]), "",
+        "## Limits", "", *(f"- {text}" for text in limits), "",
         "## Fair and unfair tests", "", "Fair:", "", *(f"- {text}" for text in texts["fair"]), "",
         "Unfair:", "", *(f"- {text}" for text in texts["unfair"]), "",
         "## How it was made", "", *fact_lines(facts, runs),
@@ -125,6 +127,11 @@ def numbers_of(config: Config) -> str:
         descriptors: embed.summaries,
     }
     return ", then ".join(words for words, there in parts.items() if there)
+
+
+def window_s(config: Config) -> float:
+    """Seconds of a window."""
+    return window_patches(config)[0] * config.model.patch_frames * config.spectrogram.frame_s
 
 
 def taught_by(config: Config) -> str:

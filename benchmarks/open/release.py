@@ -23,10 +23,10 @@ from card import Cost, TrainingData, masked_lines, portable, write_card
 from groups import CODED, read_manifest
 from outcome import Outcome
 
-from patchifier import checkpoint, datasets, weights
+from patchifier import checkpoint, datasets, embed, weights
 from patchifier.checkpoint import Checkpoint, embedder_of
-from patchifier.config import RequestError
-from patchifier.io import replaced_folder
+from patchifier.config import Config, RequestError, update
+from patchifier.io import replaced_file, replaced_folder
 from patchifier.nn.encode import model_hash
 
 LARGEST_PARAMETERS = 10_000_000
@@ -120,8 +120,10 @@ def release(
         portable(run | dict(each.facts))
         for run, (_, each) in zip(runs[:-1], chain[:-1], strict=True)
     ]
+    replaced = identity_of(home / name)
     with replaced_folder(home / name) as new:
-        checkpoint.save(new, Checkpoint(held.model, held.config, facts=facts), dtype=torch.float16)
+        made = Checkpoint(held.model, portable_config(held.config), facts=facts)
+        checkpoint.save(new, made, dtype=torch.float16)
         size = (new / "model.safetensors").stat().st_size
         if size > LARGEST_B:
             raise RequestError(
@@ -141,7 +143,39 @@ def release(
         )
         (new / "README.md").write_text(card, encoding="utf-8")
         (new / "model.safetensors").chmod(0o644)  # as written it is for its owner alone
+    keep_older(home, name, replaced)
     return home / name, moved
+
+
+def portable_config(config: Config) -> Config:
+    """Return the config without the paths of one machine; no vector depends on them."""
+    folders = {
+        name: portable(getattr(config.pretrain, name))
+        for name in ("note_labels", "teacher_features")
+    }
+    return update(config, {"pretrain": folders})
+
+
+def identity_of(folder: Path) -> str | None:
+    """Identity of the model that is to be replaced; None if there is none that can be read."""
+    try:
+        return embed.load(folder).identity
+    except RequestError:
+        return None
+
+
+def keep_older(home: Path, name: str, replaced: str | None) -> None:
+    """Add a replaced model to those of older versions, so that its tables are refused with a reason."""
+    path, now = home / weights.OLDER, embed.load(home / name).identity
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = {
+        identity: each
+        for identity, each in (before | ({replaced: name} if replaced else {})).items()
+        if identity != now
+    }
+    if known != before:
+        with replaced_file(path) as new:
+            new.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 # --- facts ---
@@ -266,6 +300,7 @@ def commit() -> str:
             "benchmarks",
             "recipes",
             ":!src/patchifier/weights/*/*",
+            f":!src/patchifier/weights/{weights.OLDER}",
         ],
         capture_output=True,
         check=False,

@@ -12,7 +12,7 @@ import pytest
 import recordings
 import release
 import torch
-from card import TrainingData, numbers_of, portable
+from card import TrainingData, numbers_of, portable, window_s
 from groups import CODED
 from measures import EncoderScore
 from safetensors.torch import load_file
@@ -21,6 +21,7 @@ from tests import small
 from patchifier import checkpoint, embed, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import RequestError, update
+from patchifier.library import models
 from patchifier.nn.encode import model_hash
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
@@ -86,10 +87,10 @@ def home(tmp_path, monkeypatch):
 def trained(tmp_path):
     """A model as training leaves it, its run's facts beside it."""
 
-    def make(name="run", *, facts=FACTS, run=RUN, seed=0, head=False):
+    def make(name="run", *, facts=FACTS, run=RUN, seed=0, head=False, config=CONFIG):
         tuned = (Head(16, 2), Task("one-of", ("a", "b"))) if head else ()
-        made = Patchifier(CONFIG, seed=seed)
-        checkpoint.save(tmp_path / name / "model", Checkpoint(made, CONFIG, *tuned, facts=facts))
+        made = Patchifier(config, seed=seed)
+        checkpoint.save(tmp_path / name / "model", Checkpoint(made, config, *tuned, facts=facts))
         (tmp_path / name / "run.json").write_text(json.dumps(run))
         return tmp_path / name / "model"
 
@@ -406,6 +407,42 @@ def test_a_refused_model_leaves_the_released_one_as_it_is(trained, released, hom
     with pytest.raises(RequestError):
         released(trained("other", seed=1))
     assert (home / "patchifier-paper" / "model.safetensors").read_bytes() == before
+
+
+def test_folders_of_notes_and_features_lose_the_machine_and_the_identity_stays(
+    trained, released, home
+):
+    folders = {"note_labels": "/data/root/labels", "teacher_features": "/data/root/musicnn"}
+    model = trained(config=update(CONFIG, {"pretrain": folders}))
+    card = released(model)
+    assert "with the notes of rendered music as targets and with vectors of another model" in card
+    text = (home / "patchifier-paper" / "config.json").read_text()
+    assert "/data" not in text
+    assert '"note_labels": "root/labels"' in text
+    made = checkpoint.load(home / "patchifier-paper")
+    assert made.config.pretrain.teacher_features == "root/musicnn"
+    assert made.config.embed == CONFIG.embed
+
+
+def test_what_is_replaced_is_an_older_model_from_then_on(trained, released, home):
+    first = trained()
+    released(first)
+    assert not weights.older()
+    identity = embed.load(home / "patchifier-paper").identity
+    released(trained("second", seed=1))
+    assert weights.older() == {identity: "patchifier-paper"}
+    assert models.called(identity) == "the patchifier-paper of another version"
+    now = embed.load(home / "patchifier-paper").identity
+    released(first)  # the first is back, and is not older than itself
+    assert weights.older() == {now: "patchifier-paper"}
+
+
+def test_limits_name_the_length_of_a_window_and_of_a_vector():
+    sizes = {"size": 1234, "window_s": 9.66}
+    texts = [text.format(**sizes) for text in release.read_texts("patchifier-base")["weak"]]
+    assert any("all 1,234 numbers" in text for text in texts)
+    assert any("more than 9.7 s apart" in text for text in texts)
+    assert window_s(CONFIG) == pytest.approx(CONFIG.pretrain.n_patches * 0.743, abs=0.01)
 
 
 # --- as a command ---

@@ -5,12 +5,6 @@ import re
 from patchifier import weights
 from patchifier.config import RequestError
 
-RELEASED = {
-    "c647fa920bdb7019": "patchifier-base",
-    "ed9130f9869c647e": "patchifier-paper",  # 0.1
-    "80633ad3d1abda49": "patchifier-paper",
-}
-"""Identities of all models that were ever in the package, by which older ones are known."""
 OF_PATCHES = " of patches"  # behind the identity of a table with a row for each patch
 
 
@@ -38,7 +32,7 @@ def name_of(identity: str) -> str | None:
 
 def older_name_of(identity: str) -> str | None:
     """Name of a model of an older version of the package that has an identity, or None."""
-    return None if name_of(identity) else RELEASED.get(identity.removesuffix(OF_PATCHES))
+    return None if name_of(identity) else weights.older().get(identity.removesuffix(OF_PATCHES))
 
 
 def names_of_size(size: int) -> list[str]:

@@ -6,6 +6,7 @@ Every function that takes a model accepts such a name; the default is :data:`DEF
 """
 
 import difflib
+import json
 import logging
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ from patchifier.config import RequestError
 from patchifier.io import expanded, restore_folder
 
 ROOT = Path(__file__).parent
+OLDER = "older.json"
 DEFAULT = "patchifier-base"
 PAPER = "patchifier-paper"  # the paper's recipe, which also reconstructs masked patches
 logger = logging.getLogger(__name__)
@@ -103,6 +105,20 @@ def find_head(name: str | Path | None) -> Path | None:
         return None
     _warn_of_folder(name, "head")
     return ROOT / "heads" / name
+
+
+def older() -> dict[str, str]:
+    """Names of models of older versions by their identities, which tables and heads state.
+
+    ``benchmarks/open/release.py`` adds what it replaces.
+
+    Examples
+    --------
+    >>> older()["ed9130f9869c647e"]
+    'patchifier-paper'
+    """
+    path = ROOT / OLDER
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def expected() -> str:
