@@ -395,7 +395,7 @@ def taught(data: Cache, folder, said, **stage) -> Config:
     """A small config of distillation, and a file in `folder` of what is said of each log-mel."""
     for index, clip in enumerate(data.clips):
         file = folder / f"{clip.id}.npy"
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, np.array(said(data.log_mel(index)), np.float32))
     pretraining = {
         "stages": "two",
