@@ -91,7 +91,7 @@ def table(header, rows):
 # %% [markdown]
 # ## Neighbours
 #
-# The score is the cosine of two vectors, from -1 to 1. A search weighs the slice `similarity` {{FIG:similarity-weight}} times; `docs/search.md` says why.
+# The score is the cosine of two vectors, from -1 to 1. It is mostly that of their first slice, `similarity`, which is longer than the others.
 
 # %%
 song = songs[0]

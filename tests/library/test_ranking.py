@@ -10,7 +10,6 @@ from patchifier import audio, library
 from patchifier.config import Config, RequestError, update
 from patchifier.library import search
 from patchifier.library.search import Filter
-from patchifier.library.search.metric import SIMILARITY
 from tests.library.vectors import cosine, on_circle, paths, random_vectors
 
 
@@ -163,17 +162,13 @@ def test_weights_come_from_the_names_of_slices():
 
 
 SLICES = {"layers": 5, "harmony": 30, "pulse": 5}
-SIMILAR = {"similarity": 5, "layers": 20, "harmony": 15}
 
 
-@pytest.mark.parametrize(("slices", "factor"), [(SLICES, 32.0), (SIMILAR, SIMILARITY)])
-def test_one_slice_counts_more_by_default_in_searches_paths_and_mixes(
-    opened, write, slices, factor
-):
+def test_the_learnt_slice_counts_more_by_default_in_searches_paths_and_mixes(opened, write):
     vectors = random_vectors(60, 40)
-    store = opened(write(vectors, range(60), slices=slices))
-    weights = np.repeat([factor, 1.0], [5, 35])
-    assert search.default_weights(slices).tolist() == weights.tolist()
+    store = opened(write(vectors, range(60), slices=SLICES))
+    weights = np.repeat([32.0, 1.0], [5, 35])
+    assert search.default_weights(SLICES).tolist() == weights.tolist()
     for walk in (store.similar, store.mix):
         found = walk("7", 9)
         assert found == walk("7", 9, weights=weights)
@@ -193,14 +188,16 @@ def test_without_sizes_that_add_up_the_cosine_is_plain(opened, write, slices):
     assert store.similar("7", 5) == store.similar("7", 5, weights=np.ones(40))
 
 
-def test_a_slice_of_similar_music_counts_in_place_of_the_layers():
+def test_vectors_with_a_slice_of_similar_music_are_compared_as_they_are(opened, write):
     config = update(Config(), {"embed": {"whiten": True, "n_similarity": 64}})
     weights = search.slice_weights(config, {"layers": 3.0})
-    expected = {"similarity": SIMILARITY, "layers": 3.0}
     assert {name: set(weights[part]) for name, part in config.embedding_slices.items()} == {
-        name: {factor} for name, factor in expected.items()
+        "similarity": {1.0},
+        "layers": {3.0},
     }
-    assert search.default_weights({"similarity": 64}) is None
+    slices = {"similarity": 5, "layers": 20, "harmony": 15}
+    store = opened(write(random_vectors(60, 40), range(60), slices=slices))
+    assert store.similar("7", 5) == store.similar("7", 5, weights=np.ones(40))
 
 
 def test_a_table_of_a_model_states_its_slices(tmp_path):

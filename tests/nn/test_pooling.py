@@ -15,7 +15,7 @@ from patchifier.evaluate.encoders import encoders
 from patchifier.nn.descriptors import DESCRIPTORS, size_of
 from patchifier.nn.equivariant import ESTIMATES, ESTIMATORS
 from patchifier.nn.model import Patchifier
-from patchifier.nn.whitening import Whitening
+from patchifier.nn.whitening import SIMILARITY_RATIO, Whitening
 from patchifier.train.pretrain import initial_model, pretrain, split
 from patchifier.train.whitening import examples_of, fit_whitening
 from tests import builders
@@ -284,6 +284,12 @@ def components(predicted: np.ndarray, count: int) -> np.ndarray:
     return left[:, :count] * np.sqrt(len(centred)) * rule
 
 
+def lengthened(vectors: np.ndarray, count: int = 4) -> np.ndarray:
+    """The first numbers of vectors, whose mean square is to be 1."""
+    others = vectors.shape[1] - count
+    return vectors[:, :count] / np.sqrt(SIMILARITY_RATIO * others / count)
+
+
 def require_same_but_for_signs(found: np.ndarray, wanted: np.ndarray, atol: float = 1e-3) -> None:
     np.testing.assert_allclose(found * np.sign((found * wanted).sum(0)), wanted, atol=atol)
 
@@ -307,7 +313,10 @@ def test_similarity_comes_first_and_leaves_the_rest_as_it_is(n_components, kept)
 
 def test_similarity_is_what_a_head_predicts_in_components_that_differ_in_weight():
     config, examples, head = config_of(**SIMILAR), correlated(), normal(7, 16, seed=2)
-    found = whitened(config, examples, head)[:, :4]
+    whole = whitened(config, examples, head)
+    found = lengthened(whole)
+    squares = (whole**2).mean(0)
+    assert squares[:4].sum() == pytest.approx(SIMILARITY_RATIO * squares[4:].sum(), rel=1e-3)
     wanted = components((examples[:, :16] @ head.T).double().numpy(), 4)
     require_same_but_for_signs(found, wanted)
     covariance = np.cov(found.T, bias=True)
@@ -321,7 +330,7 @@ def test_similarity_does_not_depend_on_the_deviation_over_time_nor_on_summaries(
     config, examples, head = config_of(**SIMILAR), correlated(), normal(7, 16, seed=2)
     others = torch.cat([examples[:, :16], 9 * uniform(200, SIZE - 16, seed=3)], dim=1)
     one, other = (whitened(config, each, head) for each in (examples, others))
-    np.testing.assert_allclose(one[:, :4], other[:, :4], atol=1e-5)
+    np.testing.assert_allclose(lengthened(one), lengthened(other), atol=1e-5)
     assert np.abs(one[:, 4 + 16 :] - other[:, 4 + 16 :]).mean() > 0.1
 
 
@@ -332,13 +341,13 @@ def test_without_a_head_similarity_has_components_of_the_mean_itself():
     found = builders.embedder(model, config).embed_log_mels(log_mels)
     raw = config_of(pooling="mean", summaries=[])
     means = builders.embedder(initial(raw, model), raw).embed_log_mels(log_mels)
-    require_same_but_for_signs(found[:, :4], components(means.astype(float), 4), atol=1e-2)
+    require_same_but_for_signs(lengthened(found), components(means.astype(float), 4), atol=1e-2)
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_similarity_of_examples_that_hardly_differ_is_finite(count):
     found = whitened(config_of(**SIMILAR), correlated(1).expand(count, -1), normal(7, 16, seed=2))
-    assert np.abs(found).max() < 1e-2
+    assert np.abs(lengthened(found)).max() < 1e-2
 
 
 def test_similarity_that_cannot_be_is_refused(small_cache, tmp_path):

@@ -9,13 +9,16 @@ LEAST_DEVIATION = 1e-6  # of an element: one that varies less keeps its scale
 LEAST_VARIANCE = (
     1e-3  # of a component, relative to an element: smaller ones are noise, not enlarged
 )
+# squared length of "similarity" over that of all other numbers: the cosine of vectors is mostly its
+SIMILARITY_RATIO = 8.0
 LEAST_PREDICTED = 1e-4  # deviation of what is predicted: smaller ones are rounding
 
 
 class Whitening(nn.Module):
     """Z-scores of embeddings; the pooled layers, which come first, may become components.
 
-    Before them, there may be components of what a head predicts from their mean: "similarity".
+    Before them, there may be components of what a head predicts from their mean: "similarity". They
+    are long, so that the cosine of two embeddings is mostly that of these components.
 
     Parameters
     ----------
@@ -40,6 +43,7 @@ class Whitening(nn.Module):
         self.pooled, self.embed_dim = config.pooled_size, config.model.embed_dim
         self.register_buffer("mean", torch.zeros(config.raw_size))
         self.register_buffer("scale", torch.ones(config.raw_size))
+        self.others = config.embedding_size - config.embed.n_similarity
         sizes = {"directions": config.embed.n_components, "similarity": config.embed.n_similarity}
         self.projected = [name for name, size in sizes.items() if size]
         for name in self.projected:
@@ -62,8 +66,9 @@ class Whitening(nn.Module):
         if "similarity" in self.projected:
             D, scale = self.embed_dim, self.scale[: self.embed_dim].double()
             weights = torch.eye(D).to(scale) if head is None else head.to(scale)
-            found = predicted_directions(scores[:, :D], weights * scale, self.similarity.shape[1])
-            self.similarity.zero_()[:D] = found
+            n = self.similarity.shape[1]
+            found = predicted_directions(scores[:, :D], weights * scale, n)
+            self.similarity.zero_()[:D] = found * (SIMILARITY_RATIO * self.others / n) ** 0.5
 
     def forward(self, x: Tensor) -> Tensor:
         """Whiten embeddings (..., E)."""

@@ -8,9 +8,7 @@ import numpy as np
 from patchifier.config import Config, RequestError
 from patchifier.library.search.rows import unit
 
-# weights of one slice where a vector has others; see docs/search.md
-SIMILARITY = 128.0  # of "similarity"
-LEARNT = 32.0  # of "layers", in vectors without "similarity"
+LEARNT = 32.0  # weight of "layers" where a vector has others, but no "similarity"
 UNLIKE = 0.5  # share of what the files should not sound like; see docs/search.md
 MOST_WEIGHT = 1e6
 SLACK = 1e-5  # more than the error of a cosine in single precision
@@ -27,25 +25,22 @@ def default_weights(slices: Mapping[str, int] | None) -> np.ndarray | None:
     Returns
     -------
     numpy.ndarray, shape (E,), or None
-        One slice counts more where a vector has others: it is few numbers of many, and tells more
-        about what sounds alike. That is "similarity", 128 times. In vectors without it, it is
-        "layers", 32 times.
+        Where a vector has descriptors beside the slice "layers", that one counts 32 times: it is
+        few numbers of many, and tells more about what sounds alike. A vector with the slice
+        "similarity" needs no weights, since its length is mostly that of this slice.
 
     Examples
     --------
     >>> default_weights({"layers": 1, "harmony": 2}).tolist()
     [32.0, 1.0, 1.0]
-    >>> default_weights({"similarity": 1, "layers": 1, "harmony": 1}).tolist()
-    [128.0, 1.0, 1.0]
-    >>> default_weights({"layers": 3}) is None
+    >>> default_weights({"layers": 3}) is default_weights({"similarity": 2, "layers": 3}) is None
     True
     """
-    if not slices or len(slices) < 2:
+    if not slices or len(slices) < 2 or "layers" not in slices or "similarity" in slices:
         return None
-    factors = {"similarity": SIMILARITY} if "similarity" in slices else {"layers": LEARNT}
-    if not factors.keys() & slices.keys():
-        return None
-    return np.repeat([factors.get(name, 1.0) for name in slices], [*slices.values()])
+    return np.concatenate(
+        [np.full(size, LEARNT if name == "layers" else 1.0) for name, size in slices.items()]
+    )
 
 
 def slice_weights(config: Config, factors: Mapping[str, float]) -> np.ndarray:
