@@ -645,8 +645,9 @@ class EmbedConfig:
     @property
     def plain(self) -> "EmbedConfig":
         """The same embedding without whitening."""
-        without = {"whiten": False, "n_components": 0, "n_similarity": 0, "max_z_score": 0.0}
-        return dataclasses.replace(self, **without)
+        return dataclasses.replace(
+            self, whiten=False, n_components=0, n_similarity=0, max_z_score=0.0
+        )
 
 
 # Raised when the same log-mel gives other summaries: stored vectors are then not comparable.

@@ -151,6 +151,15 @@ def frozen_modules(config: Config) -> tuple[str, ...]:
     return frozen if predicted else (*frozen, "predictor")
 
 
+def distil_weights(module: nn.Module) -> Tensor | None:
+    """Weights (K, D) of the head that predicts another model's features; None without one."""
+    if not isinstance(module, Objectives) or DISTIL not in module.heads:
+        return None
+    head = module.heads[DISTIL]
+    assert isinstance(head, nn.Linear)
+    return head.weight.detach().cpu()
+
+
 def of_patches(name: str) -> bool:
     """Whether a target has a value for each patch."""
     target = DESCRIPTORS.get(name) or NOTE_TARGETS.get(name)

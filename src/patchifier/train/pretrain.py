@@ -36,9 +36,9 @@ from patchifier.train.distributed import (
 from patchifier.train.loop import TrainTask, fit
 from patchifier.train.note_labels import note_labels
 from patchifier.train.objectives import (
-    DISTIL,
     PIXELS,
     Objectives,
+    distil_weights,
     frozen_modules,
     require_targets,
 )
@@ -194,7 +194,7 @@ def pretrain(
                 )
             if config.embed.whiten:  # of the first part alone: this machine may have no other
                 examples = examples_of(data, splits.slices[0])
-                fit_whitening(model, config, examples, head_of(module))
+                fit_whitening(model, config, examples, distil_weights(module))
             described = {
                 name: run.facts[name]
                 for name in ("dataset", "clips", "seed", "init", "command", "machine", "started")
@@ -238,12 +238,8 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
         for name in _differing(config.model, loaded.config.model)
         if name != "estimators"
     ]
-    # there may be new ones
-    differ += (
-        []
-        if set(loaded.config.model.estimators) <= set(config.model.estimators)
-        else ["model.estimators"]
-    )
+    if set(loaded.config.model.estimators) - set(config.model.estimators):  # new ones may be added
+        differ.append("model.estimators")
     differ += [
         f"spectrogram.{name}" for name in _differing(config.spectrogram, loaded.config.spectrogram)
     ]
@@ -326,12 +322,6 @@ def train_stage(
     )
     model.requires_grad_(True)
     return module
-
-
-def head_of(module: nn.Module) -> Tensor | None:
-    """Weights (K, D) of the head that predicts another model's features; None without one."""
-    heads = module.heads if isinstance(module, Objectives) else {}
-    return heads[DISTIL].weight.detach().cpu() if DISTIL in heads else None
 
 
 def trials(
