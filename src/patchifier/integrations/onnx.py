@@ -9,7 +9,7 @@ and in float32 it is not exact enough beside a loud tone. What remains is roundi
 to 1e-5, and to 1e-4 for a pure tone of 16 bits. Only a pure tone that was never quantised can
 differ by more, for between the floor of -100 dB and about -85 dB the bands beside it hold nothing
 but rounding errors. Standardised summaries, as patchifier-base has them, are numbers of deviation 1
-over music, and enlarge what hardly varies: music and noise agree to 1e-4, a constant to 1e-3, a
+over music, and enlarge what hardly varies: music and noise agree to 1e-4, a constant to 2e-3, a
 pure tone of 16 bits to 2e-2, each in the number that is furthest.
 
 The same graph can be had as a program of ``torch.export``, for those who have torch but not this

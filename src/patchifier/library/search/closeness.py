@@ -10,7 +10,7 @@ from patchifier.library.search.store import Query, VectorStore, listed
 
 # error rates of these numbers: docs/search.md, "When nothing is close"
 LEAST_CLOSE = 0.2  # cosine: all of 250 tracks of two libraries have one that is nearer
-NEAR = 0.6  # cosine: no noise was so near to music
+NEAR = 0.8  # cosine: no noise was so near to music
 NO_BEAT = 3.0  # length of the slice `texture`, in lengths of `pulse`
 COMPARED = 5  # results of which one has to be close
 BEATLESS = (
@@ -39,7 +39,7 @@ def not_close(
         What is known, in one or two sentences; empty if one of the first five is close. Close is
         what is as near as nine of ten files of the store have another one, and at least a cosine of
         0.2. What has no clear beat and an unusual loudness or brightness, as noise, speech and some
-        calm music, needs a cosine of 0.6.
+        calm music, needs a cosine of 0.8.
 
     Examples
     --------
