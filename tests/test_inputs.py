@@ -58,7 +58,10 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_file_gives_its_vector(model, song, vector, form):
     given = FORMS[form](song)
-    np.testing.assert_array_equal(model.embed(given, RATE if form == "samples" else None), vector)
+    if form == "samples":  # not read in blocks: with AVX2, products of other sizes round otherwise
+        np.testing.assert_allclose(model.embed(given, RATE), vector, atol=1e-5)
+    else:
+        np.testing.assert_array_equal(model.embed(given), vector)
     if hasattr(given, "close"):
         given.close()
 

@@ -20,7 +20,7 @@ BAD_AT = {
     "chord-quality": (
         "Songs: nearly all windows of songs are doubted, since several instruments play at once. For chords of songs use `patchifier.estimates.chords`.",
         "A single note, or an interval, is no chord, but gets one: it does not say so.",
-        "It has never heard a recording of a chord. How it does on recordings is not known.",
+        "No recording of a chord was in its training. How it does on recordings is not known.",
     ),
     "drums": (
         "Recordings: it was trained on rendered kits alone, and nobody has written down which of the recordings at hand have drums. How right it is on them is not known.",
@@ -121,13 +121,13 @@ def _doubts(head: Head, found: dict[str, Any]) -> str:
         limits.append(f"labels below a probability of {head.known.least:g}")
     lines = [
         f"It doubts {', '.join(limits)}. The limits were chosen on the training side. Other sounds of the same kinds, "
-        "and recorded speech, of which it heard none:\n"
+        "and recorded speech, none of which was in its training:\n"
     ]
     lines += ["| sound without music | sounds | doubted |", "|---|---:|---:|"]
     for kind, row in found["no music"].items():
         lines.append(f"| {kind} | {row['n']} | {row['doubted']:.0%} |")
-    heard = found["recordings"]
+    others = found["recordings"]
     lines.append(
-        f"\nOf {heard['clips']} clips of recordings (10 s, validation side) it answers for {heard['answered']:.1%}. Nobody knows how many of these answers are right.\n"
+        f"\nOf {others['clips']} clips of recordings (10 s, validation side) it answers for {others['answered']:.1%}. Nobody knows how many of these answers are right.\n"
     )
     return "\n".join(lines)

@@ -112,7 +112,7 @@ def release(
     # 3. files
     cost = count_cost(chain, runs)
     released = {
-        "name": name, "date": str(datetime.date.today()), "hours": round(data.hours, 1), "list": data.name, "clips heard": cost.clips,
+        "name": name, "date": str(datetime.date.today()), "hours": round(data.hours, 1), "list": data.name, "clips trained on": cost.clips,
         "share of the paper": float(f"{cost.share:.2g}"), "minutes": round(cost.minutes, 1), "commit": commit(),
     }  # fmt: skip
     facts = portable(dict(held.facts)) | released
@@ -209,7 +209,7 @@ def read_list(root: Path, name: str) -> TrainingData:
     lists = sorted(path.name for path in root.glob("pretraining*.jsonl"))
     if name not in lists:
         raise RequestError(
-            f"{name} is no list in {root}, expected one of {', '.join(lists) or 'them: build it'}. Name it with --heard."
+            f"{name} is no list in {root}, expected one of {', '.join(lists) or 'them: build it'}. Name it with --list."
         )
     rows = read_manifest(root / name)
     for row in rows:
@@ -381,7 +381,7 @@ def main() -> int:
         help="models that this one was started from, the first run first",
     )
     parser.add_argument(
-        "--heard",
+        "--list",
         default="",
         help="name of the pre-training list in ROOT (that of the model's data set)",
     )
@@ -394,7 +394,7 @@ def main() -> int:
             scores=arguments.scores,
             reconstruction=arguments.reconstruction,
             before=arguments.before,
-            list_name=arguments.heard,
+            list_name=arguments.list,
         )
     except RequestError as error:
         print(error, file=sys.stderr)

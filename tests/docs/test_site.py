@@ -217,7 +217,7 @@ def test_python_of_a_page_runs(name, home, monkeypatch, threads):
         exec(block, known)
     if "vector" in known:
         assert known["vector"].shape == (known["model"].size,)
-        assert f"# {known['model'].size} numbers" in text_of(ROOT / name)
+        assert f"# {known['model'].size:,} numbers" in text_of(ROOT / name)
 
 
 def test_python_that_is_run_elsewhere_is_there():

@@ -184,7 +184,7 @@ def test_the_card_says_what_was_heard_what_training_cost_and_every_fact(trained,
     assert "MagnaTagATune" in card.split("## Fair and unfair tests")[1].split("Unfair:")[0]
     assert re.search(r"\| commit \| ([0-9a-f]{40}|unknown)", card)
     facts = checkpoint.load(home / "patchifier-paper").facts
-    names = ("clips heard", "share of the paper", "minutes", "hours")
+    names = ("clips trained on", "share of the paper", "minutes", "hours")
     assert [facts[name] for name in names] == [3200, 1e-4, 1.5, 1.8]
     config = (home / "patchifier-paper" / "config.json").read_text()
     assert "something new" in config
@@ -346,7 +346,7 @@ def test_a_root_without_tasks_is_refused(root, trained, refused):
 
 def test_another_list_is_named(trained, refused, released):
     model = trained(facts=FACTS | {"dataset": "elsewhere"})
-    refused(r"elsewhere\.jsonl is no list.*pretraining\.jsonl.*--heard", model)
+    refused(r"elsewhere\.jsonl is no list.*pretraining\.jsonl.*--list", model)
     assert "1.8 hours" in released(model, list_name="pretraining.jsonl")
 
 

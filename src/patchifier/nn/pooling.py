@@ -66,11 +66,6 @@ def require_whitening(config: Config) -> None:
         raise RequestError(
             f"embed.n_similarity is {kept}, but model.embed_dim is {size}: expected no more."
         )
-    if kept and (config.embed.layers != (-1,) or config.embed.pooling == "cls"):
-        raise RequestError(
-            f"embed.n_similarity is {kept}, which needs embed.layers [-1] and a mean as "
-            "embed.pooling."
-        )
 
 
 def window_embeddings(
