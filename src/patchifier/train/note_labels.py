@@ -1,4 +1,4 @@
-"""Label files of rendered clips, and the heads that predict their notes (:mod:`.notes`)."""
+"""Label files of rendered clips, and the losses of what predicts their notes (:mod:`.notes`)."""
 
 import json
 import math
@@ -14,6 +14,8 @@ from patchifier.cache import Cache
 from patchifier.config import Config, RequestError
 from patchifier.datasets import Clip
 from patchifier.datasets.splits import VALIDATION_CLIPS, evenly
+from patchifier.nn.descriptors import DESCRIPTORS
+from patchifier.nn.equivariant import LEAST_PROBABILITY, estimator_of
 from patchifier.nn.masking import masked_select
 from patchifier.train import distributed
 from patchifier.train.batches import Batch
@@ -149,7 +151,8 @@ class NoteHeads(nn.Module):
     Parameters
     ----------
     targets : sequence of str
-        Objectives; those of :data:`patchifier.train.notes.NOTE_TARGETS` get a head.
+        Objectives; those of :data:`patchifier.train.notes.NOTE_TARGETS` get a head, or are
+        predicted by an estimator of the model.
     labels : NoteLabels
     embed_dim : int
     """
@@ -161,9 +164,12 @@ class NoteHeads(nn.Module):
             {
                 name: nn.Linear(embed_dim, NOTE_TARGETS[name].size)
                 for name in targets
-                if name in NOTE_TARGETS
+                if name in NOTE_TARGETS and not NOTE_TARGETS[name].estimator
             }
         )
+        self.estimated = [
+            name for name in targets if name in NOTE_TARGETS and NOTE_TARGETS[name].estimator
+        ]
         for name in self.heads:
             self._begin_with_base_rates(name)
 
@@ -200,14 +206,7 @@ class NoteHeads(nn.Module):
         """
         errors = {}
         for name in self.heads:
-            target = self.labels.targets(
-                name,
-                batch.clips.tolist(),
-                starts=batch.starts,
-                scale=batch.scale,
-                semitones=batch.semitones,
-                n_patches=keep.shape[1],
-            ).to(keep.device)
+            target = self._targets(name, batch)
             if NOTE_TARGETS[name].of == "clip":
                 errors[name] = self._cross_entropy(name, mean_context, target)
                 continue
@@ -219,6 +218,36 @@ class NoteHeads(nn.Module):
             )
             errors[name] = (seen + unseen) / 2
         return errors
+
+    def estimator_losses(
+        self, batch: Batch, estimators: nn.ModuleDict | None, config: Config
+    ) -> dict[str, Tensor]:
+        """Cross entropy of the model's estimators on clips whose value is known, over a guess."""
+        errors = {}
+        for name in self.estimated:
+            estimator = estimator_of(estimators, NOTE_TARGETS[name].estimator or "")
+            target = self._targets(name, batch)
+            known = target != UNKNOWN
+            patches = batch.target[known][:, :, 0].to(next(estimator.parameters()).dtype)
+            with torch.autocast(patches.device.type, enabled=False):
+                described = DESCRIPTORS[estimator.descriptor].values(
+                    patches, batch.valid[known], config
+                )
+                chosen = estimator(described).gather(1, target[known, None])[:, 0]
+                losses = -(chosen + LEAST_PROBABILITY).log() / math.log(estimator.bins)
+            errors[name] = distributed.mean_of_rows(losses, alone=not self.training)
+        return errors
+
+    def _targets(self, name: str, batch: Batch) -> Tensor:
+        """Targets of the batch's crops, on its device."""
+        return self.labels.targets(
+            name,
+            batch.clips.tolist(),
+            starts=batch.starts,
+            scale=batch.scale,
+            semitones=batch.semitones,
+            n_patches=batch.mask.shape[1],
+        ).to(batch.mask.device)
 
     def _cross_entropy(self, name: str, vectors: Tensor, target: Tensor) -> Tensor:
         """Mean over the rows whose target is known; 0 if there is none."""

@@ -20,12 +20,16 @@ its pitches, chords and key have no names, so they are not known.
 Shapes: B clips, N patches, S size of a target.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+
+from patchifier.nn.descriptors import LAGS, LAGS_S
+from patchifier.nn.equivariant import LAG_STEP, OCTAVE
 
 UNKNOWN = -1
 LOWEST, HIGHEST = 21, 108  # A0 to C8, a piano's
@@ -253,6 +257,22 @@ def bpm(score: Score, crop: Crop) -> np.ndarray | None:
     return np.array(place) if 0 <= place < TEMPI else None
 
 
+def tonic_bin(score: Score, crop: Crop) -> np.ndarray | None:
+    """Third of a semitone of the key's tonic, from C: ()."""
+    if score.key is None:
+        return None
+    per_semitone = OCTAVE // 12
+    return np.array((score.key[0] * per_semitone + round(crop.semitones * per_semitone)) % OCTAVE)
+
+
+def beat_lag(score: Score, crop: Crop) -> np.ndarray | None:
+    """Bin of the time between beats, after stretching; unknown outside of the bins: ()."""
+    if score.bpm is None:
+        return None
+    place = round(math.log(60 / score.bpm * crop.scale / LAGS_S[0]) / LAG_STEP)
+    return np.array(place) if 0 <= place < LAGS else None
+
+
 def metre(score: Score, crop: Crop) -> np.ndarray | None:
     """Index of the number of beats in a bar: ()."""
     return np.array(METRES.index(score.metre)) if score.metre in METRES else None
@@ -302,12 +322,15 @@ class NoteTarget:
         Whether there is one for each patch.
     kind : "multilabel" or "multiclass"
         Elements (S,) that are 0 or 1, or the index of a class.
+    estimator : str or None
+        Estimator of the model that predicts it; a linear head of the network if None.
     """
 
     values: Callable[[Score, Crop], np.ndarray | None]
     size: int
     of: Literal["patch", "clip"] = "patch"
     kind: Literal["multilabel", "multiclass"] = "multilabel"
+    estimator: str | None = None
 
     def shape(self, n_patches: int) -> tuple[int, ...]:
         """Shape of the values of one clip."""
@@ -327,4 +350,6 @@ NOTE_TARGETS = {
     "key_mode": NoteTarget(key_mode, len(MODES), "clip", "multiclass"),
     "bpm": NoteTarget(bpm, TEMPI, "clip", "multiclass"),
     "beats_per_bar": NoteTarget(metre, len(METRES), "clip", "multiclass"),
+    "known_tonic": NoteTarget(tonic_bin, OCTAVE, "clip", "multiclass", "tonic"),
+    "known_tempo": NoteTarget(beat_lag, LAGS, "clip", "multiclass", "tempo"),
 }

@@ -22,6 +22,8 @@ notes of    notes of rendered clips    linear heads of `context`    cross entrop
 patch       (train.notes)              and of `prediction`
 notes of    key, tempo, ... of         linear head of mean context  cross entropy [10]
 clip        rendered clips
+known_tonic key's tonic, time between  estimator                    cross entropy
+known_tempo beats of rendered clips                                 / log K
 tonic       other half of the clip     estimator                    cross entropy [6], [7]
                                                                     / log K
 tempo       the clip stretched in time estimator                    cross entropy [8]
@@ -107,7 +109,7 @@ def require_targets(config: Config) -> None:
             "clip, need each other."
         )
     _require_notes(config)
-    estimated = [name for name in targets if name in ESTIMATORS]
+    estimated = [name for name in map(estimator_behind, targets) if name]
     require_estimators(estimated, config, field="pretrain.objectives")
 
 
@@ -143,7 +145,7 @@ def _require_notes(config: Config) -> None:
 
 def frozen_modules(config: Config) -> tuple[str, ...]:
     """Modules of the model to which no target gives a gradient."""
-    names = [name for name in config.pretrain.objectives if name not in ESTIMATORS]
+    names = [name for name in config.pretrain.objectives if not estimator_behind(name)]
     if not names:
         return "extractor", "bottleneck", "align", "decoder", "predictor"
     frozen = () if PIXELS in names else ("align", "decoder")
@@ -158,6 +160,12 @@ def distil_weights(module: nn.Module) -> Tensor | None:
     head = module.heads[DISTIL]
     assert isinstance(head, nn.Linear)
     return head.weight.detach().cpu()
+
+
+def estimator_behind(name: str) -> str | None:
+    """Estimator that a target trains, or None if it trains the network."""
+    known = NOTE_TARGETS.get(name)
+    return name if name in ESTIMATORS else known.estimator if known else None
 
 
 def of_patches(name: str) -> bool:
@@ -259,6 +267,8 @@ class Objectives(nn.Module):
     def errors(self, batch: Batch) -> dict[str, Tensor]:
         """Error of each target; 1 is that of the target's mean, or of a guess."""
         errors = self._consistency_losses(batch)
+        if self.notes:
+            errors |= self.notes.estimator_losses(batch, self.model.estimators, self.config)
         if len(errors) == len(self.log_variances):
             return errors
         model, heads, mask = self.model, self.heads, batch.mask
