@@ -228,12 +228,12 @@ class NoteHeads(nn.Module):
             estimator = estimator_of(estimators, NOTE_TARGETS[name].estimator or "")
             target = self._targets(name, batch)
             known = target != UNKNOWN
-            patches = batch.target[known][:, :, 0].to(next(estimator.parameters()).dtype)
+            used = known | ~known.any()  # descriptors need a clip
+            patches = batch.target[used][:, :, 0].to(next(estimator.parameters()).dtype)
             with torch.autocast(patches.device.type, enabled=False):
-                described = DESCRIPTORS[estimator.descriptor].values(
-                    patches, batch.valid[known], config
-                )
-                chosen = estimator(described).gather(1, target[known, None])[:, 0]
+                values = DESCRIPTORS[estimator.descriptor].values
+                found = estimator(values(patches, batch.valid[used], config))[known[used]]
+                chosen = found.gather(1, target[known, None])[:, 0]
                 losses = -(chosen + LEAST_PROBABILITY).log() / math.log(estimator.bins)
             errors[name] = distributed.mean_of_rows(losses, alone=not self.training)
         return errors

@@ -109,8 +109,7 @@ def require_targets(config: Config) -> None:
             "clip, need each other."
         )
     _require_notes(config)
-    estimated = [name for name in map(estimator_behind, targets) if name]
-    require_estimators(estimated, config, field="pretrain.objectives")
+    require_estimators(sorted(trained_estimators(config)), config, field="pretrain.objectives")
 
 
 def _require_named(config: Config) -> None:
@@ -166,6 +165,11 @@ def estimator_behind(name: str) -> str | None:
     """Estimator that a target trains, or None if it trains the network."""
     known = NOTE_TARGETS.get(name)
     return name if name in ESTIMATORS else known.estimator if known else None
+
+
+def trained_estimators(config: Config) -> frozenset[str]:
+    """Estimators of the model that `pretrain.objectives` train."""
+    return frozenset(filter(None, map(estimator_behind, config.pretrain.objectives)))
 
 
 def of_patches(name: str) -> bool:

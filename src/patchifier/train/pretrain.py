@@ -41,6 +41,7 @@ from patchifier.train.objectives import (
     distil_weights,
     frozen_modules,
     require_targets,
+    trained_estimators,
 )
 from patchifier.train.optimiser import bf16_optimiser, extractor_rates
 from patchifier.train.pictures import write_reconstructions
@@ -222,14 +223,14 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
     """
     loaded = None if init is None else checkpoint.load(init)
     known = (
-        *(config.pretrain.objectives if config.pretrain.stages != "one" else ()),
+        *(trained_estimators(config) if config.pretrain.stages != "one" else ()),
         *(loaded.config.model.estimators if loaded else ()),
     )
     for estimator in config.model.estimators:
         if estimator not in known:
             raise RequestError(
-                f"model.estimators holds {estimator!r}, which nothing trains: add it to "
-                "pretrain.objectives of stage II, start from a model that has it, or leave it out."
+                f"model.estimators holds {estimator!r}, which nothing trains: add it or "
+                f"known_{estimator} to pretrain.objectives of stage II, start from a model that has it, or leave it out."
             )
     if loaded is None:
         return accelerate(Patchifier(config, seed=config.pretrain.seed))
@@ -365,7 +366,7 @@ def stage_module(
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage] and name not in frozen)
     for name, part in (model.estimators or {}).items():
-        part.requires_grad_(several and name in config.pretrain.objectives)
+        part.requires_grad_(several and name in trained_estimators(config))
     if not several:
         return model
     labels = note_labels(batches.data, batches.parts, config)
