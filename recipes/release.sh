@@ -24,15 +24,15 @@ python "$outsiders/from_musicnn.py" "$root/cache-recordings" --out "$root/musicn
 python "$open/coded.py" "$root" --features "$root/musicnn"
 patchifier prepare "$root/pretraining-coded.jsonl"      --out "$root/cache-coded"      --config "$here/synthetic.json"
 
-say "Training: base in two runs, and the paper's recipe (about four hours of two cores)"
-patchifier pretrain "$root/cache-recordings" --out "$root/runs/estimators-0" --config "$here/synthetic-estimators.json" --resume
-patchifier pretrain "$root/cache-coded" --out "$root/runs/base-0" --config "$here/synthetic.json" --init "$root/runs/estimators-0/model" \
-    --pretrain.note_labels "$root/labels" --pretrain.teacher_features "$root/musicnn" --resume
+say "Training: base in two runs of one recipe, and the paper's recipe (about five hours of two cores)"
+known=(--config "$here/synthetic.json" --pretrain.note_labels "$root/labels" --pretrain.teacher_features "$root/musicnn" --resume)
+patchifier pretrain "$root/cache-coded" --out "$root/runs/base-0" "${known[@]}"
+patchifier pretrain "$root/cache-coded" --out "$root/runs/base-1" "${known[@]}" --init "$root/runs/base-0/model"
 patchifier pretrain "$root/cache-all" --out "$root/runs/paper-0" --config "$here/base-paper.json" --resume
 
 say "Evaluation: $side side, beside features of other programs in ROOT/outsiders/NAME/FAMILY (benchmarks/outsiders)"
-rows="patchifier-base=$root/runs/base-0/model,patchifier-paper=$root/runs/paper-0/model"
-rows+=",random weights of base=random:$root/runs/base-0/model,random weights of paper=random:$root/runs/paper-0/model,mel-stats,mfcc,handcrafted"
+rows="patchifier-base=$root/runs/base-1/model,patchifier-paper=$root/runs/paper-0/model"
+rows+=",random weights of base=random:$root/runs/base-1/model,random weights of paper=random:$root/runs/paper-0/model,mel-stats,mfcc,handcrafted"
 for other in "$root"/outsiders/*/; do
     [ -d "$other" ] && rows+=",$(basename "$other")=features:$root/outsiders/$(basename "$other")/%FAMILY%"
 done
@@ -42,7 +42,7 @@ say "Masked patches: $side side; the model of the paper's recipe beside referenc
 python "$open/reconstruction.py" "$root" --model "$root/runs/paper-0/model" --side "$side" --out "$root/masked-$side"
 
 say "Into the package, with the vectors that tests compare, and heads on the vectors of base"
-python "$open/release.py" "$root/runs/base-0/model"  patchifier-base  --before "$root/runs/estimators-0/model" --root "$root" --scores "$root/judged-$side"
+python "$open/release.py" "$root/runs/base-1/model"  patchifier-base  --before "$root/runs/base-0/model" --root "$root" --scores "$root/judged-$side"
 python "$open/release.py" "$root/runs/paper-0/model" patchifier-paper --root "$root" --scores "$root/judged-$side" --reconstruction "$root/masked-$side"
 python "$here/../tests/golden/make.py" patchifier-base patchifier-paper
 python "$open/train_heads.py" "$root" --random

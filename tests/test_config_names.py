@@ -32,7 +32,7 @@ from tests import GOLDEN, ROOT, builders
 
 IDENTITIES = json.loads((GOLDEN / "identities.json").read_text())
 # recipes that mean something else, or are later
-REWRITTEN = {"base-paper", "synthetic", "synthetic-estimators"}
+REWRITTEN = {"base-paper", "synthetic"}
 OLD_RUN = ROOT / "tests" / "fixtures" / "first_edition" / "run" / "config.json"
 BASE = OLD_RUN.parents[1] / "base.json"  # config.json of patchifier-base of 0.1 and 0.2
 

@@ -291,7 +291,9 @@ def test_an_estimator_that_nothing_trains_is_refused_before_training(tmp_path):
     config = config_of("tempo", "tonic")
     for refused, message in {
         config_of("tempo"): "",
-        config_of("tempo", "tonic", stages="one"): ": add it to pretrain.objectives of stage II",
+        config_of(
+            "tempo", "tonic", stages="one"
+        ): ": add it or known_tonic to pretrain.objectives of stage II",
     }.items():
         with pytest.raises(RequestError, match=f"'tonic', which nothing trains{message}"):
             initial_model(refused, None)

@@ -9,6 +9,8 @@ import torch
 
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
+from patchifier.nn.descriptors import DESCRIPTORS, LAGS, LAGS_S
+from patchifier.nn.equivariant import LEAST_PROBABILITY
 from patchifier.nn.model import Patchifier
 from patchifier.train.note_labels import NoteLabels
 from patchifier.train.notes import (
@@ -147,6 +149,24 @@ def test_tempo_is_that_after_stretching():
     assert plain - slower == pytest.approx(math.log(1.2) / math.log(1.05), abs=1)
 
 
+@pytest.mark.parametrize(("shift", "thirds"), [(0, 33), (2, 3), (-0.35, 32), (0.4, 34)])
+def test_a_known_tonic_is_in_thirds_of_a_semitone_from_c(shift, thirds):
+    assert values("known_tonic", Score.of({"key": "B:min"}), semitones=shift) == thirds
+
+
+@pytest.mark.parametrize(("bpm", "scale", "lag_s"), [(120, 1.0, 0.5), (120, 1.3, 0.65), (60, 1, 1)])
+def test_a_known_tempo_is_the_lag_between_beats_after_stretching(bpm, scale, lag_s):
+    place = values("known_tempo", Score.of({"bpm": bpm}), scale=scale)
+    first, last = LAGS_S
+    found_s = first * (last / first) ** (place / (LAGS - 1))
+    assert found_s == pytest.approx(lag_s, rel=0.022)  # half a bin
+
+
+@pytest.mark.parametrize("bpm", [19, 310])
+def test_a_known_tempo_outside_of_the_tempogram_is_unknown(bpm):
+    assert NOTE_TARGETS["known_tempo"].values(Score.of({"bpm": bpm}), crop()) is None
+
+
 def test_a_tempo_outside_of_the_classes_is_unknown():
     assert NOTE_TARGETS["bpm"].values(Score.of({"bpm": 300}), crop()) is None
     assert values("bpm", Score.of({"bpm": 300}), scale=1.4) >= 0
@@ -222,7 +242,8 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 # --- losses ---
 
-NAMES = tuple(NOTE_TARGETS)
+NAMES = tuple(name for name, target in NOTE_TARGETS.items() if not target.estimator)
+ESTIMATED = ("known_tonic", "known_tempo")
 KNOWN = {
     "notes": [[0, 2, 60, 0], [1, 4, 64, 40], [0.5, 0.6, 36, DRUMS]],
     "beats": [[0.5 * number, number % 4 + 1] for number in range(12)],
@@ -293,6 +314,60 @@ def test_notes_are_learnt(tmp_path):
     last = learner.errors(batch)
     for name in NAMES:
         assert float(last[name].detach()) < 0.7 * float(first[name].detach()), name
+
+
+def estimating(folder, *contents) -> Objectives:
+    model = TINY | {"estimators": ["tonic", "tempo"]}
+    config = update(
+        Config(),
+        {
+            "spectrogram": {"n_pitch_bands": 216},
+            "model": model,
+            "pretrain": {"objectives": list(ESTIMATED), "note_labels": "labels"},
+        },
+    )
+    found = labels(folder, *contents)
+    return Objectives(Patchifier(config), config, [(music(8, 6), None)], None, found)
+
+
+def test_estimators_have_the_cross_entropy_of_what_is_known(tmp_path):
+    learner = estimating(tmp_path, json.dumps(KNOWN), None).eval()
+    shown, mask = music(2, 6), half(2, 6)
+    errors = learner.errors(batch_of(shown, mask))
+    assert tuple(errors) == ESTIMATED
+    for name, place in (("tonic", 0), ("tempo", values("known_tempo", Score.of({"bpm": 120})))):
+        estimator = learner.model.estimators[name]
+        described = DESCRIPTORS[estimator.descriptor].values(
+            shown[:1, :, 0], torch.ones(1, 6, dtype=torch.bool), learner.config
+        )
+        wanted = -math.log(float(estimator(described)[0, int(place)]) + LEAST_PROBABILITY)
+        error = float(errors[f"known_{name}"].detach())
+        assert error == pytest.approx(wanted / math.log(estimator.bins), rel=1e-4)
+
+
+def test_a_clip_of_which_nothing_is_known_moves_no_estimator(tmp_path):
+    learner = estimating(tmp_path, json.dumps(KNOWN), None)
+    batch = batch_of(music(1, 6), half(1, 6), clips=torch.tensor([1]))
+    torch.stack(list(learner.errors(batch).values())).sum().backward()
+    gradients = [each.grad for each in learner.model.estimators.parameters()]
+    assert all(each is not None and not each.any() for each in gradients)
+
+
+def test_estimators_learn_what_is_known_and_nothing_else_moves(tmp_path):
+    learner = estimating(tmp_path, json.dumps(KNOWN), json.dumps({"key": "F#:min", "bpm": 75}))
+    batch = batch_of(music(2, 6), half(2, 6))
+    optimiser = torch.optim.Adam(learner.model.estimators.parameters(), lr=3e-3)
+    first = learner.errors(batch)
+    for _ in range(60):
+        optimiser.zero_grad()
+        torch.stack(list(learner.errors(batch).values())).sum().backward()
+        optimiser.step()
+    last = learner.errors(batch)
+    for name in ESTIMATED:
+        assert float(last[name].detach()) < 0.7 * float(first[name].detach()), name
+    others = [name for name, each in learner.model.named_parameters() if each.grad is not None]
+    assert others
+    assert all(name.startswith("estimators.") for name in others)
 
 
 @pytest.mark.parametrize(

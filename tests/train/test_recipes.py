@@ -19,7 +19,7 @@ from patchifier.datasets import Clip
 from patchifier.nn.equivariant import ESTIMATORS
 from patchifier.nn.model import Patchifier
 from patchifier.spectrogram import log_mel
-from patchifier.train.objectives import frozen_modules
+from patchifier.train.objectives import frozen_modules, trained_estimators
 from patchifier.train.pretrain import Batches, stage_loss, stage_module
 from tests import ROOT
 from tests.builders import normal
@@ -94,9 +94,9 @@ def test_recipe_takes_two_steps_in_each_stage(path, tmp_path):
         assert not [name for name in trained if torch.equal(trained[name], before[name])], stage
         moved |= {name.removeprefix("model.") for name in trained}
     # estimators that come from the model to start from; all else, where they alone are trained
-    targets = set(config.pretrain.objectives)
-    still = [f"estimators.{name}." for name in config.model.estimators if name not in targets]
-    still += frozen_modules(config) if targets <= ESTIMATORS.keys() else ()
+    learnt = trained_estimators(config)
+    still = [f"estimators.{name}." for name in config.model.estimators if name not in learnt]
+    still += frozen_modules(config) if set(config.pretrain.objectives) <= ESTIMATORS.keys() else ()
     names = {name for name, _ in model.named_parameters() if not name.startswith(tuple(still))}
     assert names <= moved
 

@@ -270,9 +270,7 @@ class Objectives(nn.Module):
 
     def errors(self, batch: Batch) -> dict[str, Tensor]:
         """Error of each target; 1 is that of the target's mean, or of a guess."""
-        errors = self._consistency_losses(batch)
-        if self.notes:
-            errors |= self.notes.estimator_losses(batch, self.model.estimators, self.config)
+        errors = self._estimator_losses(batch)
         if len(errors) == len(self.log_variances):
             return errors
         model, heads, mask = self.model, self.heads, batch.mask
@@ -312,8 +310,8 @@ class Objectives(nn.Module):
                 )
         return errors
 
-    def _consistency_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss of each estimator on whole clips."""
+    def _estimator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses of the estimators on whole clips."""
 
         def over_processes(own: Tensor) -> Tensor:
             """Mean over all processes. Gradients are averaged later, so each adds its own."""
@@ -323,12 +321,15 @@ class Objectives(nn.Module):
 
         patches = batch.target[:, :, 0].to(next(self.parameters()).dtype)
         with torch.autocast(patches.device.type, enabled=False):
-            return {
+            errors = {
                 name: estimator_of(self.model.estimators, name).consistency_loss(
                     patches, batch.valid, self.config, over_processes
                 )
                 for name in self.estimated
             }
+        if self.notes:
+            errors |= self.notes.estimator_losses(batch, self.model.estimators, self.config)
+        return errors
 
     def info_nce(
         self,

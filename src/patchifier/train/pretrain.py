@@ -230,7 +230,8 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
         if estimator not in known:
             raise RequestError(
                 f"model.estimators holds {estimator!r}, which nothing trains: add it or "
-                f"known_{estimator} to pretrain.objectives of stage II, start from a model that has it, or leave it out."
+                f"known_{estimator} to pretrain.objectives of stage II, start from a model that "
+                "has it, or leave it out."
             )
     if loaded is None:
         return accelerate(Patchifier(config, seed=config.pretrain.seed))
