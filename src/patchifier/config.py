@@ -1023,7 +1023,7 @@ def recipes() -> dict[str, Path]:
     Examples
     --------
     >>> sorted(recipes())[:3]
-    ['align-linear', 'base', 'base-paper']
+    ['align-linear', 'base-0-2', 'base-paper']
     """
     packed = Path(__file__).parent / "recipes"
     return {
@@ -1035,7 +1035,7 @@ def recipes() -> dict[str, Path]:
 
 
 def read_changes(path: str | Path) -> dict[str, Any]:
-    """Read changes to a config from a JSON file, or from the recipe of that name, such as "base".
+    """Read changes to a config from a JSON file, or from the recipe of that name, such as "demo".
 
     Raises
     ------
@@ -1055,7 +1055,7 @@ def read_changes(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise RequestError(
             f"cannot read config file {path} ({error.strerror}), expected a file, or a recipe's "
-            "name such as 'base'."
+            "name such as 'demo'."
         ) from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"config file {path} is not JSON: {error}.") from error
