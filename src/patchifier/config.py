@@ -200,9 +200,8 @@ class ModelConfig:
     """Hidden size of each layer's feed-forward network."""
     dropout: float = 0.1
     """Dropout probability of the bottleneck."""
-    position_embedding: Literal["bert", "plain", "relative"] = "bert"
-    """BERT's (with a position for CLS, LayerNorm and dropout); positions of patches alone; or a
-    relative position bias."""
+    position_embedding: Literal["bert", "plain"] = "bert"
+    """BERT's (with a position for CLS, LayerNorm and dropout); or positions of patches alone."""
     extractor: Literal["convolutions", "transformer"] = "convolutions"
     """From a patch to a vector: down modules (4.1), or a transformer over columns of 4 frames."""
     align: Literal["mlp", "linear"] = "mlp"

@@ -32,7 +32,7 @@ def embedder(model=None, **sections):
     network = Patchifier(config, seed=0)
     with torch.no_grad():
         for name, part in network.bottleneck.named_parameters():
-            if name in ("positions", "distances.numbers"):  # so that a wrong position shows
+            if name == "positions":  # so that a wrong position shows
                 part.normal_(generator=torch.Generator().manual_seed(0))
     return builders.embedder(network, config)
 
@@ -299,7 +299,6 @@ def test_estimates_and_summaries_are_in_the_graph(frames, pitch_hop, n_similarit
 @pytest.mark.parametrize(
     "model",
     [
-        {"position_embedding": "relative"},
         {"extractor": "transformer"},
         {"norm_first": True, "n_predictor_layers": 1},
     ],
