@@ -606,9 +606,6 @@ class EmbedConfig:
     """Length of the slice "similarity", which comes first, if `whiten`: principal components of
     what the target "distil" learnt to predict from the last layer. Music that sounds alike lies
     near in them. 0 for none."""
-    max_z_score: float = 0.0
-    """Largest absolute value of a number of a window's whitened embedding, so that one rare value
-    does not decide a similarity; 0 for no limit."""
     whole_clip: bool = False
     """One pass over the whole clip with interpolated positions, instead of the mean over windows of
     trained length."""
@@ -625,9 +622,9 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         _require_at_least(1, self, "embed", ("hop_patches",))
-        _require_at_least(0, self, "embed", ("n_components", "n_similarity", "max_z_score"))
+        _require_at_least(0, self, "embed", ("n_components", "n_similarity"))
         _require(len(self.layers) >= 1, "embed.layers is empty, expected at least one layer.")
-        for name in ("n_components", "n_similarity", "max_z_score"):
+        for name in ("n_components", "n_similarity"):
             value = getattr(self, name)
             _require(
                 self.whiten or not value, f"embed.{name} is {value}, which needs embed.whiten."
@@ -638,15 +635,13 @@ class EmbedConfig:
     @property
     def numbers(self) -> tuple[Any, ...]:
         """The fields on which the numbers of a window's embedding depend."""
-        whitening = self.whiten, self.n_components, self.n_similarity, self.max_z_score
+        whitening = self.whiten, self.n_components, self.n_similarity
         return self.pooling, self.layers, self.summaries, *whitening
 
     @property
     def plain(self) -> "EmbedConfig":
         """The same embedding without whitening."""
-        return dataclasses.replace(
-            self, whiten=False, n_components=0, n_similarity=0, max_z_score=0.0
-        )
+        return dataclasses.replace(self, whiten=False, n_components=0, n_similarity=0)
 
 
 # Raised when the same log-mel gives other summaries: stored vectors are then not comparable.
@@ -828,7 +823,6 @@ LATER = {
     "optimiser": "adamw",
     "pitch_hop": 1,
     "note_labels": "",
-    "max_z_score": 0.0,
     "n_similarity": 0,
 }
 """Fields added later still, whose defaults mean what there was before."""

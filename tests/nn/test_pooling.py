@@ -256,8 +256,6 @@ def test_components_that_cannot_be_are_refused_before_training(small_cache, tmp_
     assert not (tmp_path / "run").exists()
     with pytest.raises(RequestError, match=r"n_components is 4, which needs embed\.whiten"):
         config_of(n_components=4)
-    with pytest.raises(RequestError, match=r"max_z_score is 3\.0, which needs embed\.whiten"):
-        config_of(max_z_score=3.0)
 
 
 # --- the slice of similar music ---
@@ -367,20 +365,6 @@ def test_similarity_that_cannot_be_is_refused(small_cache, tmp_path):
         with pytest.raises(RequestError, match=message):
             pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
         assert not (tmp_path / "run").exists()
-
-
-def test_numbers_of_a_whitened_embedding_are_limited():
-    free = config_of(**FEWER)
-    limited = update(free, {"embed": {"max_z_score": 0.5}})
-    log_mels = [log_mel_of(3 * 32, seed=seed) for seed in range(8)]  # one window each
-    found = []
-    for config in (free, limited):
-        torch.manual_seed(0)
-        model = Patchifier(config)
-        fit_whitening(model, config, log_mels)
-        found.append(builders.embedder(model, config).embed_log_mels(log_mels))
-    assert np.abs(found[0]).max() > 1
-    np.testing.assert_allclose(found[1], found[0].clip(-0.5, 0.5), atol=1e-6)
 
 
 def test_an_embedding_may_leave_out_the_whitening_of_its_model():
