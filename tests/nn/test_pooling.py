@@ -12,7 +12,7 @@ from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, summary_sizes, update
 from patchifier.embed import Embedder
 from patchifier.evaluate.encoders import encoders
-from patchifier.nn.descriptors import DESCRIPTORS, size_of
+from patchifier.nn.descriptors import DESCRIPTORS
 from patchifier.nn.equivariant import ESTIMATES, ESTIMATORS
 from patchifier.nn.model import Patchifier
 from patchifier.nn.whitening import SIMILARITY_RATIO, Whitening
@@ -237,12 +237,14 @@ def test_lengths_of_an_embedding_follow_from_its_fields():
 @pytest.mark.parametrize("n_mels", [64, 128])
 def test_lengths_of_summaries_are_those_that_are_computed(n_mels):
     config = update(Config(), {"spectrogram": {"n_mels": n_mels, "n_pitch_bands": 216}})
+    patches = torch.zeros(1, 2, config.spectrogram.n_bands, config.model.patch_frames)
+    sizes = {name: row.values(patches, None, config).shape[-1] for name, row in DESCRIPTORS.items()}
     for name in summary_sizes(n_mels):
         if name in DESCRIPTORS:
-            expected = size_of(name, config)
+            expected = sizes[name]
         else:
             estimator, aligned = ESTIMATORS[ESTIMATES[name].by], ESTIMATES[name].aligned
-            expected = size_of(estimator.descriptor, config) if aligned else estimator.bins
+            expected = sizes[estimator.descriptor] if aligned else estimator.bins
         chosen = update(config, {"embed": {"summaries": [name]}})
         assert chosen.summary_sizes == {name: expected}
     of_clips = {name for name, row in DESCRIPTORS.items() if row.of == "clip"}
