@@ -25,7 +25,7 @@ from patchifier import audio, datasets, matching, spectrogram
 from patchifier.config import SpectrogramConfig
 from patchifier.datasets import Clip
 from patchifier.evaluate import leaks
-from patchifier.evaluate.robustness import pink_noise
+from patchifier.evaluate.robustness import pink_noise, to_mp3
 from patchifier.train.run import machine
 
 RATE, SECONDS = 22_050, 5
@@ -33,17 +33,7 @@ CONFIG = SpectrogramConfig()
 
 
 def through_mp3(sound, kbits=64):
-    file = io.BytesIO()
-    soundfile.write(
-        file,
-        sound,
-        RATE,
-        format="MP3",
-        bitrate_mode="CONSTANT",
-        compression_level=(160 - kbits) / (160 - 8),
-    )
-    file.seek(0)
-    return soundfile.read(file, dtype="float32")[0]
+    return soundfile.read(io.BytesIO(to_mp3(sound, RATE, kbits)), dtype="float32")[0]
 
 
 def noisy(sound, generator, snr_db):

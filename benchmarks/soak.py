@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py [--minutes 60] [--embeddings 20000] [--figure docs/figures/soak.png]
 
-Training: the recipe `base` on the bundled clips, with a validation every 50 steps and a checkpoint every 30 s, ended by SIGTERM.
+Training: the recipe `self-supervised` on the bundled clips, with a validation every 50 steps and a checkpoint every 30 s, ended by SIGTERM.
 Embeddings, by the bundled model: half by `Embedder.embed`, then half by a job with a worker process. Their inputs are up to
 1,000 files made by code, of 0.2 to 15 s, eight formats and codecs, five sample rates, mono and stereo, each under several names.
 Fewer minutes take as large a share of the embeddings.
@@ -64,7 +64,7 @@ ENOUGH = 12  # samples
 def settings():
     stage_two = {"steps": 10**7, "schedule": "constant"}  # ended by time
     sections = {"validate_every": 50, "checkpoint_every_s": 30.0, "stage_two": stage_two}
-    return update(update(Config(), read_changes("base")), {"pretrain": sections})
+    return update(update(Config(), read_changes("self-supervised")), {"pretrain": sections})
 
 
 def train(folder, minutes, done):

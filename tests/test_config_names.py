@@ -24,7 +24,7 @@ from patchifier.config import (
     to_dict,
     update,
 )
-from patchifier.config_names import FIXED, RENAMED, VALUES, new_name
+from patchifier.config_names import FIXED, REMOVED, RENAMED, VALUES, new_name
 from patchifier.nn import pitch, transformer
 from patchifier.nn.model import Patchifier
 from patchifier.train import objectives
@@ -106,7 +106,7 @@ def test_identities_of_a_bundled_model_are_those_of_the_first_edition():
 
 def test_old_names_are_no_fields_and_new_names_are():
     now = set().union(*(fields(section, path) for path, section in sections().items()))
-    assert not now & (RENAMED.keys() | FIXED.keys())
+    assert not now & (RENAMED.keys() | FIXED.keys() | REMOVED.keys())
     assert set(RENAMED.values()) <= now
 
 
@@ -131,6 +131,7 @@ def test_constants_are_those_of_the_code():
         ("finetune.training.clip_norm", "finetune.training.max_grad_norm"),
         ("model.readout", "embed.whiten"),
         ("model.pitch_channels", ""),
+        ("embed.max_z_score", ""),
         ("model.embed_dim", None),
         ("stage_one.batch", None),
     ],
@@ -226,6 +227,7 @@ def test_pitch_bands_of_the_first_edition_were_counted_among_the_bands(
     [
         ({"model": {"width": 64, "embed_dim": 64}}, r"model\.embed_dim is given twice"),
         ({"model": {"pitch_channels": 4}}, r"model\.pitch_channels is 4, but is always 64 now"),
+        ({"embed": {"max_z_score": 3.0}}, r"embed\.max_z_score is 3\.0, but is always 0\.0 now"),
         (
             {"spectrogram": {"bands": 64}, "model": {"bands": 128}},
             r"spectrogram\.bands and model\.bands must be the same",

@@ -35,9 +35,9 @@ SUMMARIES = {
     "embed": {"summaries": ["harmony", "rhythm", "texture"]},
 }
 POSTNORM = {"embed": {"layers": [-1], "pooling": "cls"}}
-RELATIVE = {"model": TINY | {"position_embedding": "relative", "norm_first": True}}
+PRENORM = {"model": TINY | {"norm_first": True}}
 SIMILAR = {"embed": {"layers": [-1], "summaries": ["rhythm"], "whiten": True, "n_similarity": 6}}
-MODELS = {"plain": {}, "summaries": SUMMARIES, "CLS": POSTNORM, "relative": RELATIVE}
+MODELS = {"plain": {}, "summaries": SUMMARIES, "CLS": POSTNORM, "pre-norm": PRENORM}
 MODELS |= {"similarity": SIMILAR}
 
 

@@ -179,16 +179,7 @@ def draw_lines() -> list[tuple[Sound, dict[str, Any]]]:
             pool = presets(side, fold)
             size = int(generator.integers(1, 5))
             playing = sorted(generator.choice(sorted(pool), size, replace=False).tolist())
-            programs = {
-                channel: int(generator.choice(pool[family]))
-                for channel, family in enumerate(playing)
-            }
-            tonic = int(generator.integers(12))
-            sounding = [
-                note
-                for channel, family in enumerate(playing)
-                for note in notes.draw_line(channel, family, tonic, generator)
-            ]
+            programs, sounding = notes.draw_lines(playing, pool, generator)
             sound = Sound(path, SEEN, programs, sounding, LINE_S, **draw_finish(generator))
             row = {"split": side, "group": f"lines/{side}-{number:04d}", "fold": fold}
             drawn.append((sound, {"path": path, **row, "families": playing, "drums": False}))

@@ -8,7 +8,6 @@ gets the vector of its original as its own.
 """
 
 import argparse
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,20 +17,18 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
 import pretraining
-import soundfile
 import synthetic
 from groups import CODED, dice, read_manifest, share
 from sound import render_all
 
 from patchifier import audio
 from patchifier.config import RequestError
+from patchifier.evaluate.robustness import to_mp3
 from patchifier.io import replaced_file
 
 RATE = 22_050
-KBITS = (24, 32, 48, 64)  # of mono at RATE, where mp3 has 8 to 160
-MOST_KBITS, LEAST_KBITS = 160, 8
+KBITS = (24, 32, 48, 64)
 SHARE = 0.5  # of the recordings; the card of a model says so
 NAME = "pretraining-coded.jsonl"
 
@@ -72,23 +69,8 @@ def encode(root: Path, copy: Copy) -> str:
     waveform = audio.load(root / copy.original, sample_rate=RATE)
     kbits = int(dice("coded", copy.path).choice(KBITS))
     with replaced_file(root / copy.path) as new:
-        new.write_bytes(to_mp3(waveform, kbits))
+        new.write_bytes(to_mp3(waveform, RATE, kbits))
     return copy.path
-
-
-def to_mp3(waveform: np.ndarray, kbits: int) -> bytes:
-    """Mono mp3 of a waveform (S,) at a constant bit rate."""
-    file = io.BytesIO()
-    soundfile.write(
-        file,
-        waveform / max(1.0, float(np.abs(waveform).max(initial=0.0))),
-        RATE,
-        format="MP3",
-        subtype="MPEG_LAYER_III",
-        bitrate_mode="CONSTANT",
-        compression_level=(MOST_KBITS - kbits) / (MOST_KBITS - LEAST_KBITS),
-    )
-    return file.getvalue()
 
 
 def share_features(features: Path, copy: Copy) -> None:

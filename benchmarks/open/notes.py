@@ -4,7 +4,7 @@ Presets are divided between training and validation; the test has another SoundF
 the preset, except that a bass in a mixture plays low. Presets that are out of tune or silent between C2 and B5 were measured and excluded.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,16 +146,7 @@ def draw_mixtures() -> list[tuple[Sound, dict[str, Any]]]:
             playing = sorted(
                 generator.choice(MIXED, int(generator.integers(1, 5)), replace=False).tolist()
             )
-            programs = {
-                channel: int(generator.choice(pool[family]))
-                for channel, family in enumerate(playing)
-            }
-            tonic = int(generator.integers(12))
-            lines = [
-                note
-                for channel, family in enumerate(playing)
-                for note in draw_line(channel, family, tonic, generator)
-            ]
+            programs, lines = draw_lines(playing, pool, generator)
             sound = _sound(path, side, programs, lines, MIXTURE_S, generator)
             drawn.append(
                 (
@@ -166,7 +157,23 @@ def draw_mixtures() -> list[tuple[Sound, dict[str, Any]]]:
     return drawn
 
 
-def draw_line(channel: int, family: str, tonic: int, generator: np.random.Generator) -> list[Note]:
+def draw_lines(
+    families: Sequence[str], pool: Mapping[str, Sequence[int]], generator: np.random.Generator
+) -> tuple[dict[int, int], list[Note]]:
+    """Programs of channels, one for each family, and a line for each in a common key."""
+    programs = {
+        channel: int(generator.choice(pool[family])) for channel, family in enumerate(families)
+    }
+    tonic = int(generator.integers(12))
+    lines = [
+        note
+        for channel, family in enumerate(families)
+        for note in _line(channel, family, tonic, generator)
+    ]
+    return programs, lines
+
+
+def _line(channel: int, family: str, tonic: int, generator: np.random.Generator) -> list[Note]:
     """Notes of a major scale, one after another, near a drawn register."""
     scale = np.array([0, 2, 4, 5, 7, 9, 11])
     centre = (

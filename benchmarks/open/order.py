@@ -51,7 +51,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "mask-90": {"pretrain": {"mask_ratio": 0.9}},
     "mask-block": {"pretrain": {"visible_span_ratio": 0.5}},
     "loss-all": {"pretrain": {"loss_patches": "all"}},
-    "relative": {"model": {"position_embedding": "relative"}},
     "no-dropout": {"model": {"dropout": 0.0}},
     "predictor": {"model": {"n_predictor_layers": 2}},
     "patches-16": {

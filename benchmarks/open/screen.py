@@ -1,6 +1,6 @@
 """Compare the recipes of docs/objectives.md at one small size: the same processor time for each, then one evaluation.
 
-    python benchmarks/open/screen.py ROOT --out runs/screen [--minutes 2.5] [--seeds 0,1,2] [--recipes paper,workers,...] [--cache cache-synthetic]
+    python benchmarks/open/screen.py ROOT --out runs/screen [--minutes 2.5] [--seeds 0,1,2] [--recipes paper,self-supervised,...] [--cache cache-synthetic]
 
 The common setting: width 192, 4 pre-norm layers, sequences of 10 s, stage II alone, no dropout, one schedule of the learning rate, one thread; the
 recipe decides everything else. base-paper keeps both stages and its own rate. The number of steps in the given time is measured before each run.
@@ -37,18 +37,7 @@ HERE = Path(__file__).resolve().parent
 RECIPES = HERE.parents[1] / "recipes"
 AS_IT_IS = "base-paper"
 CACHE = "cache-all"
-ROWS = [
-    "base-paper",
-    "paper",
-    "visible-only",
-    "latent",
-    "workers",
-    "workers-pitch",
-    "clip",
-    "equivariant",
-    "tokens-8",
-]
-ROWS += ["relative", "transformer-extractor", "base"]
+ROWS = ["base-paper", "paper", "transformer-extractor", "whole-length", "self-supervised"]
 WIDTH, LAYERS, SECONDS = 192, 4, 10.0
 TIMED_STEPS = 5
 SCHEDULE = {

@@ -200,9 +200,8 @@ class ModelConfig:
     """Hidden size of each layer's feed-forward network."""
     dropout: float = 0.1
     """Dropout probability of the bottleneck."""
-    position_embedding: Literal["bert", "plain", "relative"] = "bert"
-    """BERT's (with a position for CLS, LayerNorm and dropout); positions of patches alone; or a
-    relative position bias."""
+    position_embedding: Literal["bert", "plain"] = "bert"
+    """BERT's (with a position for CLS, LayerNorm and dropout); or positions of patches alone."""
     extractor: Literal["convolutions", "transformer"] = "convolutions"
     """From a patch to a vector: down modules (4.1), or a transformer over columns of 4 frames."""
     align: Literal["mlp", "linear"] = "mlp"
@@ -607,9 +606,6 @@ class EmbedConfig:
     """Length of the slice "similarity", which comes first, if `whiten`: principal components of
     what the target "distil" learnt to predict from the last layer. Music that sounds alike lies
     near in them. 0 for none."""
-    max_z_score: float = 0.0
-    """Largest absolute value of a number of a window's whitened embedding, so that one rare value
-    does not decide a similarity; 0 for no limit."""
     whole_clip: bool = False
     """One pass over the whole clip with interpolated positions, instead of the mean over windows of
     trained length."""
@@ -626,9 +622,9 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         _require_at_least(1, self, "embed", ("hop_patches",))
-        _require_at_least(0, self, "embed", ("n_components", "n_similarity", "max_z_score"))
+        _require_at_least(0, self, "embed", ("n_components", "n_similarity"))
         _require(len(self.layers) >= 1, "embed.layers is empty, expected at least one layer.")
-        for name in ("n_components", "n_similarity", "max_z_score"):
+        for name in ("n_components", "n_similarity"):
             value = getattr(self, name)
             _require(
                 self.whiten or not value, f"embed.{name} is {value}, which needs embed.whiten."
@@ -639,15 +635,13 @@ class EmbedConfig:
     @property
     def numbers(self) -> tuple[Any, ...]:
         """The fields on which the numbers of a window's embedding depend."""
-        whitening = self.whiten, self.n_components, self.n_similarity, self.max_z_score
+        whitening = self.whiten, self.n_components, self.n_similarity
         return self.pooling, self.layers, self.summaries, *whitening
 
     @property
     def plain(self) -> "EmbedConfig":
         """The same embedding without whitening."""
-        return dataclasses.replace(
-            self, whiten=False, n_components=0, n_similarity=0, max_z_score=0.0
-        )
+        return dataclasses.replace(self, whiten=False, n_components=0, n_similarity=0)
 
 
 # Raised when the same log-mel gives other summaries: stored vectors are then not comparable.
@@ -829,7 +823,6 @@ LATER = {
     "optimiser": "adamw",
     "pitch_hop": 1,
     "note_labels": "",
-    "max_z_score": 0.0,
     "n_similarity": 0,
 }
 """Fields added later still, whose defaults mean what there was before."""
@@ -1023,7 +1016,7 @@ def recipes() -> dict[str, Path]:
     Examples
     --------
     >>> sorted(recipes())[:3]
-    ['align-linear', 'base', 'base-paper']
+    ['align-linear', 'base-paper', 'channels-narrow']
     """
     packed = Path(__file__).parent / "recipes"
     return {
@@ -1035,7 +1028,7 @@ def recipes() -> dict[str, Path]:
 
 
 def read_changes(path: str | Path) -> dict[str, Any]:
-    """Read changes to a config from a JSON file, or from the recipe of that name, such as "base".
+    """Read changes to a config from a JSON file, or from the recipe of that name, such as "demo".
 
     Raises
     ------
@@ -1055,7 +1048,7 @@ def read_changes(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise RequestError(
             f"cannot read config file {path} ({error.strerror}), expected a file, or a recipe's "
-            "name such as 'base'."
+            "name such as 'demo'."
         ) from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"config file {path} is not JSON: {error}.") from error

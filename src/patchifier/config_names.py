@@ -68,6 +68,9 @@ FIXED: dict[str, Any] = {
 }
 """Old names of what is a constant now, with its value."""
 
+REMOVED: dict[str, Any] = {"embed.max_z_score": 0.0}
+"""Fields of version 0.3 that no model used, with the value that all models had."""
+
 TRAININGS = {"pretrain": ("stage_one", "stage_two"), "finetune": ("training",)}
 MOVED = ("model.bands", "model.pitch_bands", "model.readout", "model.components")
 BANDS = 64  # the first edition's default of spectrogram.bands
@@ -88,7 +91,7 @@ def new_name(dotted: str) -> str | None:
     A field that is a constant now has the empty name.
     """
     name = table_name(dotted)
-    if name in FIXED:
+    if name in FIXED | REMOVED:
         return ""
     if name not in RENAMED:
         return None
@@ -128,8 +131,9 @@ def _renamed(section: Values, path: str) -> Values:
     renamed: Values = {}
     for name, value in section.items():
         old = f"{path}.{name}"
-        if old in FIXED:
-            _require(value == FIXED[old], f"{old} is {value!r}, but is always {FIXED[old]!r} now.")
+        if old in FIXED | REMOVED:
+            now = (FIXED | REMOVED)[old]
+            _require(value == now, f"{old} is {value!r}, but is always {now!r} now.")
             continue
         new = RENAMED.get(old, old).rpartition(".")[2]
         _require(new not in renamed, f"{path}.{new} is given twice: by this name and as {old}.")

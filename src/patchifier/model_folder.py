@@ -280,7 +280,9 @@ class OnnxNetwork:
         path = self._folder.path
         reason = f": it has no {RECONSTRUCT}, which 'patchifier export {path} --graphs' writes"
         if self._folder.config.model.n_predictor_layers:
-            reason = f", since it has a predictor, as by the recipe base, and so no {RECONSTRUCT}"
+            reason = (
+                f", since a model with a predictor, such as patchifier-base, has no {RECONSTRUCT}"
+            )
         return (
             f"{path} draws by torch alone{reason}. Install torch (pip install 'patchifier[train]') "
             "and, in Python, load it by patchifier.checkpoint.load_embedder(...); or take "

@@ -229,10 +229,13 @@ def test_a_manifest_without_targets_says_which_columns_it_has(folder, tmp_path, 
 
 def test_a_recipe_goes_by_its_name_anywhere(folder, tmp_path, run, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run(f"prepare {folder}/clips.csv --out cache --config base --workers 1")
+    run(f"prepare {folder}/clips.csv --out cache --config self-supervised --workers 1")
     assert cache.Cache("cache").spectrogram.n_pitch_bands == 216
-    shown = run(f"prepare {folder}/clips.csv --out other --config bass", code=2)
-    assert "Did you mean 'base'?" in shown.err
+    shown = run(f"prepare {folder}/clips.csv --out other --config self-supervise", code=2)
+    assert "Did you mean 'self-supervised'?" in shown.err
+    shown = run(f"prepare {folder}/clips.csv --out old --config base --workers 1")
+    assert "the recipe 'base' is now 'self-supervised'" in shown.err
+    assert cache.Cache("old").spectrogram.n_pitch_bands == 216
 
 
 def test_prepare_makes_the_log_mels_that_a_model_reads(bundled, folder, tmp_path, run):
@@ -293,7 +296,7 @@ def test_flags_win_over_the_config_file(folder, tmp_path, run):
         (
             "--stage one --pretrain.stage_one.steps 0",
             "stage I: 4,000 steps of 4 clips, 1,000 passes (as in the paper; a recipe such as "
-            "--config base takes fewer)",
+            "--config self-supervised takes fewer)",
         ),
     ],
 )

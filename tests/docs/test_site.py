@@ -82,12 +82,12 @@ def test_addresses_elsewhere_are_well_formed(name):
 
 def test_links_to_files_outside_of_the_site_are_named_and_pages_are_linked():
     page = DOCS / "guides" / "x.md"
-    text = "[code](../../recipes/base.json), [design](../../DESIGN.md#a), [search](../search.md)"
+    text = "[code](../../recipes/demo.json), [design](../../DESIGN.md#a), [search](../search.md)"
     made = CONF["site_links"](
         f"{text}, [out](https://a.org/b)\n```\n[kept](../../x.py)\n```", page, page
     )
     assert made.startswith(
-        "code (`recipes/base.json`), [design](../project/design.md#a), [search](neighbours.md), "
+        "code (`recipes/demo.json`), [design](../project/design.md#a), [search](neighbours.md), "
         "[out](https://a.org/b)"
     )
     assert "[kept](../../x.py)" in made

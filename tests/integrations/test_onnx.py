@@ -32,7 +32,7 @@ def embedder(model=None, **sections):
     network = Patchifier(config, seed=0)
     with torch.no_grad():
         for name, part in network.bottleneck.named_parameters():
-            if name in ("positions", "distances.numbers"):  # so that a wrong position shows
+            if name == "positions":  # so that a wrong position shows
                 part.normal_(generator=torch.Generator().manual_seed(0))
     return builders.embedder(network, config)
 
@@ -289,7 +289,7 @@ def test_other_spectrograms_and_windows_are_in_the_graph():
 def test_estimates_and_summaries_are_in_the_graph(frames, pitch_hop, n_similarity):
     model = {"estimators": ["tonic", "tempo"]}
     summaries = ["tonic", "degrees", "tempo", "metre", "texture"]
-    embed = {"summaries": summaries, "whiten": True, "n_components": 9, "max_z_score": 3.0}
+    embed = {"summaries": summaries, "whiten": True, "n_components": 9}
     embed["n_similarity"] = n_similarity
     made = embedder(model, spectrogram={"n_pitch_bands": 216, "pitch_hop": pitch_hop}, embed=embed)
     found = require_same_vectors(made, noise(2, frames * 512, seed=frames))
@@ -299,7 +299,6 @@ def test_estimates_and_summaries_are_in_the_graph(frames, pitch_hop, n_similarit
 @pytest.mark.parametrize(
     "model",
     [
-        {"position_embedding": "relative"},
         {"extractor": "transformer"},
         {"norm_first": True, "n_predictor_layers": 1},
     ],

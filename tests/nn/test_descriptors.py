@@ -8,7 +8,7 @@ import torch
 from patchifier import augment, spectrogram
 from patchifier.config import AugmentConfig, Config, RequestError, update
 from patchifier.nn.descriptors import DESCRIPTORS, LAGS, LAGS_S, autocorrelation
-from patchifier.train.objectives import EMA_TARGETS, PIXELS, require_targets
+from patchifier.train.objectives import CONTRAST, PIXELS, require_targets
 from tests.builders import close, uniform
 
 RATE = 22_050
@@ -268,7 +268,7 @@ def test_rows_that_would_end_in_nothing_are_refused(name, changes, message):
 def test_every_row_is_described_in_one_line():
     for row in DESCRIPTORS.values():
         assert 3 < len(row.what) < 100
-    assert not set(DESCRIPTORS) & {*EMA_TARGETS, PIXELS}
+    assert not set(DESCRIPTORS) & {CONTRAST, PIXELS}
 
 
 @pytest.mark.parametrize("name", ["pulse", "texture"])

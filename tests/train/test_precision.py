@@ -45,7 +45,7 @@ CONFIG = update(
         },
     },
 )
-TEACHER = {"stages": "two", "objectives": ["latent", "contrast"]}
+TEACHER = {"stages": "two", "objectives": ["contrast"]}
 TARGETS = pytest.mark.parametrize("changes", [{}, TEACHER], ids=["paper", "teacher"])
 
 

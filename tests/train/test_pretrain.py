@@ -48,7 +48,7 @@ SEVERAL = {  # a teacher, heads and weights, which are in the state too
     "pretrain": SETTINGS["pretrain"]
     | {
         "stages": "two",
-        "objectives": ["pixels", "timbre", "chroma", "pulse", "latent", "contrast", "tempo"],
+        "objectives": ["pixels", "timbre", "chroma", "pulse", "contrast", "tempo"],
     },
 }
 SCRIPT = """

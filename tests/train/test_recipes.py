@@ -106,7 +106,7 @@ def test_there_is_a_recipe_for_every_alternative_of_design():
     stated = {name for each in changes for name, _, _ in each}
     gaps = "n_fft mel_scale f_max_hz reference top_db channels map_pooling position_embedding align decoder_channels decoder_norm stage_one_patches stage_two_patches"
     gaps += " precision reconstruction_target mask_ratio loss_patches extracted_patches intensity_per stages whole_clip pooling learning_rate"
-    gaps += " n_pitch_bands n_predictor_layers norm_first objectives patch_frames pitch_shift extractor contrast_positives optimiser"  # beyond the paper
+    gaps += " n_pitch_bands n_predictor_layers norm_first objectives pitch_shift extractor contrast_positives optimiser"  # beyond the paper
     assert set(gaps.split()) <= stated
 
 

@@ -85,7 +85,7 @@ def test_a_copy_is_as_long_as_its_recording_and_not_the_same(root):
 @pytest.mark.parametrize("kbits", coded.KBITS)
 def test_a_copy_has_the_bit_rate_that_was_drawn_and_loses_more_at_a_lower_one(noise, kbits):
     waveform = noise(4.0)
-    content = coded.to_mp3(waveform, kbits)
+    content = coded.to_mp3(waveform, SAMPLE_RATE, kbits)
     assert len(content) == pytest.approx(4.0 * kbits * 1000 / 8, rel=0.05)
     decoded, rate = soundfile.read(io.BytesIO(content))
     assert rate == SAMPLE_RATE
@@ -94,7 +94,7 @@ def test_a_copy_has_the_bit_rate_that_was_drawn_and_loses_more_at_a_lower_one(no
 
 
 def test_what_is_louder_than_full_scale_is_turned_down_before_it_is_coded(noise):
-    decoded, _ = soundfile.read(io.BytesIO(coded.to_mp3(30 * noise(1.0), 64)))
+    decoded, _ = soundfile.read(io.BytesIO(coded.to_mp3(30 * noise(1.0), SAMPLE_RATE, 64)))
     assert np.abs(decoded).max() < 1.2
     # most samples are far from the peak, and not clipped
     assert np.std(decoded) < 0.5 * np.abs(decoded).max()

@@ -41,7 +41,7 @@ def test_time_is_shared_by_the_stages_and_buys_steps(small_cache, monkeypatch):
             screen.unit(recipe, 0, Path("root")), Cache(small_cache), 60
         ).pretrain
 
-    both, alone = planned("base-paper"), planned("workers")
+    both, alone = planned("base-paper"), planned("paper")
     assert (both.stage_one.steps, both.stage_two.steps) == (60, 300)
     assert (alone.stage_two.steps, alone.stage_two.warmup_steps) == (600, 30)
     assert (alone.validate_every, alone.stages) == (600, "two")

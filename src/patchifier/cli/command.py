@@ -21,6 +21,8 @@ from patchifier.config import Config, RequestError, read_changes, recipes, updat
 from patchifier.config_names import new_name, with_new_names
 from patchifier.io import skipped_lines
 
+RENAMED_RECIPES = {"base": "self-supervised"}  # accepted until 1.0
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -71,6 +73,9 @@ def read_config(name: str) -> dict[str, Any]:
 
     The error about a misspelt recipe suggests the nearest one.
     """
+    if name in RENAMED_RECIPES and not Path(name).exists():
+        print(f"patchifier: the recipe {name!r} is now {RENAMED_RECIPES[name]!r}.", file=sys.stderr)
+        name = RENAMED_RECIPES[name]
     near = difflib.get_close_matches(name, recipes(), n=1)
     try:
         return read_changes(name)

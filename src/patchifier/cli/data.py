@@ -68,8 +68,8 @@ def prepare(
 
     Examples
     --------
-    A cache of all music in a folder, with the log-mels that 'pretrain --config base' reads:
-        $ patchifier prepare ~/Music --out cache --config base
+    A cache of all music in a folder, with the log-mels that 'pretrain --config self-supervised' reads:
+        $ patchifier prepare ~/Music --out cache --config self-supervised
 
     A labelled set, with the log-mels that a model reads:
         $ patchifier prepare genres.csv --out genres --model patchifier-base

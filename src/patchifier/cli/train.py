@@ -65,10 +65,10 @@ def pretrain(
     Examples
     --------
     Train the recipe of patchifier-base on a cache; about an hour on one core:
-        $ patchifier pretrain cache --out run --config base
+        $ patchifier pretrain cache --out run --config self-supervised
 
     Go on after an interruption:
-        $ patchifier pretrain cache --out run --config base --resume
+        $ patchifier pretrain cache --out run --config self-supervised --resume
 
     Change one number of the paper:
         $ patchifier pretrain cache --out half --pretrain.mask_ratio 0.5
@@ -110,7 +110,9 @@ def _say(config: Config, line: str) -> None:
         and not training.steps
         and training.epochs == TrainingConfig().epochs
     ]
-    note = " (as in the paper; a recipe such as --config base takes fewer)" if long else ""
+    note = (
+        " (as in the paper; a recipe such as --config self-supervised takes fewer)" if long else ""
+    )
     print(f"{line}{note}", file=sys.stderr, flush=True)
 
 

@@ -81,21 +81,26 @@ def _mp3(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator)
 
 def _through_mp3(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     """Encode and decode: some frames longer or shorter than before, and late by the delay."""
+    file = io.BytesIO(to_mp3(waveform, sample_rate, MP3_KBITS))
+    return soundfile.read(file, dtype="float32")[0]
+
+
+def to_mp3(waveform: np.ndarray, sample_rate: int, kbits: int) -> bytes:
+    """Mono mp3 of a waveform (S,) at a constant bit rate, in kbit/s; at most at full scale."""
     highest, lowest = MP3_RATES[sample_rate]
     # libsndfile 1.2.2 refuses 1, its own lowest rate
-    level = min(0.9999, (highest - MP3_KBITS) / (highest - lowest))
+    level = min(0.9999, (highest - kbits) / (highest - lowest))
     file = io.BytesIO()
     soundfile.write(
         file,
-        waveform,
+        waveform / max(1.0, float(np.abs(waveform).max(initial=0.0))),
         sample_rate,
         format="MP3",
         subtype="MPEG_LAYER_III",
         bitrate_mode="CONSTANT",
         compression_level=level,
     )
-    file.seek(0)
-    return soundfile.read(file, dtype="float32")[0]
+    return file.getvalue()
 
 
 @functools.lru_cache(maxsize=16)

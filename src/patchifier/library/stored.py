@@ -329,8 +329,8 @@ class Stored:
             self.size, self.metadata = _described(schema, path)
         self.identity = identity_of(self.metadata)
 
-    def parts(self, *, rows: int = PART_ROWS) -> Iterator[pa.Table]:
-        """Yield tables of up to `rows` rows, in order.
+    def parts(self) -> Iterator[pa.Table]:
+        """Yield tables of up to 10,000 rows, in order.
 
         Raises
         ------
@@ -357,18 +357,18 @@ class Stored:
                         names=(str(self.path), path),
                     )
                     names = [name for name in self.columns if name in file.schema_arrow.names]
-                    yield from self._batches(file, self._size_b(path), rows, names)
+                    yield from self._batches(file, self._size_b(path), names)
 
     def _size_b(self, path: str) -> int:
         return int(self._system.get_file_info(path).size or 0)
 
     def _batches(
-        self, file: parquet.ParquetFile, size_b: int, rows: int, names: list[str]
+        self, file: parquet.ParquetFile, size_b: int, names: list[str]
     ) -> Iterator[pa.Table]:
         """Checked tables of an open file of `size_b` bytes."""
         found, text_b = 0, 0
         require_memory(file, size_b)
-        for batch in file.iter_batches(rows, columns=names):
+        for batch in file.iter_batches(PART_ROWS, columns=names):
             found, text_b = found + len(batch), text_b + text_bytes(batch)
             require_memory(file, size_b, text_b=text_b)
             yield self._checked(pa.Table.from_batches([batch]))

@@ -42,10 +42,9 @@ def attention(model: Patchifier, log_mel: np.ndarray) -> np.ndarray:
     patches = torch.from_numpy(windows.cut_windows(bands, model.config)[0].astype(np.float32))
     bottleneck = model.bottleneck
     x = bottleneck.embed(model.extract(patches[None]))  # (1, 1 + N, D)
-    bias = bottleneck.attention_bias(x, None, None)
     found = []
     for layer in bottleneck.encoder.layers:
         assert isinstance(layer, TransformerLayer)
-        found.append(layer.attention_weights(x, bias)[0])  # (H, 1 + N, 1 + N)
-        x = layer(x, bias)
+        found.append(layer.attention_weights(x)[0])  # (H, 1 + N, 1 + N)
+        x = layer(x)
     return torch.stack(found).numpy()

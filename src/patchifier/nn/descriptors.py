@@ -86,12 +86,6 @@ def require_descriptor(name: str, config: Config, *, what: str) -> None:
         )
 
 
-def size_of(name: str, config: Config) -> int:
-    """Length of a descriptor."""
-    patches = torch.zeros(1, 2, config.spectrogram.n_bands, config.model.patch_frames)
-    return DESCRIPTORS[name].values(patches, None, config).shape[-1]
-
-
 # --- of patches ---
 
 

@@ -22,7 +22,6 @@ from patchifier.nn.pitch import PitchModules
 from patchifier.nn.transformer import (
     EPSILON,
     PatchColumnTransformer,
-    RelativePositionBias,
     TransformerEncoder,
 )
 from patchifier.nn.whitening import Whitening
@@ -86,17 +85,14 @@ class Bottleneck(nn.Module):
         self.cls = nn.Parameter(torch.zeros(D))
         if mask_token:
             self.mask_token = nn.Parameter(torch.zeros(D))
-        kind = config.position_embedding
-        self.absolute, self.plain = kind != "relative", kind == "plain"
+        self.plain = config.position_embedding == "plain"
         normalise = config.vector_norm == "layer"  # vectors and positions start at one scale
         self.vector_norm = nn.LayerNorm(D, elementwise_affine=False) if normalise else nn.Identity()
-        if self.absolute:
-            self.positions = nn.Parameter(torch.zeros(1 + config.max_patches, D))  # CLS first
+        self.positions = nn.Parameter(torch.zeros(1 + config.max_patches, D))  # CLS first
         self.norm = nn.Identity() if self.plain else nn.LayerNorm(D, eps=EPSILON)
         self.dropout = nn.Identity() if self.plain else nn.Dropout(config.dropout)
         self.encoder = TransformerEncoder(config, layers)
         self.last_norm = nn.LayerNorm(D, eps=EPSILON) if config.norm_first else nn.Identity()
-        self.distances = None if self.absolute else RelativePositionBias(config)
 
     def forward(
         self,
@@ -122,20 +118,18 @@ class Bottleneck(nn.Module):
             x = torch.cat([x[:, :1], gather(x[:, 1:], ids_keep)], dim=1)  # (B, 1 + V, D)
             valid = valid_keep
         padded = valid is not None and not valid.all()
-        return self.forward_layers(x, valid if padded else None, ids_keep)
+        return self.forward_layers(x, valid if padded else None)
 
     def embed(
         self, vectors: Tensor, mask: Tensor | None = None, valid: Tensor | None = None
     ) -> Tensor:
-        """BERT's embedding (B, 1 + N, D): mask tokens, CLS, and positions if they are absolute."""
+        """BERT's embedding (B, 1 + N, D): mask tokens, CLS and positions."""
         B, N, D = vectors.shape
         vectors = self.vector_norm(vectors)
         if mask is not None:
             vectors = torch.where(mask[..., None], self.mask_token.to(vectors.dtype), vectors)
-        placed = self.absolute and not self.plain
-        cls = self.cls + self.positions[0] if placed else self.cls
-        if self.absolute:
-            vectors = vectors + self.positions_for(N, valid)
+        cls = self.cls if self.plain else self.cls + self.positions[0]
+        vectors = vectors + self.positions_for(N, valid)
         return self.dropout(self.norm(torch.cat([cls.expand(B, 1, D), vectors], dim=1)))
 
     def positions_for(self, N: int, valid: Tensor | None = None) -> Tensor:
@@ -153,26 +147,14 @@ class Bottleneck(nn.Module):
         weight = (position - below).clamp(0, 1)[..., None]
         return torch.lerp(learnt[below], learnt[above], weight)
 
-    def forward_layers(
-        self, x: Tensor, valid: Tensor | None = None, indices: Tensor | None = None
-    ) -> list[Tensor]:
-        """Sequence (B, 1 + N, D) after each layer; `indices` (B, N) are those of the patches."""
-        sequences = self.encoder(x, self.attention_bias(x, valid, indices))
-        return [*sequences[:-1], self.last_norm(sequences[-1])]
-
-    def attention_bias(
-        self, x: Tensor, valid: Tensor | None, indices: Tensor | None
-    ) -> Tensor | None:
-        """Bias of attention scores (B, H, 1 + N, 1 + N): relative positions, -inf for padding."""
+    def forward_layers(self, x: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+        """Sequence (B, 1 + N, D) after each layer; padding gets no attention."""
         bias = None
-        if self.distances is not None:
-            order = torch.arange(x.shape[1] - 1, device=x.device) if indices is None else indices
-            bias = self.distances(order)
-        if valid is None:
-            return bias
-        padding = functional.pad(~valid, (1, 0), value=False)[:, None, None]  # CLS is valid
-        excluded = torch.zeros_like(padding, dtype=x.dtype).masked_fill(padding, -torch.inf)
-        return excluded if bias is None else bias + excluded
+        if valid is not None:
+            padding = functional.pad(~valid, (1, 0), value=False)[:, None, None]  # CLS is valid
+            bias = torch.zeros_like(padding, dtype=x.dtype).masked_fill(padding, -torch.inf)
+        sequences = self.encoder(x, bias)
+        return [*sequences[:-1], self.last_norm(sequences[-1])]
 
 
 class Decoder(nn.Module):

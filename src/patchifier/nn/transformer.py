@@ -1,4 +1,4 @@
-"""BERT's encoder layers, relative positions, and a transformer over the columns of a patch.
+"""BERT's encoder layers, and a transformer over the columns of a patch.
 
 Shapes: B clips, P patches, N patches of a clip, L length of a sequence, H heads, M rows of a patch,
 T frames in a patch, D embed_dim.
@@ -43,7 +43,7 @@ class TransformerLayer(nn.TransformerEncoderLayer):
         Parameters
         ----------
         x : Tensor, shape (B, L, D)
-        bias : Tensor, shape (1 or B, 1 or H, 1 or L, L)
+        bias : Tensor, shape (B, 1, 1, L)
             Added to the attention scores; -inf excludes a key.
         """
         if self.norm_first:
@@ -62,11 +62,11 @@ class TransformerLayer(nn.TransformerEncoderLayer):
         attended = self.attention(query, key, value, bias)
         return self.self_attn.out_proj(attended.transpose(1, 2).flatten(2))
 
-    def attention_weights(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def attention_weights(self, x: Tensor) -> Tensor:
         """Weights (B, H, L, L) with which each place of a sequence (B, L, D) attends to each."""
         query, key, _ = self.projected(self.norm1(x) if self.norm_first else x)
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-        return (scores if bias is None else scores + bias).softmax(-1)
+        return scores.softmax(-1)
 
     def projected(self, x: Tensor) -> list[Tensor]:
         """Queries, keys and values (B, H, L, D / H) of a sequence (B, L, D)."""
@@ -96,27 +96,6 @@ class TransformerEncoder(nn.Module):
             x = layer(x, bias)
             outputs.append(x)
         return outputs
-
-
-class RelativePositionBias(nn.Module):
-    """A learnt bias of the attention score for each head and distance of two patches.
-
-    Distances of more than ``config.max_patches`` share the bias of the longest. CLS has one bias of
-    its own (T5, Raffel et al. 2020).
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.longest = config.max_patches
-        self.numbers = nn.Parameter(torch.zeros(config.n_heads, 2 * self.longest + 2))
-
-    def forward(self, indices: Tensor) -> Tensor:
-        """Bias (1 or B, H, 1 + N, 1 + N), CLS first, of patches at indices (N,) or (B, N)."""
-        distance = indices[..., None, :] - indices[..., :, None]  # (..., N, N)
-        rows = distance.clamp(-self.longest, self.longest) + self.longest
-        rows = functional.pad(rows, (1, 0, 1, 0), value=2 * self.longest + 1)
-        bias = self.numbers[:, rows]  # (H, ..., 1 + N, 1 + N)
-        return bias[None] if indices.ndim == 1 else bias.transpose(0, 1)
 
 
 class PatchColumnTransformer(nn.Module):

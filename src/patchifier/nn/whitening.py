@@ -39,7 +39,6 @@ class Whitening(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.settings = config.embed.numbers
-        self.max_z_score = config.embed.max_z_score
         self.pooled, self.embed_dim = config.pooled_size, config.model.embed_dim
         self.register_buffer("mean", torch.zeros(config.raw_size))
         self.register_buffer("scale", torch.ones(config.raw_size))
@@ -78,7 +77,7 @@ class Whitening(nn.Module):
             layers = pooled @ self.directions if "directions" in self.projected else pooled
             similar = [pooled @ self.similarity] if "similarity" in self.projected else []
             scores = torch.cat([*similar, layers, rest], dim=-1)
-        return scores.clamp(-self.max_z_score, self.max_z_score) if self.max_z_score else scores
+        return scores
 
 
 def principal_directions(scores: Tensor, count: int) -> Tensor:

@@ -13,31 +13,29 @@ descriptor  of each patch              linear heads of `context`    MSE         
 of patch                               and of `prediction`
 descriptor  of the clip                linear head of mean context  MSE           [1]
 of clip
-latent      EMA teacher's vectors of   linear head of `prediction`  MSE           [2], [3]
-            masked patches
-contrast    EMA teacher's mean of a    MLP head of mean context     InfoNCE /     [3], [4]
+contrast    EMA teacher's mean of a    MLP head of mean context     InfoNCE /     [2], [3]
             clip's masked patches                                   log B
-distil      features of another model  linear head of mean context  MSE           [5]
-notes of    notes of rendered clips    linear heads of `context`    cross entropy [10]
+distil      features of another model  linear head of mean context  MSE           [4]
+notes of    notes of rendered clips    linear heads of `context`    cross entropy [9]
 patch       (train.notes)              and of `prediction`
-notes of    key, tempo, ... of         linear head of mean context  cross entropy [10]
+notes of    key, tempo, ... of         linear head of mean context  cross entropy [9]
 clip        rendered clips
 known_tonic key's tonic, time between  estimator                    cross entropy
 known_tempo beats of rendered clips                                 / log K
-tonic       other half of the clip     estimator                    cross entropy [6], [7]
+tonic       other half of the clip     estimator                    cross entropy [5], [6]
                                                                     / log K
-tempo       the clip stretched in time estimator                    cross entropy [8]
+tempo       the clip stretched in time estimator                    cross entropy [7]
                                                                     / log K
 =========== ========================== ============================ ============= ========
 
 Targets are standardised over training, so that 1 is the error of their mean, or of a guess; cross
 entropies of notes are relative to those of base rates. The sum of errors is weighted by learnt
-variances [9]. With "pixels" alone, nothing here is used.
+variances [8]. With "pixels" alone, nothing here is used.
 
-[1] Pascual et al. 2019 (the paper's reference [3] follows it). [2] data2vec, Baevski et al. 2022.
-[3] M2D, Niizumi et al. 2023. [4] CPC, van den Oord et al. 2018. [5] Hinton et al. 2015. [6] PESTO,
-Riou et al. 2023. [7] STONE, Kong et al. 2024. [8] Quinton 2022. [9] Kendall et al. 2018. [10] the
-multi-task heads of Bittner et al. 2022 (basic-pitch), on rendered music.
+[1] Pascual et al. 2019 (the paper's reference [3] follows it). [2] M2D, Niizumi et al. 2023.
+[3] CPC, van den Oord et al. 2018. [4] Hinton et al. 2015. [5] PESTO, Riou et al. 2023. [6] STONE,
+Kong et al. 2024. [7] Quinton 2022. [8] Kendall et al. 2018. [9] the multi-task heads of Bittner et
+al. 2022 (basic-pitch), on rendered music.
 """
 
 import math
@@ -60,7 +58,7 @@ from patchifier.train.note_labels import NoteHeads, NoteLabels
 from patchifier.train.notes import NOTE_TARGETS
 
 PIXELS = "pixels"
-EMA_TARGETS = ("latent", "contrast")  # made by the teacher
+CONTRAST = "contrast"
 DISTIL = "distil"
 LEAST_DEVIATION = 1e-4  # of a target's element, in units of log-mel: smaller ones are rounding
 TEMPERATURE = 0.1  # of InfoNCE
@@ -81,7 +79,7 @@ def require_targets(config: Config) -> None:
     _require_named(config)
     if targets == (PIXELS,) and not (settings.teacher_features or settings.note_labels):
         return
-    known = (PIXELS, *DESCRIPTORS, *EMA_TARGETS, *ESTIMATORS, DISTIL, *NOTE_TARGETS)
+    known = (PIXELS, *DESCRIPTORS, CONTRAST, *ESTIMATORS, DISTIL, *NOTE_TARGETS)
     if not targets or len(set(targets)) < len(targets):
         raise RequestError(
             f"pretrain.objectives is {targets}, expected some of {', '.join(known)}, each once."
@@ -148,7 +146,7 @@ def frozen_modules(config: Config) -> tuple[str, ...]:
     if not names:
         return "extractor", "bottleneck", "align", "decoder", "predictor"
     frozen = () if PIXELS in names else ("align", "decoder")
-    predicted = any(name in (PIXELS, "latent") or of_patches(name) for name in names)
+    predicted = any(name == PIXELS or of_patches(name) for name in names)
     return frozen if predicted else (*frozen, "predictor")
 
 
@@ -224,13 +222,11 @@ class Objectives(nn.Module):
                 self.heads[name] = nn.Linear(D, len(mean))
             if teacher_features is not None:
                 self.heads[DISTIL] = nn.Linear(D, teacher_features.shape[1])
-            if "latent" in targets:
-                self.heads["latent"] = nn.Linear(D, D)
-            if "contrast" in targets:
+            if CONTRAST in targets:
                 layers = nn.Linear(D, D), nn.GELU(), nn.Linear(D, PROJECTION_SIZE)
-                self.heads["contrast"] = nn.Sequential(*layers)
+                self.heads[CONTRAST] = nn.Sequential(*layers)
             self.notes = NoteHeads(targets, note_labels, D) if note_labels else None
-            self.teacher = EMATeacher(self) if set(targets) & set(EMA_TARGETS) else None
+            self.teacher = EMATeacher(self) if CONTRAST in targets else None
         self.log_variances = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(())) for name in targets}
         )
@@ -301,13 +297,8 @@ class Objectives(nn.Module):
             alone = not self.training  # only the first process validates
             errors[DISTIL] = distributed.mean_of_rows(losses.mean(1), alone=alone)
         if self.teacher:
-            vectors, projected = self.teacher(batch.patches, batch.valid, mask)  # (P, D), (B, 128)
-            if "latent" in heads:
-                errors["latent"] = batch.weight * mean_square(heads["latent"](predicted), vectors)
-            if "contrast" in heads:
-                errors["contrast"] = self.info_nce(
-                    mean_context, projected, batch.clips, batch.groups
-                )
+            projected = self.teacher(batch.patches, batch.valid, mask)  # (B, 128)
+            errors[CONTRAST] = self.info_nce(mean_context, projected, batch.clips, batch.groups)
         return errors
 
     def _estimator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -345,7 +336,7 @@ class Objectives(nn.Module):
         is alone in its group, or held out, is its own positive among clips of other groups.
         """
         keys, first = distributed.gathered(projected) if self.training else (projected, 0)
-        queries = functional.normalize(self.heads["contrast"](mean_context).float(), dim=1)
+        queries = functional.normalize(self.heads[CONTRAST](mean_context).float(), dim=1)
         with torch.autocast(queries.device.type, enabled=False):  # bf16 resolves 10 to 0.06
             similarity = queries @ keys.float().T / TEMPERATURE  # (B, B of all)
         own = first + torch.arange(len(projected), device=projected.device)

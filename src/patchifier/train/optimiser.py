@@ -112,7 +112,7 @@ def make_optimiser(
                 (rate for prefix, rate in rates.items() if name.startswith(prefix)),
                 config.learning_rate,
             )
-            table = name.endswith(("positions", "places", "distances.numbers", "cls", "mask_token"))
+            table = name.endswith(("positions", "places", "cls", "mask_token"))
             matrix = parameter.ndim >= 2 and not table
             decay = config.weight_decay if matrix else 0.0
             groups.setdefault((rate, decay, muon and matrix), []).append(parameter)

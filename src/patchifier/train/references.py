@@ -220,17 +220,15 @@ def onsets(log_mel: np.ndarray, *, scale: float = 0.01) -> np.ndarray:
     return np.flatnonzero(peak & (strength > mean + ONSET_DB * scale))
 
 
-def count_matches(
-    one: np.ndarray, other: np.ndarray, *, tolerance: int = ONSET_TOLERANCE_FRAMES
-) -> int:
-    """Largest number of pairs of frames of both lists at most `tolerance` frames apart."""
+def count_matches(one: np.ndarray, other: np.ndarray) -> int:
+    """Largest number of pairs of frames of both lists, at most two frames (46 ms) apart."""
     first = second = matched = 0
     while first < len(one) and second < len(other):
         apart = one[first] - other[second]
-        if abs(apart) <= tolerance:
+        if abs(apart) <= ONSET_TOLERANCE_FRAMES:
             matched += 1
-        first += apart <= tolerance
-        second += apart >= -tolerance
+        first += apart <= ONSET_TOLERANCE_FRAMES
+        second += apart >= -ONSET_TOLERANCE_FRAMES
     return matched
 
 

@@ -15,7 +15,7 @@ from patchifier.cache import Cache
 from patchifier.config import Config
 from patchifier.datasets.splits import VALIDATION_CLIPS, Splits, evenly
 from patchifier.nn.masking import visible
-from patchifier.nn.model import Bottleneck, Patchifier
+from patchifier.nn.model import Patchifier
 from patchifier.seeding import generator
 from patchifier.train import references
 from patchifier.train.batches import Batch, make_batch
@@ -164,39 +164,20 @@ def in_order(patches: Tensor, order: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def equal_positions(model: Patchifier, n_patches: int) -> Iterator[None]:
-    """Replace positions of a model's first patches by their mean, and relative biases by theirs.
+    """Replace positions of a model's first patches by their mean.
 
-    The position and the bias of CLS stay. At the end of the block the weights are restored bit for
-    bit.
+    The position of CLS stays. At the end of the block the weights are restored bit for bit.
     """
-    with torch.no_grad():
-        spans = [
-            span
-            for name in ("bottleneck", "predictor")
-            if hasattr(model, name)
-            for span in position_spans(getattr(model, name), n_patches)
-        ]
-        kept = [span.clone() for span, _ in spans]
-        try:
-            for span, over in spans:
-                span.copy_(span.mean(over, keepdim=True).expand_as(span))
-            yield
-        finally:
-            for (span, _), before in zip(spans, kept, strict=True):
-                span.copy_(before)
-
-
-def position_spans(bottleneck: Bottleneck, n_patches: int) -> list[tuple[Tensor, int]]:
-    """Views of the position parameters of the first patches, and their dimension of positions."""
-    spans = []
-    if bottleneck.absolute:
-        # (N, D); that of CLS comes first
-        spans.append((bottleneck.positions.data[1 : 1 + n_patches], 0))
-    if bottleneck.distances is not None:
-        most = bottleneck.distances.longest
-        first, last = max(0, most - n_patches + 1), min(2 * most, most + n_patches - 1)
-        spans.append((bottleneck.distances.numbers.data[:, first : last + 1], 1))  # (H, 2 N - 1)
-    return spans
+    parts = [getattr(model, name) for name in ("bottleneck", "predictor") if hasattr(model, name)]
+    spans = [part.positions.data[1 : 1 + n_patches] for part in parts]  # (N, D), without CLS
+    kept = [span.clone() for span in spans]
+    try:
+        for span in spans:
+            span.copy_(span.mean(0, keepdim=True).expand_as(span))
+        yield
+    finally:
+        for span, before in zip(spans, kept, strict=True):
+            span.copy_(before)
 
 
 def drawn_figures(

@@ -1,6 +1,6 @@
 // The player at the bottom: one audio element, the list that the song came from, a waveform to seek in.
 
-import { audioUrl, inside, track as fetchTrack } from "./api.js";
+import { audioUrl, inside } from "./api.js";
 import { bytes, clock, colour, el, fill, icon, iconButton, speak } from "./dom.js";
 import { on, select, state, tell } from "./state.js";
 import WaveSurfer from "./vendor/wavesurfer.js";
@@ -227,8 +227,3 @@ class Player {
 }
 
 export const player = new Player();
-
-/** Play a song that is known by its id alone. */
-export async function playId(id, list = null) {
-  return player.play(await fetchTrack(id), { list });
-}

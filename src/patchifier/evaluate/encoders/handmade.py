@@ -97,7 +97,9 @@ def _handcrafted(data: Cache, index: int) -> np.ndarray:
 def _summaries(data: Cache, index: int) -> np.ndarray:
     """Mean over windows of the descriptors :data:`SUMMARIES`: (272,)."""
     if not data.spectrogram.n_pitch_bands:
-        raise RequestError("summaries need pitch bands: prepare the cache with --config base.")
+        raise RequestError(
+            "summaries need pitch bands: prepare the cache with --config self-supervised."
+        )
     config = Config(spectrogram=data.spectrogram)
     log_mel = data.array(index)  # (M, T)
     rows = []

@@ -203,27 +203,16 @@ def frame_times_s(count: int, hop_frames: int, config: SpectrogramConfig) -> np.
 
 
 def model_features(
-    embedder: Embedder,
-    data: Cache,
-    *,
-    hop_frames: int = HOP_FRAMES,
-    layers: Sequence[int] | None = None,
+    embedder: Embedder, data: Cache, *, layers: Sequence[int] | None = None
 ) -> Features:
     """:func:`frame_vectors` of the clips of a cache; one made with other settings is refused."""
     data = data.require(embedder.config.spectrogram)
-    return lambda index: frame_vectors(
-        embedder, data.array(index), hop_frames=hop_frames, layers=layers
-    )
+    return lambda index: frame_vectors(embedder, data.array(index), layers=layers)
 
 
-def mel_features(
-    data: Cache, *, hop_frames: int = HOP_FRAMES, context_frames: int = CONTEXT_FRAMES
-) -> Features:
+def mel_features(data: Cache, *, context_frames: int = CONTEXT_FRAMES) -> Features:
     """:func:`mel_frames` of the clips of a cache."""
     data = data.require(data.spectrogram.without_pitch)
     return lambda index: mel_frames(
-        data.array(index),
-        data.spectrogram,
-        hop_frames=hop_frames,
-        context_frames=context_frames,
+        data.array(index), data.spectrogram, context_frames=context_frames
     )
