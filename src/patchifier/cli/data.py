@@ -68,7 +68,7 @@ def prepare(
 
     Examples
     --------
-    A cache of all music in a folder, with the log-mels that 'pretrain --config self-supervised' reads:
+    A cache of all music in a folder, with the log-mels of the recipe self-supervised:
         $ patchifier prepare ~/Music --out cache --config self-supervised
 
     A labelled set, with the log-mels that a model reads:
