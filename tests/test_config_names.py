@@ -229,6 +229,10 @@ def test_pitch_bands_of_the_first_edition_were_counted_among_the_bands(
         ({"model": {"pitch_channels": 4}}, r"model\.pitch_channels is 4, but is always 64 now"),
         ({"embed": {"max_z_score": 3.0}}, r"embed\.max_z_score is 3\.0, but is always 0\.0 now"),
         (
+            {"model": {"position_embedding": "relative"}},
+            r"'relative', expected one of 'bert', 'plain'",
+        ),
+        (
             {"spectrogram": {"bands": 64}, "model": {"bands": 128}},
             r"spectrogram\.bands and model\.bands must be the same",
         ),

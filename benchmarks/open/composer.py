@@ -30,7 +30,7 @@ COLOURS = {"plain": 0.4, "sevenths": 0.3, "wide": 0.3}
 HARTE = {name: {"dom7": "7"}.get(name, name) for name in QUALITIES}
 DEGREES_OF = {HARTE[name]: degrees for name, degrees in QUALITIES.items()}
 
-KICKS, SNARES, HATS, RIDES, CRASHES = (35, 36), (38, 40, 37), (42, 44, 46), (51, 53, 59), (49, 57)
+KICKS, SNARES, RIDES, CRASHES = (35, 36), (38, 40, 37), (51, 53, 59), (49, 57)
 TOMS = (50, 48, 47, 45, 43, 41)
 PERCUSSION = (39, 54, 56, 60, 61, 62, 63, 64, 65, 66, 67, 68, 69, 70, 75, 76, 77)
 STRUCK_S = 0.2  # length of a note of drums

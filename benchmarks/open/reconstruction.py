@@ -3,7 +3,7 @@
     python benchmarks/open/reconstruction.py ROOT --model patchifier-paper --out runs/reconstruction [--side valid] [--training-cache ROOT/cache-all]
 
 Clips of the evaluated side that are long enough have one crop and four masks each, the same for all models with patches and sequences of one length
-(`patchifier.train.references` defines the protocol and everything that is measured). Squared errors of masked patches in (dB / 100)^2, over clips and
+(`patchifier.train.references` defines what is measured). Squared errors of masked patches in (dB / 100)^2, over clips and
 by family, also with the visible patches shuffled; the model minus each of them, paired, with intervals from a bootstrap over groups; shares of
 the variance that the model draws within and between patches, and the F-measure of onsets. Kriging is fitted on the training clips of a cache; without
 one it is left out. Pictures and sounds of the first clips of each family come from `patchifier reconstruct`.
@@ -37,6 +37,7 @@ from patchifier.train.references import Kriging, OnsetCounts
 from patchifier.train.validation import in_order, shuffled_visible, training_statistics
 
 BATCH = 32
+MASK_RATIO, N_MASKS, SEED = 0.75, 4, 0
 LEAST = 8  # patches of a clip, of which two stay visible
 PICTURES = 2  # of each family
 MODEL, SHUFFLED = "the model", "visible shuffled"
@@ -99,7 +100,7 @@ def measured(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Errors and sums of some clips at a time, (B,) each: means and sums over their four masks."""
     for start in range(0, len(places), BATCH):
-        draws, masks = (generator(references.SEED, word, start) for word in ("window", "mask"))
+        draws, masks = (generator(SEED, word, start) for word in ("window", "mask"))
         batch = make_batch(
             data,
             places[start : start + BATCH],
@@ -111,7 +112,7 @@ def measured(
         )
         rows = [
             of_mask(model, masked_anew(batch, start, number), config, kriging, number)
-            for number in range(references.N_MASKS)
+            for number in range(N_MASKS)
         ]
         yield {
             name: np.sum([row[name] for row in rows], axis=0) / (1 if name in DRAWN else len(rows))
@@ -121,10 +122,10 @@ def measured(
 
 def masked_anew(batch: Batch, start: int, number: int) -> Batch:
     """Return the same patches with another of the fixed masks."""
-    masks = generator(references.SEED, "mask", start * references.N_MASKS + number)
+    masks = generator(SEED, "mask", start * N_MASKS + number)
     return replace(
         batch,
-        mask=torch.from_numpy(random_masking(masks, batch.valid.numpy(), references.MASK_RATIO)),
+        mask=torch.from_numpy(random_masking(masks, batch.valid.numpy(), MASK_RATIO)),
     )
 
 
@@ -133,7 +134,7 @@ def of_mask(
 ) -> dict[str, np.ndarray]:
     """Errors and sums of the clips of a batch with its mask, (B,) each."""
     where = {"mask": batch.mask, "valid": batch.valid}
-    order = shuffled_visible(batch, generator(references.SEED, "shuffle", number))
+    order = shuffled_visible(batch, generator(SEED, "shuffle", number))
     drawn, shuffled = (
         model.reconstruct(patches, **where)[:, :, 0].numpy()
         for patches in (batch.patches, in_order(batch.patches, order))
@@ -295,7 +296,7 @@ def reconstruct(
         loaded.config,
         pretrain=replace(
             loaded.config.pretrain,
-            mask_ratio=references.MASK_RATIO,
+            mask_ratio=MASK_RATIO,
             visible_span_ratio=0.0,
             reconstruction_target="augmented",
         ),

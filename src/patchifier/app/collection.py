@@ -19,8 +19,6 @@ from patchifier.library.search.metric import Metric
 from patchifier.library.stored import EmbeddingTable, read
 
 TAGS = ("title", "artist", "album", "albumartist", "genre", "year", "track")
-SEARCHED = ("title", "artist", "album", "path", "year")
-SORTS = ("title", "artist", "album", "year", "path", "duration")
 
 
 @dataclass(frozen=True)

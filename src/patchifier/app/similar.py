@@ -123,7 +123,9 @@ def similar(served: Served, params: SimilarParams) -> dict[str, Any]:
         **params.options(served),
     )
     mean = np.mean([song.vector for song in likes], axis=0)
-    parts = agreement(served, mean, [_direction(served.collection, row) for row in found])
+    collection = served.collection
+    rows = [collection.direction(collection.by_path[row.path]) for row in found]
+    parts = agreement(served, mean, rows)
     results = [
         one | {"slices": part}
         for one, part in zip(_results(served.collection, found), parts, strict=True)
@@ -203,7 +205,3 @@ def _results(collection: Collection, found: Iterable[SearchResult]) -> list[dict
         }
         for row in found
     ]
-
-
-def _direction(collection: Collection, row: SearchResult) -> np.ndarray:
-    return collection.direction(collection.by_path[row.path])

@@ -34,7 +34,7 @@ VERSION = "1.16.1"  # of the Subsonic API
 NAMESPACE = "http://subsonic.org/restapi"
 EXTENSIONS = ("apiKeyAuthentication", "formPost", "sonicSimilarity")
 MOST_FORM_B = 2**16
-GENERIC, MISSING, WRONG, UNSUPPORTED, CONFLICT, WRONG_KEY, NOT_FOUND = 0, 10, 40, 42, 43, 44, 70
+GENERIC, MISSING, WRONG, CONFLICT, WRONG_KEY, NOT_FOUND = 0, 10, 40, 43, 44, 70
 
 
 class SubsonicError(Exception):

@@ -253,7 +253,7 @@ class _Trial:
 def _trial(examples: np.ndarray, targets: np.ndarray, parts: np.ndarray | None) -> _Trial:
     """Cross-validate: in folds where there are enough songs and groups, else one by one."""
     model_selection = need("sklearn.model_selection", EXTRA)
-    enough = _fewest(targets) >= ENOUGH
+    enough = bool(np.bincount(targets).min() >= ENOUGH)
     options: dict[str, Any] = {"shuffle": True, "random_state": 0}
     splitter: Any
     if parts is None:
@@ -278,10 +278,6 @@ def _trial(examples: np.ndarray, targets: np.ndarray, parts: np.ndarray | None) 
             best = (examples[test] @ weight.T + bias).argmax(1)
         predicted[test] = known[best]
     return _Trial(predicted, name, enough)
-
-
-def _fewest(targets: np.ndarray) -> int:
-    return int(np.bincount(targets).min())
 
 
 def _groups_of_each(targets: np.ndarray, parts: np.ndarray) -> np.ndarray:

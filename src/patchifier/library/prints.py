@@ -15,7 +15,6 @@ from patchifier.matching import CODE_SHIFTS, FLIPS, Print, print_of
 
 CONFIG = SpectrogramConfig()
 BATCH = 4  # files that a process is given at once
-STAMP = 3  # numbers about the file, in the first row
 
 
 def fingerprints(

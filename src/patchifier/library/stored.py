@@ -357,10 +357,8 @@ class Stored:
                         names=(str(self.path), path),
                     )
                     names = [name for name in self.columns if name in file.schema_arrow.names]
-                    yield from self._batches(file, self._size_b(path), names)
-
-    def _size_b(self, path: str) -> int:
-        return int(self._system.get_file_info(path).size or 0)
+                    size_b = int(self._system.get_file_info(path).size or 0)
+                    yield from self._batches(file, size_b, names)
 
     def _batches(
         self, file: parquet.ParquetFile, size_b: int, names: list[str]

@@ -6,8 +6,6 @@ Shapes: B clips, N patches, M mel bands, W frames in a patch, T frames. ``bands`
 the mean of each mel band over the frames of a patch; ``visible`` (B, N) bool is False for masked
 patches and for padding. Everything is NumPy in float64; log-mels are in dB x 0.01, errors in their
 squares.
-
-The protocol: 25 consecutive patches, 19 of them masked, four fixed masks for each clip, seed 0.
 """
 
 from collections.abc import Iterable
@@ -16,10 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from patchifier.predictors import band_means, visible_mean
-
-MASK_RATIO = 0.75
-N_MASKS = 4
-SEED = 0
 
 RIDGE = 1e-6  # relative to the variance of a component
 # Variance of a component relative to the largest; a smaller one is rounding error.

@@ -69,10 +69,6 @@ def _is_constant(task: Task, targets: np.ndarray, predictions: np.ndarray) -> bo
     if task.kind == "numbers":
         deviations = np.abs(targets - np.median(targets, axis=0))[:, varied]
         limits = np.maximum(limits, HARDLY * np.median(deviations, axis=0))
-    return _vary_within(limits, predictions)
-
-
-def _vary_within(limits: np.ndarray, predictions: np.ndarray) -> bool:
     return bool((np.ptp(predictions, axis=0) <= limits).all())
 
 
