@@ -34,6 +34,7 @@ from patchifier.embed import Embedder
 from patchifier.extras import need
 from patchifier.filters import BLOCK, TAPS, half_rate_matrix, low_pass
 from patchifier.io import replaced_file
+from patchifier.nn.descriptors import SharedPatches
 from patchifier.nn.graphs import exportable, for_graphs
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import window_embeddings
@@ -169,7 +170,7 @@ class Graph(nn.Module):
         new = new.flatten(0, 1)  # (B K, L)
         bottleneck = self.model.bottleneck
         layers = [vectors, *bottleneck.forward_layers(bottleneck.embed(vectors), new > 0)]
-        of_windows = rows[index].flatten(0, 1)  # (B K, L, M, W)
+        of_windows = SharedPatches(rows, index.flatten(0, 1))
         pooled = window_embeddings(self.model, self.config, layers, new, of_windows)
         pooled = pooled.unflatten(0, is_window.shape) * is_window[..., None]
         return pooled.sum(1) / is_window.sum(1, keepdim=True)

@@ -30,6 +30,7 @@ from patchifier.config import (
 )
 from patchifier.extras import need
 from patchifier.graph import WEIGHTS
+from patchifier.nn.descriptors import SharedPatches
 from patchifier.nn.model import Head, Patchifier
 from patchifier.nn.pitch import PitchModules
 from patchifier.nn.pooling import pool, window_embeddings
@@ -64,6 +65,19 @@ class GraphConvolution(nn.Conv2d):
         return nn.functional.linear(maps.flatten(1), matrix).unflatten(1, (-1, *cells))
 
 
+class GraphSequenceConvolution(nn.Conv1d):
+    """A convolution over a sequence that is one matrix if it has one channel out, and a long kernel."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Turn values (B, C, L) into values (B, 1, L)."""
+        length, reach = int(values.shape[-1]), self.kernel_size[0] // 2
+        if self.out_channels > 1 or reach != length - 1 or self.padding_mode != "zeros":
+            return super().forward(values)
+        order = torch.arange(length)
+        matrix = self.weight[0][:, reach + order[:, None] - order].flatten(0, 1)  # (C L, L)
+        return (values.flatten(1) @ matrix + self.bias)[:, None]
+
+
 class GraphPitchModules(PitchModules):
     """Pitch bands along the width of a map: ONNX Runtime computes several cells of a row at once."""
 
@@ -80,7 +94,11 @@ class GraphPitchModules(PitchModules):
         return maps.flatten(1)
 
 
-FOR_GRAPHS = {nn.Conv2d: GraphConvolution, PitchModules: GraphPitchModules}
+FOR_GRAPHS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: GraphSequenceConvolution,
+    nn.Conv2d: GraphConvolution,
+    PitchModules: GraphPitchModules,
+}
 
 
 def for_graphs(model: Patchifier) -> Patchifier:
@@ -123,7 +141,7 @@ class WindowGraph(nn.Module):
         bottleneck = self.model.bottleneck
         sequences = bottleneck.forward_layers(bottleneck.embed(vectors, valid=valid), valid)
         layers, N = [vectors, *sequences], index.shape[1]
-        windows = patches[index][:, :, 0] if self.config.embed.summaries else None
+        windows = SharedPatches(patches[:, 0], index) if self.config.embed.summaries else None
         found = [
             window_embeddings(self.model, self.config, layers, n_new_frames, windows),
             torch.cat([layers[layer][:, -N:] for layer in self.config.embed.layers], dim=-1),
