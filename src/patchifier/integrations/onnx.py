@@ -181,6 +181,7 @@ class Graph(nn.Module):
         T = 1 + waveform.shape[-1] // config.hop_length
         least, rows = 10 ** (config.min_db / 10), []
         for bank in self.banks:
+            assert isinstance(bank, _Bank)
             power = bank(waveform, config.hop_length)
             levels = 10 * config.db_scale * torch.log10(power.clamp(min=least))
             rows.append(levels.repeat_interleave(bank.every, dim=2)[..., :T])

@@ -66,7 +66,7 @@ class GraphConvolution(nn.Conv2d):
 
 
 class GraphSequenceConvolution(nn.Conv1d):
-    """A convolution over a sequence that is one matrix if it has one channel out, and a long kernel."""
+    """A convolution with one channel out and a kernel of all shifts, as one matrix."""
 
     def forward(self, values: Tensor) -> Tensor:
         """Turn values (B, C, L) into values (B, 1, L)."""
@@ -74,24 +74,28 @@ class GraphSequenceConvolution(nn.Conv1d):
         if self.out_channels > 1 or reach != length - 1 or self.padding_mode != "zeros":
             return super().forward(values)
         order = torch.arange(length)
-        matrix = self.weight[0][:, reach + order[:, None] - order].flatten(0, 1)  # (C L, L)
-        return (values.flatten(1) @ matrix + self.bias)[:, None]
+        shifted = self.weight[0][:, reach + order - order[:, None]]  # (C, L', L)
+        matrix = shifted.transpose(0, 1).flatten(1)  # (L', C L)
+        return nn.functional.linear(values.flatten(1), matrix, self.bias)[:, None]
 
 
 class GraphPitchModules(PitchModules):
-    """Pitch bands along the width of a map: ONNX Runtime computes several cells of a row at once."""
+    """Pitch bands along the width of a map: ONNX Runtime computes cells of a row together."""
 
     def forward(self, bands: Tensor) -> Tensor:
         """Turn pitch bands (P, M, T) into features (P, C * M / 6)."""
         maps = self.groups(bands).transpose(1, 2).unsqueeze(2)  # (P, T / 4, 1, M)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            stride, padding, dilation = (
-                each[::-1] for each in (convolution.stride, convolution.padding, convolution.dilation)
-            )
-            kernel = convolution.weight.transpose(2, 3)
-            maps = nn.functional.conv2d(maps, kernel, None, stride, padding, dilation)
-            maps = norm(maps).relu()
+            maps = norm(along_width(convolution, maps)).relu()
         return maps.flatten(1)
+
+
+def along_width(convolution: nn.Conv2d, maps: Tensor) -> Tensor:
+    """Convolve maps (P, C, 1, M) by a kernel of one column."""
+    assert isinstance(convolution.padding, tuple)
+    stride, padding = convolution.stride[::-1], convolution.padding[::-1]
+    kernel, dilation = convolution.weight.transpose(2, 3), convolution.dilation[::-1]
+    return nn.functional.conv2d(maps, kernel, None, stride, padding, dilation)
 
 
 FOR_GRAPHS: dict[type[nn.Module], type[nn.Module]] = {
