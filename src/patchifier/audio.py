@@ -204,11 +204,12 @@ def _with_words(blocks: Iterator[tuple[np.ndarray, int]], how: Decoding) -> Iter
 
 def _peak(mono: np.ndarray, path: str | Path) -> float:
     """Largest absolute sample; samples that are no recording's are refused."""
-    if not np.isfinite(mono).all():
+    peak = largest(mono)
+    if not math.isfinite(peak):
         raise AudioError(f"{path}: holds samples that are not numbers (NaN or infinity).")
-    if fault := scale_fault(mono):
+    if fault := scale_fault(peak):
         raise AudioError(f"{path}: its samples {fault}")
-    return max(float(mono.max()), -float(mono.min()))
+    return peak
 
 
 class _Resampler:
@@ -274,12 +275,16 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def scale_fault(samples: np.ndarray) -> str:
-    """What is wrong with the scale of samples, to be said behind their name.
+def largest(samples: np.ndarray) -> float:
+    """Largest absolute value of samples; NaN or infinity if a sample is."""
+    return max(float(samples.max()), -float(samples.min()))
+
+
+def scale_fault(peak: float) -> str:
+    """What is wrong with the scale of samples of this peak, to be said behind their name.
 
     Nothing for what may be a recording.
     """
-    peak = max(float(samples.max()), -float(samples.min()))
     return (
         f"peak at {peak:g}, expected floats within about -1 to 1: divide those of 16-bit integers "
         "by 32768."
@@ -362,9 +367,10 @@ def as_waveform(
             f"samples have shape {wave.shape}, expected at most {MOST_CHANNELS} channels. If this "
             "is a batch of pieces of music, give a list: embed(list(samples), sample_rate)."
         )
-    if not np.isfinite(wave).all():
+    peak = largest(wave)
+    if not math.isfinite(peak):
         raise RequestError("samples hold NaN or infinity, expected floats in [-1, 1].")
-    if fault := scale_fault(wave):
+    if fault := scale_fault(peak):
         raise RequestError(f"samples {fault}")
     wave = (wave if wave.ndim == 1 else wave.mean(axis=0)).astype(np.float32)
     resampled = (

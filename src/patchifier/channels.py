@@ -30,8 +30,8 @@ def mean(block: np.ndarray) -> np.ndarray:
     """
     if block.shape[1] == 1:
         return block[:, 0]
-    total = block[:, 0].copy()
-    for channel in block.T[1:]:
+    total = block[:, 0] + block[:, 1]
+    for channel in block.T[2:]:
         total += channel
     total /= np.float32(block.shape[1])
     return total

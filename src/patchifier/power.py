@@ -57,11 +57,12 @@ class PowerSpectrum:
         self.mirrored = (p - 1) // 2  # values of c, from 1 on, whose conjugates are needed
         windows = window.reshape(p, q, r).transpose(1, 2, 0)[:, :, None]  # (q, r, 1, p)
         first = np.exp(-2j * np.pi * np.outer(c, h) / p) * windows  # (q, r, C, p)
-        self.first = first.real.astype(dtype)
-        self.first_imaginary = first.imag[:, :, 1 : 1 + self.mirrored].astype(dtype)
+        first = np.stack([first.real, first.imag], axis=3).astype(dtype)  # (q, r, C, 2, p)
+        first[:, :, [0, *range(1 + self.mirrored, len(c))], 1] = 0  # else zero but for rounding
+        self.first = first.reshape(q, r, -1, p)  # (q, r, 2 C, p)
         turns = (c[:, None, None] + p * e[:, None]) * i / (p * q)
-        second = np.exp(-2j * np.pi * turns)  # (C, q, q)
-        self.second = np.stack(_parts(second)).astype(dtype)  # (2, C, q, 2 q)
+        second = np.stack(_parts(np.exp(-2j * np.pi * turns)), axis=2)  # (C, q, 2, 2 q)
+        self.second = second.reshape(len(c), 2 * q, 2 * q).astype(dtype)
         steps = p * (e[:, None] + q * np.arange(D))  # (q, D)
         back = np.arange(self.mirrored, 0, -1)[:, None, None]  # in the order of frequencies
         self.third = self._third(c[:, None, None] + steps)  # (C, q, 2 D, 2 r)
@@ -88,14 +89,11 @@ class PowerSpectrum:
         frames, level = self._frames(samples, start, hop, count)  # (q, r, p, T), (T,)
         p, q, r = self.factors
         C, M, D = p // 2 + 1, self.mirrored, self.rows // (p * q)
-        columns = _buffer(1, (r, C, 2, q, count), self.dtype)
-        real, imaginary = columns.transpose(2, 3, 0, 1, 4)  # (q, r, C, T) each
-        imaginary[:, :, :: max(1, p // 2)] = 0  # of the lowest and the highest c, if that is p / 2
-        np.matmul(self.first, frames, out=real)
-        np.matmul(self.first_imaginary, frames, out=imaginary[:, :, 1 : 1 + M])
-        rows = _buffer(0, (C, q, 2, r, count), self.dtype)
-        for matrix, part in zip(self.second, rows.transpose(2, 3, 0, 1, 4), strict=True):
-            np.matmul(matrix, columns.reshape(r, C, 2 * q, count), out=part)  # (r, C, q, T)
+        columns = _buffer(1, (r, 2 * C, q, count), self.dtype)
+        np.matmul(self.first, frames, out=columns.transpose(2, 0, 1, 3))
+        columns = columns.reshape(r, C, 2 * q, count)
+        rows = _buffer(0, (C, 2 * q, r, count), self.dtype)
+        np.matmul(self.second, columns, out=rows.transpose(2, 0, 1, 3))  # (r, C, 2 q, T)
         rows = rows.reshape(C, q, 2 * r, count)
         parts = _buffer(1, (2 * D, q, p, count), self.dtype)
         places = parts.transpose(2, 1, 0, 3)  # (p, q, 2 D, T)

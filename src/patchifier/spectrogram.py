@@ -6,6 +6,7 @@ width in semitones and come from a longer FFT.
 """
 
 import functools
+import math
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from patchifier.filters import (
 )
 from patchifier.power import PowerSpectrum
 
-CHUNK = 128  # frames transformed at once; fewer cost calls, more leave the cache
+CHUNK = 224  # frames transformed at once; fewer cost calls, more leave the cache
 # products of matrices round each frame alike if there are a multiple of so many; with AVX2 the last
 # bit may differ
 ALIKE = 16
@@ -140,14 +141,26 @@ def _decibels(
 
     Beyond the waveform's ends are zeros.
     """
-    with _one_thread:  # more are slower: products are small
-        rows = [
-            _bank_power(waveform, bank, config, start, count)
-            for bank in banks(config, waveform.dtype)
-        ]
-    power = np.concatenate(rows)  # (M, T)
-    np.maximum(power, 10 ** (config.min_db / 10), out=power)
-    return np.multiply(np.log10(power, out=power), 10, out=power)
+    decibels = np.empty((config.n_bands, count), waveform.dtype)
+    last = 0
+    for bank in banks(config, waveform.dtype):
+        with _one_thread:  # more are slower: products are small
+            power = _bank_power(waveform, bank, config, start, count)
+        found, first, last = _in_decibels(power, config), last, last + len(power)
+        for place in range(bank.every):  # frames that share a transform
+            frames = decibels[first:last, place :: bank.every]
+            frames[:] = found[:, : frames.shape[1]]
+    return decibels
+
+
+def _in_decibels(power: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
+    """Decibels re full scale of powers, in their memory; the least are exactly ``min_db``."""
+    power *= 10 ** (-config.min_db / 10)
+    np.maximum(power, 1, out=power)
+    np.log(power, out=power)  # numpy's log10 takes four times as long
+    power *= 10 / math.log(10)
+    power += config.min_db
+    return power
 
 
 class _OneThread:
@@ -179,8 +192,8 @@ _one_thread = _OneThread()
 def _bank_power(
     samples: np.ndarray, bank: "Bank", config: SpectrogramConfig, start: int, count: int
 ) -> np.ndarray:
-    """Power (M', T) in each band of a bank."""
-    count, frames = -(-count // bank.every), count
+    """Power (M', T / every) in each band of a bank, for `count` frames."""
+    count = -(-count // bank.every)
     start += (config.frame_samples - bank.step * bank.power.n) // 2
     start = (start + (bank.every - 1) * config.hop_length // 2) // bank.step
     if bank.step == 2:
@@ -195,7 +208,7 @@ def _bank_power(
             used = power[lowest : lowest + filters.shape[1]]
             np.matmul(filters, used, out=found[row : row + len(filters), first:last])
             row += len(filters)
-    return found[:, :count].repeat(bank.every, axis=1)[:, :frames]
+    return found[:, :count]
 
 
 def _relative(decibels: np.ndarray, config: SpectrogramConfig) -> np.ndarray:

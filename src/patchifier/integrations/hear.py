@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from patchifier import checkpoint, embed, spectrogram
-from patchifier.audio import scale_fault
+from patchifier.audio import largest, scale_fault
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, SpectrogramConfig, update
 from patchifier.evaluate.frames import frame_vectors
@@ -202,6 +202,6 @@ def _rows(audio: Tensor) -> np.ndarray:
     if not audio.isfinite().all():
         raise RequestError("audio holds NaN or infinity, expected samples in [-1, 1].")
     rows = audio.detach().float().cpu().numpy()
-    if fault := scale_fault(rows):
+    if fault := scale_fault(largest(rows)):
         raise RequestError(f"audio's samples {fault}")
     return rows

@@ -34,8 +34,8 @@ from patchifier.embed import Embedder
 from patchifier.extras import need
 from patchifier.filters import BLOCK, TAPS, half_rate_matrix, low_pass
 from patchifier.io import replaced_file
-from patchifier.nn.fast import accelerate
-from patchifier.nn.graphs import exportable
+from patchifier.nn.descriptors import SharedPatches
+from patchifier.nn.graphs import exportable, for_graphs
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import window_embeddings
 from patchifier.spectrogram import Bank, banks
@@ -86,7 +86,7 @@ def export(model: Embedder | str | Path | None, path: str | Path) -> Path:
     need("onnxscript")
     held = checkpoint_of(model) if isinstance(model, Embedder) else load(model)
     bare, config = without_other_statistics(held.model, held.config)
-    program = _exported(Graph(accelerate(bare), config).eval(), config)
+    program = _exported(Graph(for_graphs(bare), config).eval(), config)
     facts = {
         "sample_rate": str(config.spectrogram.sample_rate),
         "size": str(config.embedding_size),
@@ -170,7 +170,7 @@ class Graph(nn.Module):
         new = new.flatten(0, 1)  # (B K, L)
         bottleneck = self.model.bottleneck
         layers = [vectors, *bottleneck.forward_layers(bottleneck.embed(vectors), new > 0)]
-        of_windows = rows[index].flatten(0, 1)  # (B K, L, M, W)
+        of_windows = SharedPatches(rows, index.flatten(0, 1))
         pooled = window_embeddings(self.model, self.config, layers, new, of_windows)
         pooled = pooled.unflatten(0, is_window.shape) * is_window[..., None]
         return pooled.sum(1) / is_window.sum(1, keepdim=True)
@@ -178,9 +178,14 @@ class Graph(nn.Module):
     def log_mel(self, waveform: Tensor) -> Tensor:
         """:func:`patchifier.spectrogram.log_mel` of waveforms (B, S): (B, M, T)."""
         config = self.config.spectrogram
-        power = torch.cat([bank(waveform, config.hop_length) for bank in self.banks], dim=1)
-        least = 10 ** (config.min_db / 10)
-        return 10 * config.db_scale * torch.log10(power.clamp(min=least))
+        T = 1 + waveform.shape[-1] // config.hop_length
+        least, rows = 10 ** (config.min_db / 10), []
+        for bank in self.banks:
+            assert isinstance(bank, _Bank)
+            power = bank(waveform, config.hop_length)
+            levels = 10 * config.db_scale * torch.log10(power.clamp(min=least))
+            rows.append(levels.repeat_interleave(bank.every, dim=2)[..., :T])
+        return torch.cat(rows, dim=1)
 
     def patches(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         """Cut log-mels (B, M, T) into patches (B, N, M, W), with the new frames of each (N,).
@@ -258,11 +263,9 @@ class _Bank(nn.Module):
         p, q, _ = self.factors
         constant = np.zeros((2 * power.rows, 1), np.float32)
         constant[power.places] = power.constant
-        imaginary = np.zeros_like(power.first)
-        imaginary[:, :, 1 : 1 + power.mirrored] = power.first_imaginary
         tensors = {
-            "first": np.concatenate([power.first, imaginary], axis=2),  # (q, r, 2 C, p)
-            "second": np.concatenate([*power.second], axis=1),  # (C, 2 q, 2 q)
+            "first": power.first,
+            "second": power.second,
             "third": power.third,
             "third_mirrored": power.third_mirrored,
             "constant": constant.reshape(-1, q, p, 1).transpose(2, 1, 0, 3),  # (p, q, 2 D, 1)
@@ -276,7 +279,7 @@ class _Bank(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)))
 
     def forward(self, waveform: Tensor, hop: int) -> Tensor:
-        """Power (B, M', T) in each band of waveforms (B, S)."""
+        """Power (B, M', T / every) in each band of waveforms (B, S)."""
         T = waveform.shape[-1] // hop + 1
         half, every = self.step * self.n // 2, self.every
         later = (every - 1) * hop // 2  # the middle of the frames that a transform stands for
@@ -289,25 +292,24 @@ class _Bank(nn.Module):
             self.get_buffer(f"filters_{number}") @ power[:, first:last]
             for number, (first, last) in enumerate(self.groups)
         ]
-        bands = torch.cat(rows, dim=1)
-        return bands if every == 1 else bands.repeat_interleave(every, dim=2)[..., :T]
+        return torch.cat(rows, dim=1)
 
     def power(self, frames: Tensor, level: Tensor) -> Tensor:
         """:class:`patchifier.power.PowerSpectrum` of frames (B, n, T) of level (B, 1, T)."""
         (p, q, r), M = self.factors, self.mirrored
         C = p // 2 + 1
         columns = (frames - level).unflatten(1, (p, q, r)).permute(0, 2, 3, 1, 4)
-        columns = (self.get_buffer("first") @ columns).unflatten(3, (2, C))  # (B, q, r, 2, C, T)
-        columns = columns.permute(0, 2, 4, 3, 1, 5).flatten(3, 4)  # (B, r, C, 2 q, T)
-        rows = (self.get_buffer("second") @ columns).unflatten(3, (2, q))  # (B, r, C, 2, q, T)
-        rows = rows.permute(0, 2, 4, 3, 1, 5).flatten(3, 4)  # (B, C, q, 2 r, T)
+        columns = (self.get_buffer("first") @ columns).permute(0, 2, 3, 1, 4)  # (B, r, 2 C, q, T)
+        columns = columns.unflatten(2, (C, 2)).flatten(3, 4)  # (B, r, C, 2 q, T)
+        rows = (self.get_buffer("second") @ columns).permute(0, 2, 3, 1, 4)  # (B, C, 2 q, r, T)
+        rows = rows.unflatten(2, (q, 2)).flatten(3, 4)  # (B, C, q, 2 r, T)
         conjugates = rows[:, 1 : 1 + M].flip(1, 2)
         parts = [
             self.get_buffer("third") @ rows,
             self.get_buffer("third_mirrored") @ conjugates,
         ]  # (B, C or M, q, 2 D, T)
         both = torch.cat(parts, dim=1) + self.get_buffer("constant") * level[:, :, None, None]
-        squares = both.square().unflatten(3, (2, -1)).sum(3)  # (B, p, q, D, T)
+        squares = (both * both).unflatten(3, (2, -1)).sum(3)  # (B, p, q, D, T)
         return squares.permute(0, 3, 2, 1, 4).flatten(1, 3)
 
     def at_half_rate(self, waveform: Tensor) -> Tensor:

@@ -52,11 +52,58 @@ class Descriptor:
     pitch: bool
     what: str
 
-    def values(self, patches: Tensor, valid: Tensor | None, config: Config) -> Tensor:
+    def values(
+        self, patches: "Tensor | SharedPatches", valid: Tensor | None, config: Config
+    ) -> Tensor:
         """Descriptor (B, N, size) or (B, size) of patches (B, N, M, T)."""
         if self.of == "patch":
-            return self.compute(patches, config)
+            return by_patch(self.compute, patches, config)
         return self.compute(patches, ones_mask(patches) if valid is None else valid, config)
+
+
+@dataclass(frozen=True)
+class SharedPatches:
+    """Patches (B, N, M, T) of windows that share them, so that each is described once.
+
+    Attributes
+    ----------
+    patches : Tensor, shape (P, M, T)
+    index : Tensor, shape (B, N)
+        Patch at each place of a window.
+    """
+
+    patches: Tensor
+    index: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """B, N, M, T."""
+        (B, N), (_, M, T) = self.index.shape, self.patches.shape
+        return B, N, M, T
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the patches."""
+        return self.patches.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the patches are."""
+        return self.patches.device
+
+    def double(self) -> "SharedPatches":
+        """Return them in float64."""
+        return SharedPatches(self.patches.double(), self.index)
+
+
+Patches = Tensor | SharedPatches
+
+
+def by_patch(compute: Callable[..., Tensor], patches: Patches, config: Config) -> Tensor:
+    """Function of each patch alone, (B, N, M, T) -> (B, N, ...), of patches that may be shared."""
+    if isinstance(patches, Tensor):
+        return compute(patches, config)
+    return compute(patches.patches[None], config)[0][patches.index]
 
 
 def require_descriptor(name: str, config: Config, *, what: str) -> None:
@@ -127,36 +174,36 @@ def band_energy(patches: Tensor, config: Config) -> Tensor:
 # --- of clips ---
 
 
-def chroma_statistics(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
+def chroma_statistics(patches: Patches, valid: Tensor, config: Config) -> Tensor:
     """Mean and deviation of chroma over the clip, (B, 72)."""
-    return _mean_and_deviation(chroma(patches, config), valid)
+    return _mean_and_deviation(by_patch(chroma, patches, config), valid)
 
 
-def invariant_mean_chroma(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
+def invariant_mean_chroma(patches: Patches, valid: Tensor, config: Config) -> Tensor:
     """Transposition-invariant mean chroma of the clip, (B, 40)."""
     mean, _ = chroma_statistics(patches, valid, config).chunk(2, dim=-1)
     return _transposition_invariants(mean)
 
 
-def mfcc_statistics(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
+def mfcc_statistics(patches: Patches, valid: Tensor, config: Config) -> Tensor:
     """Mean and deviation over the clip of the MFCC statistics of patches, (B, 120)."""
-    return _mean_and_deviation(mfcc_patch_statistics(patches, config), valid)
+    return _mean_and_deviation(by_patch(mfcc_patch_statistics, patches, config), valid)
 
 
-def invariant_tempogram(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
+def invariant_tempogram(patches: Patches, valid: Tensor, config: Config) -> Tensor:
     """Tempo-invariant tempogram (B, 32): Fourier magnitudes of a tempogram over the log lag."""
     real, imaginary = _fourier(tempogram(patches, valid, config).unflatten(1, (2, LAGS)), 17)
     return torch.sqrt(real[..., 1:].square() + imaginary[..., 1:].square() + 1e-12).flatten(1)
 
 
-def mel_statistics(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
+def mel_statistics(patches: Patches, valid: Tensor, config: Config) -> Tensor:
     """Mean and deviation of each mel band's level over the clip: (B, 2 * mel bands)."""
-    mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, mel bands, N T)
+    mel = by_patch(_mel, patches, config).transpose(1, 2).flatten(2)  # (B, mel bands, N T)
     frames, valid_frames = concat_frames(mel, valid, patches.shape[3])
     return _mean_and_deviation(frames.transpose(1, 2), valid_frames[:, 0])
 
 
-def tempogram(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
+def tempogram(patches: Patches, valid: Tensor, config: Config) -> Tensor:
     """Autocorrelation (B, 2 L) of the onset strength of all and of the lowest bands."""
     frames = concat_frames(onset_strength(patches, config), valid, patches.shape[3])
     return tempogram_of(*frames, config)
@@ -200,7 +247,7 @@ def autocorrelation(values: Tensor, longest: int) -> Tensor:
     return diagonals[..., : longest + 1].sum(-2)
 
 
-def ones_mask(patches: Tensor) -> Tensor:
+def ones_mask(patches: Patches) -> Tensor:
     """A mask (B, N) that is True for all patches (B, N, M, T)."""
     return torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
 
@@ -235,14 +282,32 @@ def _mel(patches: Tensor, config: Config) -> Tensor:
     return patches[:, :, : config.spectrogram.n_mels]
 
 
-def onset_strength(patches: Tensor, config: Config) -> Tensor:
+def onset_strength(patches: Patches, config: Config) -> Tensor:
     """Increase of level from frame to frame, averaged over groups of mel bands: (B, groups, N T).
 
     The first frame of an anchored patch has no meaning.
     """
-    mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, mel bands, N T)
-    rise = nn.functional.pad(torch.relu(difference(mel, -1)), (1, 0))
-    return rise.unflatten(1, (ONSET_GROUPS, -1)).mean(2)
+    within = by_patch(_rise_within, patches, config)  # (B, N, groups, T - 1)
+    edges = by_patch(_edges, patches, config)  # (B, N, mel bands, 2)
+    first, last = edges[:, 1:, :, 0], edges[:, :-1, :, 1]
+    across = nn.functional.pad(_of_groups(torch.relu(first - last), 2), (0, 0, 1, 0))
+    return torch.cat([across[..., None], within], dim=-1).transpose(1, 2).flatten(2)
+
+
+def _rise_within(patches: Tensor, config: Config) -> Tensor:
+    """Onset strength of each frame of a patch but the first: (B, N, groups, T - 1)."""
+    return _of_groups(torch.relu(difference(_mel(patches, config), -1)), 2)
+
+
+def _edges(patches: Tensor, config: Config) -> Tensor:
+    """First and last frame of the mel bands of each patch: (B, N, mel bands, 2)."""
+    mel = _mel(patches, config)
+    return torch.stack([mel[..., 0], mel[..., -1]], dim=-1)
+
+
+def _of_groups(values: Tensor, dim: int) -> Tensor:
+    """Mean over each group of mel bands, which are a dimension."""
+    return values.unflatten(dim, (ONSET_GROUPS, -1)).mean(dim + 1)
 
 
 def salience(patches: Tensor, config: Config) -> Tensor:

@@ -25,6 +25,7 @@ from patchifier.nn.descriptors import (
     DESCRIPTORS,
     LAGS,
     LAGS_S,
+    Patches,
     chroma_statistics,
     concat_frames,
     onset_strength,
@@ -227,7 +228,7 @@ def estimator_of(estimators: nn.ModuleDict | None, name: str) -> Estimator:
 def summarise(
     names: Sequence[str],
     estimators: nn.ModuleDict | None,
-    patches: Tensor,
+    patches: Patches,
     valid: Tensor,
     config: Config,
 ) -> list[Tensor]:
@@ -238,7 +239,7 @@ def summarise(
     names : sequence of str
     estimators : ModuleDict or None
         Of the model.
-    patches : Tensor, shape (B, N, M, T)
+    patches : Tensor or SharedPatches, shape (B, N, M, T)
     valid : Tensor, shape (B, N), bool or int
         As in :mod:`patchifier.nn.descriptors`.
     config : Config

@@ -30,11 +30,86 @@ from patchifier.config import (
 )
 from patchifier.extras import need
 from patchifier.graph import WEIGHTS
+from patchifier.nn.descriptors import SharedPatches
 from patchifier.nn.model import Head, Patchifier
+from patchifier.nn.pitch import PitchModules
 from patchifier.nn.pooling import pool, window_embeddings
 from patchifier.tasks import Task
 
 OPSET = 18
+FEW_CELLS = 2  # of a map to compute: ONNX Runtime reads the kernel anew for each patch
+
+
+class GraphConvolution(nn.Conv2d):
+    """A convolution that is one matrix where it computes few cells.
+
+    ONNX Runtime makes the matrix once, with the session. It serves a whole batch, and the taps of a
+    3 x 3 kernel that lie beside the map cost nothing.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Turn maps (P, C, H, W) into maps (P, O, H', W')."""
+        H, W, stride = int(maps.shape[-2]), int(maps.shape[-1]), self.stride[0]
+        cells = H // stride, W // stride
+        if self.kernel_size != (3, 3) or cells[0] * cells[1] > FEW_CELLS:
+            return super().forward(maps)
+        before, behind = ([max(0, n - far) for n in (H, W)] for far in (stride + 1, 2))
+        kernel = nn.functional.pad(self.weight, (before[1], behind[1], before[0], behind[0]))
+        first = 1 + before[0], 1 + before[1]  # tap of the first cell of the map
+        seen = [
+            kernel.narrow(2, first[0] - stride * y, H).narrow(3, first[1] - stride * x, W)
+            for y in range(cells[0])
+            for x in range(cells[1])
+        ]
+        matrix = torch.stack(seen, dim=1).flatten(2).flatten(0, 1)  # (O H' W', C H W)
+        return nn.functional.linear(maps.flatten(1), matrix).unflatten(1, (-1, *cells))
+
+
+class GraphSequenceConvolution(nn.Conv1d):
+    """A convolution with one channel out and a kernel of all shifts, as one matrix."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Turn values (B, C, L) into values (B, 1, L)."""
+        length, reach = int(values.shape[-1]), self.kernel_size[0] // 2
+        if self.out_channels > 1 or reach != length - 1 or self.padding_mode != "zeros":
+            return super().forward(values)
+        order = torch.arange(length)
+        shifted = self.weight[0][:, reach + order - order[:, None]]  # (C, L', L)
+        matrix = shifted.transpose(0, 1).flatten(1)  # (L', C L)
+        return nn.functional.linear(values.flatten(1), matrix, self.bias)[:, None]
+
+
+class GraphPitchModules(PitchModules):
+    """Pitch bands along the width of a map: ONNX Runtime computes cells of a row together."""
+
+    def forward(self, bands: Tensor) -> Tensor:
+        """Turn pitch bands (P, M, T) into features (P, C * M / 6)."""
+        maps = self.groups(bands).transpose(1, 2).unsqueeze(2)  # (P, T / 4, 1, M)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            maps = norm(along_width(convolution, maps)).relu()
+        return maps.flatten(1)
+
+
+def along_width(convolution: nn.Conv2d, maps: Tensor) -> Tensor:
+    """Convolve maps (P, C, 1, M) by a kernel of one column."""
+    assert isinstance(convolution.padding, tuple)
+    stride, padding = convolution.stride[::-1], convolution.padding[::-1]
+    kernel, dilation = convolution.weight.transpose(2, 3), convolution.dilation[::-1]
+    return nn.functional.conv2d(maps, kernel, None, stride, padding, dilation)
+
+
+FOR_GRAPHS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: GraphSequenceConvolution,
+    nn.Conv2d: GraphConvolution,
+    PitchModules: GraphPitchModules,
+}
+
+
+def for_graphs(model: Patchifier) -> Patchifier:
+    """Replace modules, in place, by those that ONNX Runtime runs in less time, and return it."""
+    for module in model.modules():
+        module.__class__ = FOR_GRAPHS.get(type(module), type(module))
+    return model
 
 
 class WindowGraph(nn.Module):
@@ -70,7 +145,7 @@ class WindowGraph(nn.Module):
         bottleneck = self.model.bottleneck
         sequences = bottleneck.forward_layers(bottleneck.embed(vectors, valid=valid), valid)
         layers, N = [vectors, *sequences], index.shape[1]
-        windows = patches[index][:, :, 0] if self.config.embed.summaries else None
+        windows = SharedPatches(patches[:, 0], index) if self.config.embed.summaries else None
         found = [
             window_embeddings(self.model, self.config, layers, n_new_frames, windows),
             torch.cat([layers[layer][:, -N:] for layer in self.config.embed.layers], dim=-1),
@@ -133,7 +208,7 @@ def _window_graph(config: Config, task: Task | None) -> bytes:
     index = torch.tensor([[0, 1, 2], [2, 3, 4]])
     n_new_frames = torch.tensor([[T, T, 3], [T, 0, 0]])
     return _export(
-        WindowGraph(Patchifier(config), config, head, task),
+        WindowGraph(for_graphs(Patchifier(config)), config, head, task),
         {"patches": patches, "index": index, "n_new_frames": n_new_frames},
         {"patches": "P", "index": "BN", "n_new_frames": "BN"},
         ["vectors", "patch_vectors", *(["predictions"] if task else [])],
@@ -159,7 +234,7 @@ def reconstruct_graph(config: Config) -> bytes:
 def _reconstruct_graph(config: Config) -> bytes:
     patches = torch.zeros(3, 1, config.spectrogram.n_bands, config.model.patch_frames)
     return _export(
-        ReconstructGraph(Patchifier(config)),
+        ReconstructGraph(for_graphs(Patchifier(config))),
         {"patches": patches, "mask": torch.tensor([False, True, False])},
         {"patches": "N", "mask": "N"},
         ["reconstructed"],

@@ -27,11 +27,18 @@ class PitchModules(nn.Module):
         self.size = C * config.spectrogram.n_pitch_bands // 6  # of the output
         self.norms = nn.ModuleList(nn.BatchNorm2d(C) for _ in range(3))
 
+    @property
+    def convolutions(self) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
+        """The convolutions, in their order."""
+        return self.semitones, self.octaves, self.tones
+
+    def groups(self, bands: Tensor) -> Tensor:
+        """Mean over each group of frames: (P, M, T) -> (P, M, T / 4)."""
+        return bands.unflatten(-1, (-1, FRAMES)).mean(-1)
+
     def forward(self, bands: Tensor) -> Tensor:
         """Turn pitch bands (P, M, T) into features (P, C * M / 6)."""
-        groups = bands.unflatten(-1, (-1, FRAMES)).mean(-1)  # (P, M, T / 4)
-        maps = groups.transpose(1, 2).unsqueeze(-1)  # (P, T / 4, M, 1)
-        convolutions = (self.semitones, self.octaves, self.tones)
-        for convolution, norm in zip(convolutions, self.norms, strict=True):
+        maps = self.groups(bands).transpose(1, 2).unsqueeze(-1)  # (P, T / 4, M, 1)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             maps = norm(convolution(maps)).relu()  # (P, C, M / 3, 1), at last (P, C, M / 6, 1)
         return maps.flatten(1)

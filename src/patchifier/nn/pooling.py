@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from patchifier.config import Config, EmbedConfig, RequestError
-from patchifier.nn.descriptors import DESCRIPTORS, require_descriptor
+from patchifier.nn.descriptors import DESCRIPTORS, Patches, require_descriptor
 from patchifier.nn.equivariant import ESTIMATES, require_estimators, summarise
 from patchifier.nn.model import Patchifier
 
@@ -73,7 +73,7 @@ def window_embeddings(
     config: Config,
     layers: Sequence[Tensor],
     n_new_frames: Tensor,
-    patches: Tensor | None,
+    patches: Patches | None,
 ) -> Tensor:
     """Embeddings (B, E) of windows: pooled layers, then summaries, whitened if the model is so.
 
