@@ -1,6 +1,7 @@
 """Synthetic sound, and a small cache of it: quick to make, with known answers."""
 
 import errno
+import gc
 import os
 
 # Tiny models are quickest on one thread, and bits depend on the number: child processes inherit this.
@@ -24,6 +25,17 @@ from patchifier.nn.model import Patchifier
 RATE = 22_050
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Leave what imports made out of all garbage collections: there are millions of objects."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def _tone(
