@@ -17,7 +17,7 @@ import soundfile
 import torch
 
 import patchifier
-from patchifier import audio, cache, checkpoint, datasets, jobs, weights
+from patchifier import audio, cache, checkpoint, datasets, jobs, statistics, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, update
 from patchifier.nn.model import Patchifier
@@ -171,6 +171,19 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> None:
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.fixture(scope="module")
+def few_draws() -> Iterator[None]:
+    """Let bootstraps draw 40 times: for tests that only need intervals to be there."""
+    resample = statistics.resample
+
+    def few(*arguments: object, draws: int = 0, **options: object) -> np.ndarray:
+        return resample(*arguments, draws=40, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "resample", few)
+        yield
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from patchifier.nn.model import Patchifier
 from patchifier.train.run import Interrupted
 from tests import ROOT
 
-pytestmark = pytest.mark.usefixtures("thread_pool")
+pytestmark = pytest.mark.usefixtures("thread_pool", "few_draws")
 SIZES = {"channels": [4, 4, 4, 4, 8], "embed_dim": 32, "n_layers": 1, "n_heads": 2, "mlp_dim": 64}
 STAGES = {"stage_one": {"steps": 2, "batch_size": 4}, "stage_two": {"steps": 2, "batch_size": 4}}
 TINY = {

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import itertools
 import json
 import os
@@ -14,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from patchifier import audio, cache, checkpoint, embed, statistics, tasks, windows
+from patchifier import audio, cache, checkpoint, embed, tasks, windows
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
@@ -30,6 +29,7 @@ from patchifier.train.run import Interrupted
 from patchifier.train.tuning import Tuning, _score
 from tests.builders import TINY, close
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 RATE = audio.SAMPLE_RATE
 CLIPS = 48
 SPLITS = ("train", "train", "train", "valid", "test", "test")  # of pairs of a tone and a noise
@@ -52,14 +52,6 @@ KINDS = Task("one-of", ("noise", "tone"))
 TAGS = Task("many-of", ("loud", "noise", "tone"))
 NUMBERS = Task("numbers", ("level", "brightness"))
 TASKS = pytest.mark.parametrize("task", [KINDS, TAGS, NUMBERS], ids=lambda task: task.kind)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_draws():
-    """Intervals have their own tests; here they only have to be there."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "bootstrap", functools.partial(statistics.bootstrap, draws=40))
-        yield
 
 
 @pytest.fixture(scope="module")
