@@ -3,6 +3,7 @@
 import errno
 import gc
 import os
+import shutil
 
 # Tiny models are quickest on one thread, and bits depend on the number: child processes inherit this.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -206,10 +207,10 @@ def decoded(monkeypatch: pytest.MonkeyPatch, threads: None) -> list[str]:
     return names
 
 
-@pytest.fixture
-def bundled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Home of two small bundled models, patchifier-base and patchifier-paper, in place of those that the package has or has not."""
-    home = tmp_path_factory.mktemp("bundled")
+@pytest.fixture(scope="session")
+def bundled_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of two small models, patchifier-base and patchifier-paper. Read it, never write to it."""
+    home = tmp_path_factory.mktemp("bundled") / "weights"
     for seed, (name, layers) in enumerate({weights.DEFAULT: [0, -1], weights.PAPER: [-1]}.items()):
         config = update(
             Config(),
@@ -230,5 +231,14 @@ def bundled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
             Checkpoint(Patchifier(config, seed=seed), config, facts=facts),
             dtype=torch.float16,
         )
+    return home
+
+
+@pytest.fixture
+def bundled(
+    bundled_once: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Home of two small bundled models in place of those that the package has or has not."""
+    home = Path(shutil.copytree(bundled_once, tmp_path_factory.mktemp("bundled") / "weights"))
     monkeypatch.setattr(weights, "ROOT", home)
     return home
