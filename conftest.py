@@ -1,7 +1,9 @@
 """Synthetic sound, and a small cache of it: quick to make, with known answers."""
 
 import errno
+import gc
 import os
+import shutil
 
 # Tiny models are quickest on one thread, and bits depend on the number: child processes inherit this.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -16,7 +18,7 @@ import soundfile
 import torch
 
 import patchifier
-from patchifier import audio, cache, checkpoint, datasets, jobs, weights
+from patchifier import audio, cache, checkpoint, datasets, jobs, statistics, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, update
 from patchifier.nn.model import Patchifier
@@ -24,6 +26,17 @@ from patchifier.nn.model import Patchifier
 RATE = 22_050
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Leave what imports made out of all garbage collections: there are millions of objects."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def _tone(
@@ -161,6 +174,19 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", fsync)
 
 
+@pytest.fixture(scope="module")
+def few_draws() -> Iterator[None]:
+    """Let bootstraps draw 40 times: for tests that only need intervals to be there."""
+    resample = statistics.resample
+
+    def few(*arguments: object, draws: int = 0, **options: object) -> np.ndarray:
+        return resample(*arguments, draws=40, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "resample", few)
+        yield
+
+
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let threads stand for processes."""
@@ -181,10 +207,10 @@ def decoded(monkeypatch: pytest.MonkeyPatch, threads: None) -> list[str]:
     return names
 
 
-@pytest.fixture
-def bundled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Home of two small bundled models, patchifier-base and patchifier-paper, in place of those that the package has or has not."""
-    home = tmp_path_factory.mktemp("bundled")
+@pytest.fixture(scope="session")
+def bundled_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of two small models, patchifier-base and patchifier-paper. Read it, never write to it."""
+    home = tmp_path_factory.mktemp("bundled") / "weights"
     for seed, (name, layers) in enumerate({weights.DEFAULT: [0, -1], weights.PAPER: [-1]}.items()):
         config = update(
             Config(),
@@ -205,5 +231,14 @@ def bundled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
             Checkpoint(Patchifier(config, seed=seed), config, facts=facts),
             dtype=torch.float16,
         )
+    return home
+
+
+@pytest.fixture
+def bundled(
+    bundled_once: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Home of two small bundled models in place of those that the package has or has not."""
+    home = Path(shutil.copytree(bundled_once, tmp_path_factory.mktemp("bundled") / "weights"))
     monkeypatch.setattr(weights, "ROOT", home)
     return home

@@ -4,7 +4,6 @@ Most tests decode in threads of this process, which start at once; those about p
 """
 
 import csv
-import dataclasses
 import json
 import os
 import random
@@ -26,6 +25,7 @@ from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset
 from patchifier.tasks import Task
 from tests import audio_files as made
+from tests.deadly import Deadly
 
 RATE = 22_050
 
@@ -436,19 +436,6 @@ def test_damaged_and_newer_caches_are_refused_by_name(copy):
             cache.Cache(copy)
         path.write_bytes(before)
     assert len(cache.Cache(copy).clips) == 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Deadly:
-    """Path that kills the process which opens it, as a crash in a decoder's C code does."""
-
-    name: str
-
-    def __fspath__(self) -> str:
-        os._exit(139)
-
-    def __str__(self) -> str:
-        return self.name
 
 
 def with_deadly(library: Path) -> Dataset:

@@ -1,6 +1,5 @@
 """Embedder: the same vector by every way in, alone or in a list, and nothing wrong passes unnoticed."""
 
-import importlib.util
 import itertools
 import re
 import subprocess
@@ -32,7 +31,7 @@ from patchifier.windows import (
     stream_windows,
     without_silence,
 )
-from tests import GOLDEN, builders
+from tests import GOLDEN, builders, golden_maker
 from tests.builders import TINY, normal
 
 RATE = audio.SAMPLE_RATE
@@ -372,13 +371,6 @@ def test_only_new_frames_of_the_last_patch_decide_whether_it_is_silent():
     patch[..., :20] = 0.0
     assert is_silent(patch, 12, Config())
     assert not is_silent(patch, 13, Config())
-
-
-def golden_maker():
-    spec = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_embedding_of_stored_samples_is_the_stored_one():

@@ -1,6 +1,5 @@
 """Models that come with the package: found by name from anywhere, refused by name, the default of every face, and what they are."""
 
-import importlib.util
 import logging
 import socket
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from patchifier.integrations.marble import PatchifierEncoder
 from patchifier.integrations.sklearn import PatchifierEmbedder
 from patchifier.library import build, search
 from patchifier.nn.descriptors import LAGS, LAGS_S
-from tests import GOLDEN, builders
+from tests import GOLDEN, builders, golden_maker
 
 RATE = 22_050
 RELEASED = pytest.mark.parametrize("name", weights.names())  # whatever models this copy has
@@ -185,10 +184,7 @@ def test_a_model_in_half_precision_is_copied_without_loss(bundled, tmp_path):
 
 @pytest.fixture(scope="module")
 def maker():
-    spec = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return golden_maker()
 
 
 @RELEASED

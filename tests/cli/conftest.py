@@ -2,10 +2,27 @@
 
 import json
 import shlex
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from patchifier import cli
+from patchifier import cli, jobs
+
+PROCESS_POOL = jobs.process_pool
+
+
+@pytest.fixture(scope="module")
+def thread_pool():
+    """Let threads stand for processes in a module, except in tests that ask for processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "process_pool", ThreadPoolExecutor)
+        yield
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Work in real processes."""
+    monkeypatch.setattr(jobs, "process_pool", PROCESS_POOL)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import tomllib
 import numpy as np
 import pytest
 import soundfile
+from matplotlib.figure import Figure
 
 from patchifier import cache, checkpoint, cli, datasets, embed, evaluate, weights
 from patchifier.cli.command import Overrides, parse, parser
@@ -28,6 +29,7 @@ from patchifier.nn.model import Patchifier
 from patchifier.train.run import Interrupted
 from tests import ROOT
 
+pytestmark = pytest.mark.usefixtures("thread_pool", "few_draws")
 SIZES = {"channels": [4, 4, 4, 4, 8], "embed_dim": 32, "n_layers": 1, "n_heads": 2, "mlp_dim": 64}
 STAGES = {"stage_one": {"steps": 2, "batch_size": 4}, "stage_two": {"steps": 2, "batch_size": 4}}
 TINY = {
@@ -60,6 +62,20 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _rough_pictures():
+    """Pictures have their own tests; here they only have to be there."""
+    savefig = Figure.savefig
+
+    def rough(figure, *args, **options):
+        figure.set_layout_engine("none")
+        savefig(figure, *args, **options | {"dpi": 50})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", rough)
+        yield
+
+
 @pytest.fixture
 def fail(monkeypatch):
     """Let the command info end in an error."""
@@ -76,20 +92,28 @@ def fail(monkeypatch):
 # --- help ---
 
 
-@pytest.mark.parametrize(
-    "command", ["", "prepare", "pretrain", "finetune", "demo", "report", "reconstruct", "info"]
-)
-def test_help_does_not_import_torch(command, child_environment):
-    words = [*command.split(), "--help"]
-    code = (
-        f"import sys\nfrom patchifier import cli\ntry:\n cli.main({words!r})\n"
-        "except SystemExit as end: assert not end.code\nassert 'torch' not in sys.modules"
-    )
+HELP = """
+import sys
+from patchifier import cli
+for command in sys.argv[1:]:
+    try:
+        assert not cli.main([*command.split(), "--help"])
+    except SystemExit as end:
+        assert not end.code
+    assert "torch" not in sys.modules, command
+"""
+
+
+def test_help_does_not_import_torch(child_environment):
+    commands = ["", "prepare", "pretrain", "finetune", "demo", "report", "reconstruct", "info"]
     done = subprocess.run(
-        [sys.executable, "-c", code], env=child_environment, capture_output=True, text=True
+        [sys.executable, "-c", HELP, *commands],
+        env=child_environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "usage: patchifier" in done.stdout
+    assert done.stdout.count("usage: patchifier") == len(commands)
 
 
 @pytest.mark.parametrize("line", ["", "--help", "-h"])
@@ -180,7 +204,7 @@ def test_every_config_field_is_a_flag_with_its_help(capsys):
 # --- prepare ---
 
 
-def test_prepare_names_what_it_skips_and_returns_one(tmp_path, run):
+def test_prepare_names_what_it_skips_and_returns_one(tmp_path, run, processes):
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "in" / "good.wav", np.zeros(22_050), 22_050)
     (tmp_path / "in" / "bad.mp3").write_text("this is text")

@@ -18,6 +18,8 @@ from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 from tests import small
 
+pytestmark = pytest.mark.usefixtures("thread_pool")
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, tone, noise):
@@ -89,7 +91,7 @@ def test_ray_gives_the_same_table(home, told, tmp_path):
     assert ours == rays
 
 
-def test_paths_come_from_standard_input(home, told, monkeypatch, tmp_path):
+def test_paths_come_from_standard_input(home, told, monkeypatch, tmp_path, processes):
     given = f"{home}/a/low.wav\n\n{home}/b/noise.wav\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(given))
     out = tmp_path / "two.parquet"
@@ -321,7 +323,7 @@ def test_distances_say_what_is_missing(home, run, told, tmp_path):
     assert "no Frechet distance" in run(f"distance {seconds} {seconds}").out
 
 
-def test_answers_of_a_tuned_model(home, run, tmp_path):
+def test_answers_of_a_tuned_model(home, run, tmp_path, processes):
     run(f"predict {home}/tuned {home}/a --out {tmp_path}/answers.csv")
     rows = csv.DictReader((tmp_path / "answers.csv").read_text().splitlines())
     assert {row["label"] for row in rows} <= {"calm", "loud"}

@@ -8,20 +8,24 @@ import re
 import sys
 from pathlib import Path
 
-import jupytext
-import nbformat
 import numpy as np
 import pytest
-import yaml
-from tools import notebooks
 
-NAMES = [source.stem for source in notebooks.sources()]
+from tests import ROOT
+
+FOLDER = ROOT / "docs" / "notebooks"
+NAMES = sorted(source.stem for source in FOLDER.glob("*.py"))
 NEEDED = {"IPython", "matplotlib", "numpy", "patchifier", "sklearn", "soundfile"}
+
+
+def tool():
+    """tools/notebooks.py, whose import takes seconds, of which other tests need nothing."""
+    return importlib.import_module("tools.notebooks")
 
 
 def trees(name):
     """Code of a notebook's cells, parsed."""
-    notebook = notebooks.read(notebooks.FOLDER / f"{name}.py")
+    notebook = tool().read(FOLDER / f"{name}.py")
     return [ast.parse(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
 
 
@@ -36,6 +40,7 @@ def imported(name):
 
 
 def test_there_are_four_notebooks():
+    assert [source.stem for source in tool().sources()] == NAMES
     assert NAMES == [
         "explore_my_library",
         "probe_vectors_on_my_labels",
@@ -46,8 +51,12 @@ def test_there_are_four_notebooks():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_source_is_in_the_percent_form_and_nothing_is_lost_between_its_cells(name):
-    text = (notebooks.FOLDER / f"{name}.py").read_text(encoding="utf-8")
-    notebook = notebooks.read(notebooks.FOLDER / f"{name}.py")
+    text = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    notebook = tool().read(FOLDER / f"{name}.py")
+    import jupytext
+    import nbformat
+    import yaml
+
     # jupytext registers this with a parent class, too late where jsonargparse was imported before
     yaml.SafeDumper.add_representer(nbformat.NotebookNode, yaml.SafeDumper.represent_dict)
     written = jupytext.writes(notebook, fmt="py:percent")
@@ -58,7 +67,7 @@ def test_a_source_is_in_the_percent_form_and_nothing_is_lost_between_its_cells(n
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_cell_has_the_one_title_with_minutes_and_needs(name):
-    first, *others = notebooks.read(notebooks.FOLDER / f"{name}.py").cells
+    first, *others = tool().read(FOLDER / f"{name}.py").cells
     assert first.cell_type == "markdown"
     assert len(re.findall(r"^# ", first.source, re.MULTILINE)) == 1
     for words in ("?", "minute", "offline", "pip install"):
@@ -109,10 +118,10 @@ with open("values.json", "w") as file:
 def run(name, folder, values):
     """Execute a notebook; return its number of pictures, and values of expressions at its end."""
     source = folder / f"{name}.py"
-    text = (notebooks.FOLDER / source.name).read_text(encoding="utf-8")
+    text = (FOLDER / source.name).read_text(encoding="utf-8")
     wanted = ", ".join(f"{key!r}: {value}" for key, value in values.items())
     source.write_text(text + LAST_CELL.format(values=f"{{{wanted}}}"), encoding="utf-8")
-    notebook = notebooks.execute(source, folder)
+    notebook = tool().execute(source, folder)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert [output.text for output in outputs if output.get("name") == "stderr"] == []
     assert not [output for output in outputs if output.output_type == "error"]

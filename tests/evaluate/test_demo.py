@@ -11,6 +11,7 @@ from patchifier.evaluate.encoders import random_checkpoint
 from patchifier.tasks import infer
 from tests import small
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 CONFIG = small.config(spectrogram={"n_fft": 1024})
 
 

@@ -1,9 +1,7 @@
 """Tables of embeddings: rows, order, resumption, tags, refusals."""
 
 import csv
-import dataclasses
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -31,6 +29,7 @@ from patchifier.library import build, job, sources, table, tags, worker
 from patchifier.nn.model import Patchifier
 from tests import audio_files as made
 from tests import builders, small
+from tests.deadly import Deadly
 from tests.library import require_same_table
 
 RATE = 22_050
@@ -382,21 +381,6 @@ def test_a_bad_file_that_was_mended_is_embedded_and_named_no_more(music, tmp_pat
     done = embed(music, changed=True)
     assert (done.files, done.embedded, done.skipped) == (7, 1, ())
     assert not (tmp_path / "x.skipped.csv").exists()
-
-
-@dataclasses.dataclass(frozen=True)
-class Deadly:
-    """Path that kills the worker process which opens it, as a crash in a decoder's C code does."""
-
-    name: str
-
-    def __fspath__(self):
-        if multiprocessing.parent_process() is not None:
-            os._exit(139)
-        return self.name
-
-    def __str__(self):
-        return self.name
 
 
 def test_a_file_that_kills_its_decoder_is_named_and_the_others_survive(audio_folder, embedder):

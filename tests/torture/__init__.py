@@ -1,7 +1,7 @@
 """Attacks on the guarantees of DESIGN.md section 7.
 
     make torture                                  all attacks, under 60 minutes on two cores
-    python -m tests.torture --short               the form that `make test` runs, two minutes
+    python -m tests.torture --short               the form that `make test-slow` runs, two minutes
     python -m tests.torture --only "mutated audio"
 
 Each file beside this one has a list `ATTACKS`; `__main__.py` runs them, prints the table and writes
@@ -53,8 +53,8 @@ class Attack:
         `run(folder, count, draw)` injects `count` faults, works in the empty `folder`, and draws
         from the generator `draw`. The same seed gives the same faults.
     count, short : int
-        Number of faults in `make torture` and in `make test`. With a `short` of 0 the short form
-        leaves the attack out.
+        Number of faults in `make torture` and in `make test-slow`; `make test` takes a quarter of
+        `short`. With a `short` of 0 the short form leaves the attack out.
     missing : callable
         The reason why the attack cannot run here, empty if it can.
     """

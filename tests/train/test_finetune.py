@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import itertools
 import json
 import os
@@ -14,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from patchifier import audio, cache, checkpoint, embed, statistics, tasks, windows
+from patchifier import audio, cache, checkpoint, embed, tasks, windows
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
@@ -30,6 +29,7 @@ from patchifier.train.run import Interrupted
 from patchifier.train.tuning import Tuning, _score
 from tests.builders import TINY, close
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 RATE = audio.SAMPLE_RATE
 CLIPS = 48
 SPLITS = ("train", "train", "train", "valid", "test", "test")  # of pairs of a tone and a noise
@@ -52,14 +52,6 @@ KINDS = Task("one-of", ("noise", "tone"))
 TAGS = Task("many-of", ("loud", "noise", "tone"))
 NUMBERS = Task("numbers", ("level", "brightness"))
 TASKS = pytest.mark.parametrize("task", [KINDS, TAGS, NUMBERS], ids=lambda task: task.kind)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_draws():
-    """Intervals have their own tests; here they only have to be there."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "bootstrap", functools.partial(statistics.bootstrap, draws=40))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +306,8 @@ def test_a_step_sees_one_window_of_each_of_its_clips(bench):
 )
 def test_what_can_be_heard_is_learned(method, steps, rate, task, bench):
     data = bench.data(task)
-    result = bench.tune(method, data=data, training={"steps": steps, "learning_rate": rate})
+    training = {"steps": steps, "learning_rate": rate}
+    result = bench.tune(method, data=data, training=training, validate_every=steps // 5)
     # Chance is 0.5, 0.5 and 0. A random network's mean vector tells levels only roughly to a probe.
     least = {KINDS: 0.7, TAGS: 0.65, NUMBERS: 0.05 if method == "linear-probe" else 0.3}[task]
     row, count = result.row, len(result.test)

@@ -308,12 +308,14 @@ def test_notes_are_learnt(tmp_path):
     optimiser = torch.optim.Adam(learner.parameters(), lr=3e-3)
     first = learner.errors(batch)
     for _ in range(60):
+        last = learner.errors(batch)
+        high = [name for name in NAMES if last[name].item() >= 0.7 * first[name].item()]
+        if not high:
+            break
         optimiser.zero_grad()
-        torch.stack([learner.errors(batch)[name] for name in NAMES]).sum().backward()
+        torch.stack([last[name] for name in NAMES]).sum().backward()
         optimiser.step()
-    last = learner.errors(batch)
-    for name in NAMES:
-        assert float(last[name].detach()) < 0.7 * float(first[name].detach()), name
+    assert not high
 
 
 def estimating(folder, *contents) -> Objectives:

@@ -191,8 +191,10 @@ def test_training_lowers_every_error(monkeypatch):
         optimiser.step()
         with torch.no_grad():
             errors.append({name: float(e) for name, e in learner.errors(batch).items()})
-    for name in ALL:
-        assert errors[-1][name] < 0.95 * errors[0][name], name
+        high = [name for name in ALL if errors[-1][name] >= 0.95 * errors[0][name]]
+        if not high:
+            break
+    assert not high
 
 
 def test_the_teacher_follows_by_its_decay_in_training_and_gets_no_gradient(monkeypatch):

@@ -40,6 +40,8 @@ SETTINGS = {
         "n_patches": 8,
     },
 }
+FEW = 6  # steps, where nothing depends on their number
+SHORT = {"stage_one": {"steps": FEW}, "stage_two": {"steps": FEW}}
 BEYOND = {"n_predictor_layers": 1, "norm_first": True, "estimators": ["tempo"]}
 SEVERAL = {  # a teacher, heads and weights, which are in the state too
     "spectrogram": {"n_pitch_bands": 216},
@@ -202,26 +204,26 @@ def test_time_is_written_between_checkpoints_too(train, monkeypatch):
     written = []
     monkeypatch.setattr(loop, "KEEP_TIME_S", 0.0)
     monkeypatch.setattr(Run, "keep_time", lambda run: written.append(run))
-    train("run", {"checkpoint_every_s": 1e9})
-    assert len(written) >= 2 * STEPS
+    train("run", SHORT | {"checkpoint_every_s": 1e9})
+    assert len(written) >= 2 * FEW
 
 
 def test_a_resumed_run_says_from_which_step_it_goes_on(train):
     said = []
-    train("run", say=said.append)
-    train("run", say=said.append, resume=True)
-    train("other", say=said.append, resume=True)
-    began = [line.startswith(f"goes on from step {STEPS} of stage II; 8 ") for line in said]
+    train("run", SHORT, say=said.append)
+    train("run", SHORT, say=said.append, resume=True)
+    train("other", SHORT, say=said.append, resume=True)
+    began = [line.startswith(f"goes on from step {FEW} of stage II; 8 ") for line in said]
     assert began == [False, True, False]
 
 
 def test_a_resumed_run_without_a_state_says_that_it_starts_again(train):
     said = []
-    run = train("run", say=said.append)
+    run = train("run", SHORT, say=said.append)
     for state in run.rglob(STATE_FILE):
         state.unlink()
-    train("run", say=said.append, resume=True)
-    train("run", say=said.append, resume=True)
+    train("run", SHORT, say=said.append, resume=True)
+    train("run", SHORT, say=said.append, resume=True)
     assert ["starts again" in line for line in said] == [False, True, False]
 
 
@@ -234,7 +236,7 @@ def test_time_is_written_at_each_checkpoint_so_a_kill_loses_little_of_it(train, 
         written.append((facts_of(self.path)["seconds"], len(states)))
 
     monkeypatch.setattr(Run, "keep_time", spy)
-    train("run")
+    train("run", SHORT)
     assert {states for _, states in written} == {1, 2}  # a checkpoint lies there each time
     assert sorted(written) == written
 
@@ -290,8 +292,8 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings_clips_or_weigh
 
 
 def test_a_run_from_other_weights_goes_on_without_them(train, uninterrupted):
-    run = train(init=uninterrupted / "model")
-    train(resume=True)  # what it was started from need not be there any more
+    run = train(changes=SHORT, init=uninterrupted / "model")
+    train(changes=SHORT, resume=True)  # what it was started from need not be there any more
     facts = facts_of(run)
     assert facts["init"] == str(uninterrupted / "model")
     assert checkpoint.load(run / "model").facts["init"] == facts["init"]
@@ -300,9 +302,9 @@ def test_a_run_from_other_weights_goes_on_without_them(train, uninterrupted):
 def test_a_run_goes_on_after_fields_have_come_that_it_knew_nothing_of(train):
     """One that the first edition began goes on as it began."""
     first = SETTINGS | {"model": SETTINGS["model"] | {"vector_norm": "none"}}
-    run = train(settings=first)
+    run = train(changes=SHORT, settings=first)
     forget(run, "model.vector_norm", "pretrain.extractor_lr_scale", "embed.n_components")
-    train(settings=first, resume=True)
+    train(changes=SHORT, settings=first, resume=True)
     assert facts_of(run, "config.json")["embed"]["n_components"] == 0
 
 
@@ -351,10 +353,10 @@ def test_a_run_of_groups_is_not_resumed_on_other_groups(small_cache, train):
 
 
 def test_a_damaged_state_is_refused(train):
-    state = train() / "stage-two" / "state.safetensors"
+    state = train(changes=SHORT) / "stage-two" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(RequestError, match="damaged"):
-        train(resume=True)
+        train(changes=SHORT, resume=True)
 
 
 @pytest.mark.parametrize(("clips", "batch"), [(12, 4), (5, 4)])

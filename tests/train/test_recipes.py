@@ -1,5 +1,6 @@
 """Every recipe parses, states only what differs, says why, and takes two steps."""
 
+import functools
 import json
 from dataclasses import replace
 
@@ -27,14 +28,15 @@ from tests.builders import normal
 RECIPES = sorted((ROOT / "recipes").glob("*.json"))
 
 
+@functools.cache
 class Clips:
     """Log-mels of noise that stand in for a cache: clips of several lengths."""
 
-    def __init__(self, config):
+    def __init__(self, spectrogram):
         lengths = [int(22_050 * seconds) for seconds in (12, 20, 22, 31)]
-        self.log_mels = [log_mel(0.1 * normal(each), config.spectrogram).T for each in lengths]
+        self.log_mels = [log_mel(0.1 * normal(each), spectrogram).T for each in lengths]
         self.frames = np.array([len(log_mel) for log_mel in self.log_mels])
-        self.silence = config.spectrogram.silence
+        self.silence = spectrogram.silence
         self.clips = [Clip(f"noise-{number}", f"noise-{number}.wav") for number in range(4)]
 
     def read(self, indices, spans):
@@ -75,9 +77,12 @@ def test_recipe_takes_two_steps_in_each_stage(path, tmp_path):
         for number in range(4):
             (tmp_path / f"noise-{number}.json").write_text(json.dumps(notes))
         config = update(config, {"pretrain": {"note_labels": str(tmp_path)}})
-    # the bottleneck's depth is not what recipes are about
-    config = replace(config, model=replace(config.model, n_layers=1))
-    data, training = Clips(config), TrainingConfig(batch_size=4 if config.pretrain.pairs else 2)
+    # recipes are neither about the bottleneck's depth nor about the width of convolutions
+    *inner, last = config.model.channels
+    narrow = (*(max(2, width // 4) for width in inner), last)
+    config = replace(config, model=replace(config.model, n_layers=1, channels=narrow))
+    data = Clips(config.spectrogram)
+    training = TrainingConfig(batch_size=4 if config.pretrain.pairs else 2)
     model, moved = Patchifier(config), set()
     for stage in ("one", "two"):
         batches = Batches(data, [np.arange(4)], config, stage, training)
