@@ -288,6 +288,7 @@ def test_models_of_16_bits_and_autocast_give_float32s_vectors(bundled_folder, mu
     model = transformers.AutoModel.from_pretrained(bundled_folder)
     low = transformers.AutoModel.from_pretrained(bundled_folder, dtype=dtype)
     assert low.model.bottleneck.cls.dtype == dtype
+    music = music[:, : 5 * RATE]
     with torch.no_grad():
         expected = model(music).pooler_output
         with torch.autocast("cpu", dtype=dtype):

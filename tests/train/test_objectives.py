@@ -185,16 +185,14 @@ def test_training_lowers_every_error(monkeypatch):
     batch = batch_of(music(4, 6), half(4, 6))
     optimiser = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=5e-3)
     errors = []
-    for _ in range(40):
+    for _ in range(15):
         optimiser.zero_grad()
         learner.stage_two_loss(batch).backward()
         optimiser.step()
         with torch.no_grad():
             errors.append({name: float(e) for name, e in learner.errors(batch).items()})
-        high = [name for name in ALL if errors[-1][name] >= 0.95 * errors[0][name]]
-        if not high:
-            break
-    assert not high
+    for name in ALL:
+        assert errors[-1][name] < 0.95 * errors[0][name], name
 
 
 def test_the_teacher_follows_by_its_decay_in_training_and_gets_no_gradient(monkeypatch):
