@@ -340,7 +340,7 @@ def test_estimators_have_the_cross_entropy_of_what_is_known(tmp_path):
         described = DESCRIPTORS[estimator.descriptor].values(
             shown[:1, :, 0], torch.ones(1, 6, dtype=torch.bool), learner.config
         )
-        wanted = -math.log(float(estimator(described)[0, int(place)]) + LEAST_PROBABILITY)
+        wanted = -math.log(float(estimator(described)[0, int(place)].detach()) + LEAST_PROBABILITY)
         error = float(errors[f"known_{name}"].detach())
         assert error == pytest.approx(wanted / math.log(estimator.bins), rel=1e-4)
 
