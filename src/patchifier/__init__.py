@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from patchifier.lazy import attach
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 if TYPE_CHECKING:
     from patchifier.config import Config
