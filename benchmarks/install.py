@@ -27,7 +27,9 @@ COMMANDS = [
     "info --system",
     "embed {music} --out {out}.parquet --workers 1",
     "similar {out}.parquet --to {song}",
+    "path {out}.parquet --from {song} --to {last}",
     "duplicates {out}.parquet",
+    "predict drums {song} --out {out}.csv",
     "distance {out}.parquet {out}.parquet",
     "prepare {music} --out {out}.cache --workers 1",
     "export patchifier-base --graphs",
@@ -110,7 +112,7 @@ def main():
         print(f"{'all of it':<40}{results['MB']:>8.1f} MB in {seconds:.0f} s", flush=True)
         failed = ["torch is there"] if (site / "torch").exists() else []
         places = {"music": music, "out": folder / "table", "cwd": folder}
-        places["song"] = sorted(music.iterdir())[0]
+        places["song"], *_, places["last"] = sorted(music.iterdir())
         for words in COMMANDS:
             code, said = run(python, words, **places)
             right = (code == 2 and "needs torch" in said) if words in NEEDS_TORCH else code == 0
