@@ -3,17 +3,20 @@
     python benchmarks/install.py [--torch] [--check]
 
 Builds the wheel, makes an empty environment, installs the wheel with the versions of constraints.txt, and runs the commands of the runtime in it
-on the bundled clips. Asked for are at most 400 MB. With --torch the same environment then gets the extra `train`, for comparison. Exit code 1 if
+on the bundled clips; `serve` after its two packages. Asked for are at most 400 MB. With --torch the same environment then gets the extra `train`, for comparison. Exit code 1 if
 a command fails or torch is there before.
 """
 
 import argparse
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import venv
 from pathlib import Path
 
@@ -35,6 +38,7 @@ COMMANDS = [
     "export patchifier-base --graphs",
 ]
 INSTALLERS = ("pip", "setuptools", "pkg_resources", "_distutils_hack")  # in an empty environment
+SERVER = ("starlette", "uvicorn")  # of the extra app, whose map needs numba too
 NEEDS_TORCH = {"export patchifier-base --graphs"}  # refused, with the command that installs it
 
 
@@ -70,11 +74,11 @@ def environment(folder):
     return python, Path(site.stdout.strip())
 
 
-def install(python, what):
+def install(python, *what):
     """Seconds that pip takes."""
     started = time.perf_counter()
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), what], check=True)
+    subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), *what], check=True)
     return time.perf_counter() - started
 
 
@@ -91,6 +95,26 @@ def run(python, words, **places):
         cwd=places["cwd"],
     )
     return made.returncode, made.stdout + made.stderr
+
+
+def answer_of_server(python, table, cwd):
+    """What 'patchifier serve' answers about a table, started and ended here; what it said if it does not."""
+    words = [python, "-m", "patchifier", "serve", table, "--port", "0"]
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    server = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean, cwd=cwd
+    )
+    try:
+        printed = []
+        for line in server.stdout:  # ends with the server
+            printed.append(line)
+            if found := re.search(r"http://\S+openapi\.json", line):
+                with urllib.request.urlopen(found[0], timeout=60) as answer:
+                    return json.load(answer)
+        return {"printed": "".join(printed)}
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
 
 
 def main():
@@ -118,6 +142,11 @@ def main():
             right = (code == 2 and "needs torch" in said) if words in NEEDS_TORCH else code == 0
             print(f"{'works' if right else 'FAILS':<8}patchifier {words}", flush=True)
             failed += [] if right else [said]
+        install(python, *SERVER)
+        answer = answer_of_server(python, folder / "table.parquet", folder)
+        right = "paths" in answer and not (site / "torch").exists()
+        print(f"{'works' if right else 'FAILS':<8}patchifier serve {{out}}.parquet", flush=True)
+        failed += [] if right else [str(answer)]
         if options.torch:
             results["seconds of train"] = install(python, "patchifier[train]")
             results["MB with train"] = size_mb(site)
