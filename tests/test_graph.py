@@ -118,7 +118,7 @@ def test_both_runtimes_draw_the_same_patches(both):
     log_mel, mask = by_onnx.log_mel(sound("glide", 7), RATE), np.arange(9) % 3 > 0
     patches, wanted = by_torch.reconstruct(log_mel, mask)
     if by_onnx.config.model.n_predictor_layers:
-        with pytest.raises(RequestError, match=f"has a predictor.* no {RECONSTRUCT}"):
+        with pytest.raises(RequestError, match=f"with a predictor.* no {RECONSTRUCT}"):
             by_onnx.reconstruct(log_mel, mask)
         return
     same, found = by_onnx.reconstruct(log_mel, mask)

@@ -312,7 +312,7 @@ def test_the_graph_of_the_packages_model_enlarges_rounding_no_more_than_it_says(
         "silence": (0 * time_s, 1e-4),
         "square": (np.sign(tone), 1e-4),
         "constant": (0 * time_s + 1, 2e-3),
-        "tone of 16 bits": (np.rint(tone * 32767) / 32768, 2e-2),
+        "tone of 16 bits": (np.rint(tone * 32767) / 32768, 4e-2),
     }
     for name, (sound, most) in sounds.items():
         sound = np.asarray(sound, np.float32)

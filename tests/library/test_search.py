@@ -250,7 +250,7 @@ def test_no_room_for_an_index_is_an_error_of_the_system(change, build, circle, p
 def test_a_folder_of_parts_is_read_a_part_at_a_time_and_checked_to_the_last(
     tmp_path, write, build, place, monkeypatch
 ):
-    monkeypatch.setattr("patchifier.library.stored.Stored.parts.__kwdefaults__", {"rows": 7})
+    monkeypatch.setattr("patchifier.library.stored.PART_ROWS", 7)
     vectors, folder = random_vectors(50), tmp_path / "parts"
     folder.mkdir()
     for first in range(0, 50, 10):

@@ -10,7 +10,7 @@ to 1e-5, and to 1e-4 for a pure tone of 16 bits. Only a pure tone that was never
 differ by more, for between the floor of -100 dB and about -85 dB the bands beside it hold nothing
 but rounding errors. Standardised summaries, as patchifier-base has them, are numbers of deviation 1
 over music, and enlarge what hardly varies: music and noise agree to 1e-4, a constant to 2e-3, a
-pure tone of 16 bits to 2e-2, each in the number that is furthest.
+pure tone of 16 bits to 4e-2, each in the number that is furthest.
 
 The same graph can be had as a program of ``torch.export``, for those who have torch but not this
 package.
@@ -34,10 +34,10 @@ from patchifier.embed import Embedder
 from patchifier.extras import need
 from patchifier.filters import BLOCK, TAPS, half_rate_matrix, low_pass
 from patchifier.io import replaced_file
-from patchifier.nn.descriptors import SharedPatches
 from patchifier.nn.graphs import exportable, for_graphs
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import window_embeddings
+from patchifier.nn.shared_patches import SharedPatches
 from patchifier.spectrogram import Bank, banks
 from patchifier.windows import window_patches
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import PITCH_PER_OCTAVE, Config, RequestError
+from patchifier.nn.shared_patches import Patches, by_patch
 
 CEPSTRA = 20
 ONSET_GROUPS = 4  # of mel bands
@@ -52,58 +53,11 @@ class Descriptor:
     pitch: bool
     what: str
 
-    def values(
-        self, patches: "Tensor | SharedPatches", valid: Tensor | None, config: Config
-    ) -> Tensor:
+    def values(self, patches: Patches, valid: Tensor | None, config: Config) -> Tensor:
         """Descriptor (B, N, size) or (B, size) of patches (B, N, M, T)."""
         if self.of == "patch":
             return by_patch(self.compute, patches, config)
         return self.compute(patches, ones_mask(patches) if valid is None else valid, config)
-
-
-@dataclass(frozen=True)
-class SharedPatches:
-    """Patches (B, N, M, T) of windows that share them, so that each is described once.
-
-    Attributes
-    ----------
-    patches : Tensor, shape (P, M, T)
-    index : Tensor, shape (B, N)
-        Patch at each place of a window.
-    """
-
-    patches: Tensor
-    index: Tensor
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """B, N, M, T."""
-        (B, N), (_, M, T) = self.index.shape, self.patches.shape
-        return B, N, M, T
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the patches."""
-        return self.patches.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the patches are."""
-        return self.patches.device
-
-    def double(self) -> "SharedPatches":
-        """Return them in float64."""
-        return SharedPatches(self.patches.double(), self.index)
-
-
-Patches = Tensor | SharedPatches
-
-
-def by_patch(compute: Callable[..., Tensor], patches: Patches, config: Config) -> Tensor:
-    """Function of each patch alone, (B, N, M, T) -> (B, N, ...), of patches that may be shared."""
-    if isinstance(patches, Tensor):
-        return compute(patches, config)
-    return compute(patches.patches[None], config)[0][patches.index]
 
 
 def require_descriptor(name: str, config: Config, *, what: str) -> None:

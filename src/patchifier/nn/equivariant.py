@@ -25,13 +25,13 @@ from patchifier.nn.descriptors import (
     DESCRIPTORS,
     LAGS,
     LAGS_S,
-    Patches,
     chroma_statistics,
     concat_frames,
     onset_strength,
     require_descriptor,
     tempogram_of,
 )
+from patchifier.nn.shared_patches import Patches
 
 OCTAVE = 36  # bins of a tonic: thirds of a semitone, as pitch bands
 CHANNELS = 32

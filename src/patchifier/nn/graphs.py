@@ -30,10 +30,10 @@ from patchifier.config import (
 )
 from patchifier.extras import need
 from patchifier.graph import WEIGHTS
-from patchifier.nn.descriptors import SharedPatches
 from patchifier.nn.model import Head, Patchifier
 from patchifier.nn.pitch import PitchModules
 from patchifier.nn.pooling import pool, window_embeddings
+from patchifier.nn.shared_patches import SharedPatches
 from patchifier.tasks import Task
 
 OPSET = 18

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from patchifier.config import Config, EmbedConfig, RequestError
-from patchifier.nn.descriptors import DESCRIPTORS, Patches, require_descriptor
+from patchifier.nn.descriptors import DESCRIPTORS, require_descriptor
 from patchifier.nn.equivariant import ESTIMATES, require_estimators, summarise
 from patchifier.nn.model import Patchifier
+from patchifier.nn.shared_patches import Patches
 
 
 def require_embed(config: Config) -> None:
