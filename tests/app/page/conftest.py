@@ -82,6 +82,7 @@ def go(browser) -> Iterator:
                 faults.append(f"console: {line.text}")
                 if line.type in ("error", "warning")
                 and not any(f"status of {status}" in line.text for status in statuses)
+                and "GL Driver Message (OpenGL, Performance" not in line.text  # not the page's
                 else None
             ),
         )
