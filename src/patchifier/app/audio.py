@@ -4,16 +4,16 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import soundfile
 from starlette.responses import FileResponse, Response
 
-from patchifier import audio, jobs
+from patchifier import audio
 from patchifier.app.parameters import RefusedError
 from patchifier.app.state import Served
 
@@ -76,38 +76,26 @@ def transcoded(served: Served, path: str, form: str) -> Path:
     copy = served.folder / f"{key}.{form}"
     with served.one_at_a_time(copy.name):
         if not copy.exists():
-            served.in_worker(transcode, _Task(path, str(copy), form), shared=None)
+            served.in_worker(transcode, path, str(copy), form)
             _keep_few(served.folder, copy)
         os.utime(copy)
     return copy
 
 
-@dataclass(frozen=True)
-class _Task:
-    path: str
-    copy: str
-    form: str
-
-
-def transcode(shared: None, tasks: Sequence[Any]) -> list[Any]:
-    """Transcode files of :func:`patchifier.jobs.run`: True, or the reason why not, for each."""
-    return [jobs.attempt(task.path, _transcode, task) for task in tasks]
-
-
-def _transcode(task: _Task) -> bool:
-    kind, subtype, rate = FORMATS[task.form]
-    new = Path(f"{task.copy}.new")
+def transcode(path: str, copy: str, form: str) -> None:
+    """Write a file in another form to `copy`."""
+    kind, subtype, rate = FORMATS[form]
+    new = Path(f"{copy}.new")
     try:
         with soundfile.SoundFile(new, "w", rate, 1, format=kind, subtype=subtype) as file:
-            for block in _limited(task.path, rate):
+            for block in _limited(path, rate):
                 # libsndfile's Ogg encoders need much stack for long blocks
                 for start in range(0, len(block), rate):
                     file.write(np.clip(block[start : start + rate], -1, 1))
-        new.replace(task.copy)
+        new.replace(copy)
     finally:
         with contextlib.suppress(OSError):
             new.unlink()
-    return True
 
 
 def _limited(path: str, rate: int) -> Iterator[np.ndarray]:

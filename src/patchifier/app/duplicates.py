@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from patchifier.app.collection import Collection
+from patchifier.app.parameters import NoParams
 from patchifier.app.similar import store_of
 from patchifier.app.state import Served
 from patchifier.jobs import BAD_ITEM, GRACE_S
@@ -83,11 +84,6 @@ class DuplicatesParams:
     threshold: float = 0.95
 
 
-@dataclass(frozen=True)
-class CheckParams:
-    """Nothing."""
-
-
 def listed(served: Served, params: DuplicatesParams) -> dict[str, Any]:
     """Pairs of songs that may be the same recording; before a check, by their vectors alone.
 
@@ -107,7 +103,7 @@ def listed(served: Served, params: DuplicatesParams) -> dict[str, Any]:
     return {"pairs": found, "check": state, "compared": compared}
 
 
-def start(served: Served, params: CheckParams) -> dict[str, Any]:
+def start(served: Served, params: NoParams) -> dict[str, Any]:
     """Check pairs by the fingerprints of their files, in the background."""
     store_of(served.collection)
     check = _check(served, again=True)

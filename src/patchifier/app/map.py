@@ -17,7 +17,7 @@ from patchifier import jobs
 from patchifier.app.collection import Collection
 from patchifier.app.folders import cache_folder
 from patchifier.app.layout import Layout, first_layout, lay_out
-from patchifier.app.parameters import RefusedError
+from patchifier.app.parameters import NoParams, RefusedError
 from patchifier.app.state import Served
 from patchifier.app.teach_routes import labels_of
 from patchifier.config import RequestError
@@ -135,11 +135,6 @@ def _points(layout: Layout) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class MapParams:
-    """Nothing."""
-
-
-@dataclass(frozen=True)
 class ColoursParams:
     """What the points are coloured by: cluster, artist, album, genre, year or label:NAME."""
 
@@ -157,12 +152,12 @@ def _map(served: Served) -> Map:
         return served.map
 
 
-def state(served: Served, params: MapParams) -> dict[str, Any]:
+def state(served: Served, params: NoParams) -> dict[str, Any]:
     """Whether the map is made."""
     return _map(served).report()
 
 
-def start(served: Served, params: MapParams) -> dict[str, Any]:
+def start(served: Served, params: NoParams) -> dict[str, Any]:
     """Make the map in the background, if there is none."""
     if not len(served.collection):
         raise RefusedError(409, "this library is empty, so there is no map: embed some music.")
@@ -180,14 +175,14 @@ def _made(served: Served) -> np.ndarray:
     return points
 
 
-def points(served: Served, params: MapParams) -> Response:
+def points(served: Served, params: NoParams) -> Response:
     """The points: their number (uint32), then x, y (float32) and cluster (uint16) of each."""
     found = _made(served)
     body = np.uint32(len(found)).astype("<u4").tobytes() + found.tobytes()
     return Response(body, media_type="application/octet-stream")
 
 
-def ids(served: Served, params: MapParams) -> list[str]:
+def ids(served: Served, params: NoParams) -> list[str]:
     """Ids of the points, in their order."""
     return served.collection.ids
 

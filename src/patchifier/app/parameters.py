@@ -31,6 +31,18 @@ class RefusedError(RequestError):
         self.status, self.retry_s = status, retry_s
 
 
+@dataclasses.dataclass(frozen=True)
+class NoParams:
+    """Nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SongParams:
+    """A song."""
+
+    id: str
+
+
 def checked(kind: Any, given: Mapping[str, Any], *, texts: bool = False, what: str = "") -> Any:
     """Make an object of a dataclass from values by name.
 

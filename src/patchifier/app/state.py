@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,31 +49,9 @@ class UploadLimits:
     embed_s: float = 120.0
 
 
-class Song(Protocol):
-    """A piece of music with a file and a vector: a track of the table, or an upload."""
-
-    @property
-    def name(self) -> str:
-        """Name of the file, with its suffix."""
-
-    @property
-    def query(self) -> str | np.ndarray:
-        """What a search takes: the path in the table, or a vector (E,)."""
-
-    @property
-    def vector(self) -> np.ndarray:
-        """Unit vector (E,) float32."""
-
-    def track(self) -> dict[str, Any]:
-        """As JSON."""
-
-    def file(self) -> str:
-        """Real path of the file."""
-
-
 @dataclass(frozen=True)
 class InTable:
-    """A track of a table."""
+    """A track of a table; its `query` is what a search takes."""
 
     collection: Collection
     place: int
@@ -133,14 +111,11 @@ class Upload:
         return str(self.path)
 
 
-class Kept:
-    """Results of slow work by key, the last few.
+Song = InTable | Upload
 
-    Parameters
-    ----------
-    most : int
-        How many.
-    """
+
+class Kept:
+    """Results of slow work by key, the last `most`."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -173,14 +148,14 @@ class Served:
     Parameters
     ----------
     collection : Collection
-    embedder : Embedder or None
-        The model that made the table; None if it is not known, and nothing can be embedded.
-    model : str
-        Its name.
     limits : UploadLimits
 
     Attributes
     ----------
+    embedder : Embedder or None
+        The model that made the table; None if it is not known, and nothing can be embedded.
+    model : str
+        Its name.
     job : Job or None
         The job that makes the collection.
     arriving : int
@@ -195,17 +170,10 @@ class Served:
         For temporary files; removed by :meth:`close`.
     """
 
-    def __init__(
-        self,
-        collection: Collection,
-        *,
-        embedder: Embedder | None = None,
-        model: str = "",
-        limits: UploadLimits | None = None,
-    ) -> None:
-        self.collection, self.embedder, self.model = collection, embedder, model
-        self.limits = limits or UploadLimits()
-        self.arriving = 0
+    def __init__(self, collection: Collection, *, limits: UploadLimits | None = None) -> None:
+        self.collection, self.limits = collection, limits or UploadLimits()
+        self.embedder: Embedder | None = None
+        self.model, self.arriving = "", 0
         self.job: Job | None = None
         self._temporary = TemporaryDirectory(prefix="patchifier-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)
@@ -251,14 +219,8 @@ class Served:
             )
         return self.embedder
 
-    def song(self, one: str) -> "Song":
-        """The track or the upload of an id.
-
-        Raises
-        ------
-        RefusedError
-            404 if there is none.
-        """
+    def song(self, one: str) -> Song:
+        """The track or the upload of an id; refused with 404 if there is none."""
         if one in self.uploads:
             return self.uploads[one]
         if one.startswith("upload-"):
@@ -271,13 +233,7 @@ class Served:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for one of few places for heavy work.
-
-        Raises
-        ------
-        RefusedError
-            429 if none becomes free.
-        """
+        """Wait for one of few places for heavy work; refused with 429 if none becomes free."""
         if not self._places.acquire(timeout=WAIT_S):
             raise RefusedError(
                 429,
@@ -289,16 +245,37 @@ class Served:
         finally:
             self._places.release()
 
-    def in_worker(self, work: jobs.Work[Any, Any], item: Any, *, shared: Any) -> Any:
-        """Result of one item from a process that may die, within the limits of a file.
+    def in_worker(
+        self, work: Callable[..., Any], path: str, *arguments: Any, shared: Sequence[Any] = ()
+    ) -> Any:
+        """Result of `work(*shared, path, *arguments)` from a process that may die.
 
-        Raises
-        ------
-        RefusedError
-            422 with the reason, if the file cannot be read.
+        It works within the limits of a file; refused with 422 if the file cannot be read.
         """
+        task = _Task(work, path, arguments)
         with self.turn():
-            found: Sequence[Any] = list(jobs.run(work, [[item]], workers=1, shared=shared))
-        if isinstance(found[0], str):
-            raise RefusedError(422, found[0])
-        return found[0]
+            (found,) = jobs.run(_do, [[task]], workers=1, shared=shared)
+        if isinstance(found, str):
+            raise RefusedError(422, found)
+        return found
+
+    def kept_from_worker(
+        self, work: Callable[..., Any], path: str, *arguments: Any, shared: Sequence[Any] = ()
+    ) -> Any:
+        """As :meth:`in_worker`; the last results are kept."""
+        key = (work.__name__, path, *arguments)
+        return self.kept.get(key, lambda: self.in_worker(work, path, *arguments, shared=shared))
+
+
+@dataclass(frozen=True)
+class _Task:
+    work: Callable[..., Any]
+    path: str
+    arguments: tuple[Any, ...]
+
+
+def _do(shared: Sequence[Any], tasks: Sequence[_Task]) -> list[Any]:
+    """Do tasks of :func:`patchifier.jobs.run`; the reason why not, where one cannot be done."""
+    return [
+        jobs.attempt(task.path, task.work, *shared, task.path, *task.arguments) for task in tasks
+    ]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from starlette.responses import Response
 
 from patchifier import head_files, heads
-from patchifier.app.parameters import RefusedError
+from patchifier.app.parameters import NoParams, RefusedError
 from patchifier.app.state import Served
 from patchifier.app.teach import GROUPING, shared, teach
 from patchifier.app.teach_csv import require_whole_files
@@ -22,11 +22,6 @@ from patchifier.io import to_cell
 KEPT = 50  # heads
 NOT_SURE = "not sure"  # in place of a label, by a head that doubts
 NAME = re.compile(r"[\w][\w .+-]{0,59}")
-
-
-@dataclass(frozen=True)
-class HeadsParams:
-    """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ def _of_model(head: heads.Head, identity: str, folder: Path) -> heads.Head:
     return head
 
 
-def listed(served: Served, params: HeadsParams) -> list[dict[str, Any]]:
+def listed(served: Served, params: NoParams) -> list[dict[str, Any]]:
     """Heads that were taught here or read from disk, with what is known of their accuracy."""
     return [
         {

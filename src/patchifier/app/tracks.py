@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from patchifier.app.parameters import require_range
+from patchifier.app.parameters import NoParams, SongParams, require_range
 from patchifier.app.state import Served
 
 MOST_SKIPPED = 1000  # named in an answer
@@ -23,11 +23,6 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class StatusParams:
-    """Nothing."""
-
-
-@dataclass(frozen=True)
 class TracksParams:
     """Which tracks, in which order."""
 
@@ -38,14 +33,7 @@ class TracksParams:
     limit: int = 100
 
 
-@dataclass(frozen=True)
-class OneParams:
-    """One track."""
-
-    id: str
-
-
-def status(served: Served, params: StatusParams) -> dict[str, Any]:
+def status(served: Served, params: NoParams) -> dict[str, Any]:
     """Name, model, size of the library, files that were skipped, and the job that makes it."""
     collection, embedder = served.collection, served.embedder
     return {
@@ -78,7 +66,7 @@ def slices(served: Served) -> dict[str, slice]:
     return {"all": slice(0, table.length)} if table else {}
 
 
-def cancel(served: Served, params: StatusParams) -> dict[str, Any]:
+def cancel(served: Served, params: NoParams) -> dict[str, Any]:
     """Cancel the embedding of the folder; what is done stays."""
     if served.job:
         served.job.cancel()
@@ -96,7 +84,7 @@ def listed(served: Served, params: TracksParams) -> dict[str, Any]:
     return {"total": len(found), "tracks": [collection.track(place) for place in page]}
 
 
-def one(served: Served, params: OneParams) -> dict[str, Any]:
+def one(served: Served, params: SongParams) -> dict[str, Any]:
     """One track."""
     collection = served.collection
     return collection.track(collection.find(params.id))

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from patchifier import audio, jobs, spectrogram
+from patchifier import audio, spectrogram
 from patchifier.app.parameters import RefusedError
 from patchifier.app.state import Served, Upload, UploadLimits
 from patchifier.embed import Embedder
@@ -93,7 +93,7 @@ def embed(served: Served, file: Path, name: str, one: str) -> Upload:
         return served.uploads[one]
     shared = (served.require_embedder(), served.limits)
     try:
-        vector, length_s, tags = served.in_worker(embed_uploads, str(file), shared=shared)
+        vector, length_s, tags = served.in_worker(embed_file, str(file), shared=shared)
     except RefusedError as error:
         sentence = str(error).replace(str(file), name)
         raise RefusedError(error.status, sentence, retry_s=error.retry_s) from error
@@ -108,12 +108,8 @@ def embed(served: Served, file: Path, name: str, one: str) -> Upload:
 Found = tuple[np.ndarray, float, dict[str, Any]]  # unit vector (E,), seconds, tags
 
 
-def embed_uploads(shared: tuple[Embedder, UploadLimits], paths: Sequence[str]) -> list[Found | str]:
-    """Embed files of :func:`patchifier.jobs.run`, or give the reason why not."""
-    return [jobs.attempt(path, _embed, *shared, path) for path in paths]
-
-
-def _embed(embedder: Embedder, limits: UploadLimits, path: str) -> Found:
+def embed_file(embedder: Embedder, limits: UploadLimits, path: str) -> Found:
+    """Embed a file that is not longer, and takes no longer, than an upload may."""
     how = audio.Decoding(mix_lfe=embedder.config.embed.mix_lfe)
     blocks = _within(path, embedder.config.spectrogram.sample_rate, limits, how)
     vector = embedder.embed(spectrogram.stream_log_mel(blocks, embedder.config.spectrogram))

@@ -1,13 +1,13 @@
 """Endpoint: which stretches of two songs sound alike, and which parts of their vectors agree."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from patchifier import audio, jobs, spectrogram
+from patchifier import audio, spectrogram
 from patchifier.app.similar import agreement, weights_of
 from patchifier.app.state import Served, Song
 from patchifier.app.tracks import slices
@@ -82,19 +82,13 @@ def _pair(found: Stretches) -> dict[str, float]:
 
 def windows_of(served: Served, song: Song) -> Embedding:
     """Vectors of windows of a song, embedded when they are first needed."""
-    path, embedder = song.file(), served.require_embedder()
-    found: Embedding = served.kept.get(
-        ("windows", path), lambda: served.in_worker(embed_windows, path, shared=embedder)
-    )
+    shared = [served.require_embedder()]
+    found: Embedding = served.kept_from_worker(embed_windows, song.file(), shared=shared)
     return found
 
 
-def embed_windows(embedder: Embedder, paths: Sequence[str]) -> list[Embedding | str]:
-    """Embed windows of files of :func:`patchifier.jobs.run`, or give the reason why not."""
-    return [jobs.attempt(path, _embed, embedder, path) for path in paths]
-
-
-def _embed(embedder: Embedder, path: str) -> Embedding:
+def embed_windows(embedder: Embedder, path: str) -> Embedding:
+    """Embed windows of a file."""
     config = embedder.config.spectrogram
     pieces = spectrogram.stream_log_mel(_beginning(path, config.sample_rate), config)
     return embedder.embed_windows(pieces, window_s=WINDOW_S)
