@@ -137,7 +137,8 @@ def shorter(
     new = {which: now[which] for which in old if now[which][0] != base}
     if not new:
         return ()
-    lengths = {path: _lengths(path) for path in {base, *(path for path, _ in new.values())}}
+    files = {base, *(path for path, _ in new.values())}
+    lengths = {path: table.columns_of(path, ["length_s"])["length_s"] for path in files}
     pairs = [
         (which[0], lengths[base][old[which]], lengths[path][rows.first])
         for which, (path, rows) in new.items()
@@ -147,9 +148,3 @@ def shorter(
         for path, was_s, is_s in pairs
         if was_s is not None and is_s is not None and is_s < SHORTER * was_s
     )
-
-
-def _lengths(path: Path) -> list[float | None]:
-    """Seconds that were decoded for each row; None in tables of older versions."""
-    found = table.columns_of(path, ["path", "length_s"])
-    return found.get("length_s", [None] * len(found["path"]))

@@ -12,7 +12,8 @@ file is replaced, so a kill at any instant leaves a file that is as it was, or c
 """
 
 import contextlib
-import hashlib
+import itertools
+import operator
 import os
 import re
 import shutil
@@ -28,14 +29,14 @@ from patchifier.audio import SUFFIXES
 from patchifier.config import RequestError
 from patchifier.containers import payload_digest
 from patchifier.io import leftover, parse_json, read_text, replaced_file, sync, write_json
+from patchifier.library.table import sha256
 from patchifier.library.tags import write_tags
 
 WRITING = "writing.json"  # names the file that is being replaced
 BLOCK = 256  # bytes that are compared at once: a page of Ogg that is counted anew differs in 8
 PIECE = 2**20  # bytes that are read at once; a multiple of BLOCK
-Run = tuple[
-    int | None, int
-]  # how far away the bytes lie in the new file, None if they do not; count
+# how far away the bytes lie in the new file, None if they do not; and their number
+Run = tuple[int | None, int]
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Journal:
         ):
             runs = tuple(shared_runs(old, written, kept, grown=new.stat().st_size - state.st_size))
         sync(place.with_suffix(".bytes"))
-        sums = _sha256(path), _sha256(new)
+        sums = sha256(path), sha256(new)
         entry = Entry(str(path), state.st_size, state.st_mtime_ns, *sums, runs)
         write_json(place, asdict(entry))
 
@@ -193,7 +194,7 @@ class Journal:
             return str(place), str(error)
         path = Path(entry.path)
         try:
-            found = _sha256(path)
+            found = sha256(path)
             if found == entry.sha256:
                 return entry.path, ""  # a kill came before the new file was in place
             if found != entry.written_sha256:
@@ -236,7 +237,7 @@ def _rebuild(path: Path, old: Path, entry: Entry, kept: Path) -> None:
             _copy(bytes_ if shift is None else new, out, count)
             at += count
     # the digest of the audio: an entry that a stranger made cannot put other audio in place
-    if _sha256(old) != entry.sha256 or payload_digest(old) != payload_digest(path):
+    if sha256(old) != entry.sha256 or payload_digest(old) != payload_digest(path):
         raise RequestError(f"{path}: its entry in {kept.parent} is damaged: it is left.")
     shutil.copystat(path, old)
     _own(old, path.stat())
@@ -254,11 +255,6 @@ def _copy(source: BinaryIO, out: BinaryIO, count: int) -> None:
     while count > 0 and (piece := source.read(min(PIECE, count))):
         out.write(piece)
         count -= len(piece)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 # --- what two files share ---
@@ -283,22 +279,17 @@ def shared_runs(old: BinaryIO, new: BinaryIO, kept: BinaryIO, *, grown: int) -> 
     >>> list(shared_runs(io.BytesIO(b"abc"), io.BytesIO(b"--abc"), kept, grown=2))
     [(2, 3)]
     """
-    open_run: Run | None = None
-    for run, piece in _blocks(old, new, grown):
-        if run[0] is None:
-            kept.write(piece)
-        if open_run is not None and open_run[0] == run[0]:
-            open_run = (run[0], open_run[1] + run[1])
-            continue
-        if open_run is not None:
-            yield open_run
-        open_run = run
-    if open_run is not None:
-        yield open_run
+    for shift, run in itertools.groupby(_blocks(old, new, grown), operator.itemgetter(0)):
+        count = 0
+        for _, piece in run:
+            if shift is None:
+                kept.write(piece)
+            count += len(piece)
+        yield shift, count
 
 
-def _blocks(old: BinaryIO, new: BinaryIO, grown: int) -> Iterator[tuple[Run, bytes]]:
-    """Blocks of an old file, neighbours of one kind together, with their bytes."""
+def _blocks(old: BinaryIO, new: BinaryIO, grown: int) -> Iterator[tuple[int | None, bytes]]:
+    """Bytes of an old file, blocks of one kind together, each with its shift in the new one."""
     at = 0
     while piece := old.read(PIECE):
         kinds = np.full(-(-len(piece) // BLOCK), 2)
@@ -308,8 +299,7 @@ def _blocks(old: BinaryIO, new: BinaryIO, grown: int) -> Iterator[tuple[Run, byt
         ends = [*np.flatnonzero(np.diff(kinds)) + 1, len(kinds)]
         first = 0
         for end in ends:
-            part = piece[first * BLOCK : end * BLOCK]
-            yield ((0, grown, None)[kinds[first]], len(part)), part
+            yield (0, grown, None)[kinds[first]], piece[first * BLOCK : end * BLOCK]
             first = int(end)
         at += len(piece)
 

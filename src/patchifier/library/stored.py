@@ -30,6 +30,7 @@ from patchifier.library.table import (
     require_rows,
     text_bytes,
     unreadable,
+    with_later,
 )
 from patchifier.library.tags import FIRST_TAGS, TAGS
 
@@ -242,8 +243,7 @@ def read(path: str | Path) -> EmbeddingTable:
         _require_directions(rows, facts["size"], path)
         return from_arrow(rows, facts)
     stored = Stored(path, columns=TYPES | DECODING)
-    parts = list(stored.parts())
-    return from_arrow(pa.concat_tables(parts) if parts else stored.nothing(), stored.metadata)
+    return from_arrow(pa.concat_tables([stored.nothing(), *stored.parts()]), stored.metadata)
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -264,7 +264,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     facts, clips = read_facts(path), index(path)
     rows = columns_of(path, ("path", "start_s", "end_s", "length_s"))
-    lengths = rows.get("length_s", [None] * len(rows["path"]))
+    lengths = rows["length_s"]
     ends_s = [rows["end_s"][clip.first + clip.count - 1] for clip in clips]
     seconds = [
         end_s - rows["start_s"][clip.first] if lengths[clip.first] is None else lengths[clip.first]
@@ -289,10 +289,8 @@ def from_arrow(rows: pa.Table, metadata: dict[str, Any]) -> EmbeddingTable:
     # about rows and files of one part
     own = ("stretches", "skipped", "reused", "sha256", "later_columns")
     kept = {name: value for name, value in metadata.items() if name not in own}
-    for name, kind in ADDED.items():
-        if name not in rows.column_names:
-            rows = rows.append_column(name, pa.nulls(len(rows), kind))
-    return EmbeddingTable(rows, kept, rows.schema.field("embedding").type.list_size)
+    length = rows.schema.field("embedding").type.list_size
+    return EmbeddingTable(with_later(rows), kept, length)
 
 
 class Stored:
@@ -467,15 +465,9 @@ def _require_columns(schema: pa.Schema, path: str | Path, names: Sequence[str]) 
 
 
 def _in_order(table: pa.Table, size: int, types: Mapping[str, pa.DataType | None]) -> pa.Table:
-    columns = {}
-    for name, kind in types.items():
-        if name not in table.column_names:
-            columns[name] = pa.nulls(len(table), kind)
-        else:
-            columns[name] = table[name] if kind is None else table[name].cast(kind)
     # one name for the items, whoever wrote them
-    columns["embedding"] = columns["embedding"].cast(pa.list_(pa.float32(), size))
-    return pa.table(columns)
+    kinds = {name: kind or pa.list_(pa.float32(), size) for name, kind in types.items()}
+    return with_later(table, kinds).select(list(kinds)).cast(pa.schema(kinds))
 
 
 def _require_directions(table: pa.Table, size: int, path: str | Path) -> None:

@@ -193,12 +193,17 @@ def _checksum(facts: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(facts).encode())
 
 
+def with_later(rows: pa.Table, kinds: Mapping[str, pa.DataType | None] = ADDED) -> pa.Table:
+    """Rows with those columns that they do not have, null; a kind of None is not added."""
+    for name, kind in kinds.items():
+        if kind is not None and name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(len(rows), kind))
+    return rows
+
+
 def completed(rows: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """Rows of an older version with the columns that it did not have, null."""
-    for name, kind in ADDED.items():
-        if name not in rows.column_names:
-            rows = rows.append_column(wanted.field(name), pa.nulls(len(rows), kind))
-    return rows.select(wanted.names)
+    """Rows with all columns of a schema, in its order."""
+    return with_later(rows).select(wanted.names).cast(wanted)
 
 
 def rows_table(
@@ -228,7 +233,7 @@ def write(path: Path, tables: Iterator[pa.Table], wanted: pa.Schema) -> None:
     ):
         pending: list[pa.Table] = []
         for table in tables:
-            pending.append(completed(table, wanted).replace_schema_metadata(wanted.metadata))
+            pending.append(completed(table, wanted))
             while sum(map(len, pending)) >= GROUP_ROWS:
                 whole = pa.concat_tables(pending)
                 writer.write_table(whole.slice(0, GROUP_ROWS), row_group_size=GROUP_ROWS)
@@ -288,7 +293,6 @@ def index(path: Path) -> list[RowRange]:
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, MemoryError) as error:
         raise RequestError(f"{path}: damaged ({error}): delete it and embed again.") from error
-    audio = rows.get("track_id", [None] * len(paths))
     starts = [
         row
         for row in range(len(paths))
@@ -301,19 +305,18 @@ def index(path: Path) -> list[RowRange]:
             times[row],
             row,
             end - row,
-            audio[row],
+            rows["track_id"][row],
         )
         for row, end in zip(starts, [*starts[1:], len(paths)])
     ]
 
 
 def columns_of(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
-    """Columns of a table of ours, without its vectors; those that it does not have are left out."""
+    """Columns of a table of ours, without its vectors; null where an older version wrote it."""
     if path.suffix == ".npy":
         return _npy_columns(path)
-    here = [name for name in names if name in pq.read_schema(path).names]
-    rows = _read_parquet(path, columns=here)
-    return {name: rows[name].to_pylist() for name in here}
+    rows = with_later(_read_parquet(path, names))
+    return {name: rows[name].to_pylist() for name in names}
 
 
 def stretches_of(clips: Sequence[tuple["Key", int]]) -> list[list[Any]]:
@@ -375,7 +378,7 @@ def export_npy(parquet: Path, out: Path) -> None:
             vectors.write(part["embedding"].combine_chunks().flatten().to_numpy().tobytes())
             columns = (map(to_cell, part[name].to_pylist()) for name in names)
             lines.writerows(zip(*columns, strict=True))
-    facts["sha256"] = [_sha256(matrix), _sha256(rows)]
+    facts["sha256"] = [sha256(matrix), sha256(rows)]
     beside.write_text(
         json.dumps({**facts, "crc32": _checksum(facts)}, indent=1) + "\n", encoding="utf-8"
     )
@@ -387,7 +390,8 @@ def export_npy(parquet: Path, out: Path) -> None:
         put_in_place(made, place)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Digest of a file."""
     require_file(path)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -397,7 +401,7 @@ def _npy_columns(path: Path) -> dict[str, list[Any]]:
     """Columns of the .csv of a .npy table, which must be the two that belong together."""
     facts, lines = read_facts(path), path.with_suffix(".csv")
     try:
-        if facts["sha256"] != [_sha256(path), _sha256(lines)]:
+        if facts["sha256"] != [sha256(path), sha256(lines)]:
             raise ValueError(f"they are not those that {path.with_suffix('.json').name} describes")
         with lines.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
@@ -446,11 +450,11 @@ def npy_to_parquet(path: Path, out: Path) -> None:
     write(out, iter([rows]), rows.schema)
 
 
-def _read_parquet(path: Path, columns: list[str]) -> pa.Table:
+def _read_parquet(path: Path, columns: Sequence[str]) -> pa.Table:
     text = [name for name in columns if name in STRINGS]
     with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=text) as file:
         require_memory(file, path.stat().st_size)
-        rows = file.read(columns)
+        rows = file.read(list(columns))
         text_b = sum(map(text_bytes, rows.to_batches()))
         require_memory(file, path.stat().st_size, text_b=text_b)
         require_rows(len(rows), file.metadata.num_rows)

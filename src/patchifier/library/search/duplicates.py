@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -215,15 +215,5 @@ def _confirmed(pair: Pair, match: Match, one: np.ndarray, two: np.ndarray) -> Du
     )
 
 
-def _duplicate(
-    pair: Pair,
-    kind: Kind,
-    *,
-    agreement: float | None = None,
-    offset_s: float | None = None,
-    durations_s: tuple[float, float] | None = None,
-    reason: str = "",
-) -> Duplicate:
-    return Duplicate(
-        pair.first, pair.second, pair.score, kind, agreement, offset_s, durations_s, reason
-    )
+def _duplicate(pair: Pair, kind: Kind, **facts: Any) -> Duplicate:
+    return Duplicate(pair.first, pair.second, pair.score, kind, **facts)

@@ -22,6 +22,7 @@ from patchifier.library.search.ranking import Candidates, Target
 from patchifier.library.search.rows import Changes, Filter, digests, quoted_list
 from patchifier.library.search.store import VectorStore
 from patchifier.library.stored import TYPES, Stored, require_same_model, slices_of, vectors_of
+from patchifier.library.table import with_later
 
 NAME = "embeddings"  # of the LanceDB table
 FACTS = b"patchifier.index"  # schema metadata: facts in JSON
@@ -329,7 +330,7 @@ class Index(VectorStore):
         )
         query = self._limited(query, where)
         with self._read():
-            return _with_later(query.limit(None).to_arrow())
+            return with_later(query.limit(None).to_arrow(), TYPES)
 
     def audible(self, where: Filter) -> Filter:
         """The same conditions, and silence left out; an index of an older version has no levels."""
@@ -383,7 +384,7 @@ class Index(VectorStore):
         )
         query = self._limited(query, where)
         with self._read():
-            return _with_later(self._run(query, limit, exact=exact))
+            return with_later(self._run(query, limit, exact=exact), TYPES)
 
     def _run(self, query: Any, limit: int, *, exact: bool) -> pa.Table:
         """Rows of a query by similarity."""
@@ -394,14 +395,6 @@ class Index(VectorStore):
             return table
         # search all partitions: few rows pass the filter, or many are requested
         return query.maximum_nprobes(0).to_arrow()
-
-
-def _with_later(rows: pa.Table) -> pa.Table:
-    """Rows with the columns that an index of an older version lacks, null."""
-    for name, kind in TYPES.items():
-        if kind is not None and name not in rows.column_names:
-            rows = rows.append_column(name, pa.nulls(len(rows), kind))
-    return rows
 
 
 def _link(folder: Path, new: Path) -> None:

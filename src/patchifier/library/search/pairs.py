@@ -17,16 +17,11 @@ def pairs_above(
     vectors: np.ndarray, files: np.ndarray, threshold: float
 ) -> Iterator[tuple[int, int, float]]:
     """Pairs of rows of different files, the first before the second, with their cosine."""
-    for order, start, other, scores in _blocks(vectors, lambda: threshold):
-        rows, others = np.nonzero(scores >= threshold - SLACK)
-        apart = (rows + start < others + other) & (
-            files[order[rows + start]] != files[order[others + other]]
-        )
-        for pair in zip(order[rows[apart] + start].tolist(), order[others[apart] + other].tolist()):
-            first, second = sorted(pair)
-            score = min(1.0, float(unit(vectors[first]) @ unit(vectors[second])))
-            if score >= threshold - 1e-12:  # equal vectors may miss 1 by a rounding
-                yield first, second, score
+    for rows, others, scores in _blocks(vectors, lambda: threshold):
+        row, column = np.nonzero(scores >= threshold - SLACK)
+        first, second = rows[row], others[column]
+        apart = files[first] != files[second]
+        yield from _scored(vectors, first[apart], second[apart], threshold)
 
 
 def nearest_pairs(
@@ -48,38 +43,37 @@ def nearest_pairs(
         near = min(count, len(units))
         others = np.argpartition(-scores, near - 1, axis=1)[:, :near]
         reached = np.take_along_axis(scores, others, axis=1) >= least - SLACK
-        for row, column in np.argwhere(reached).tolist():
-            first, second = sorted((start + row, int(others[row, column])))
-            score = min(1.0, float(unit(vectors[first]) @ unit(vectors[second])))
-            if score >= least - 1e-12:
-                yield first, second, score
+        rows = np.nonzero(reached)[0] + start
+        yield from _scored(vectors, rows, others[reached], least)
         progress(min(len(units), start + QUERIES), len(units), "")
 
 
 def nearest_of(vectors: np.ndarray, files: np.ndarray) -> tuple[int, int, float] | None:
     """The pair of rows of different files with the highest cosine, the first before the second."""
     best: tuple[int, int, float] | None = None
-
-    def least() -> float:
-        return best[2] if best else -1.0
-
-    for order, start, other, scores in _blocks(vectors, least):
-        rows, others = order[start : start + len(scores)], order[other : other + scores.shape[1]]
-        apart = np.where(files[rows][:, None] != files[others], scores, -np.inf)
-        row, column = np.unravel_index(int(apart.argmax()), apart.shape)
-        if apart[row, column] > (best[2] if best else -np.inf):
-            first, second = sorted((int(rows[row]), int(others[column])))
-            best = first, second, min(1.0, float(unit(vectors[first]) @ unit(vectors[second])))
+    for rows, others, scores in _blocks(vectors, lambda: best[2] if best else -1.0):
+        scores[files[rows][:, None] == files[others]] = -np.inf
+        row, column = np.unravel_index([scores.argmax()], scores.shape)
+        if scores[row, column] > (best[2] if best else -np.inf):
+            (best,) = _scored(vectors, rows[row], others[column], -np.inf)
     return best
+
+
+def _scored(
+    vectors: np.ndarray, rows: np.ndarray, others: np.ndarray, least: float
+) -> Iterator[tuple[int, int, float]]:
+    """Pairs of rows that reach a cosine, in double precision; the first is before the second."""
+    for pair in zip(rows.tolist(), others.tolist(), strict=True):
+        first, second = sorted(pair)
+        score = min(1.0, float(unit(vectors[first]) @ unit(vectors[second])))
+        if score >= least - 1e-12:  # equal vectors may miss 1 by a rounding
+            yield first, second, score
 
 
 def _blocks(
     vectors: np.ndarray, least: Callable[[], float]
-) -> Iterator[tuple[np.ndarray, int, int, np.ndarray]]:
-    """Cosines of rows with rows, in blocks that hold each pair of a cosine of at least `least()`.
-
-    Yields an order of the rows, the first of some and of others in that order, and their cosines.
-    """
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows, others and their cosines, in blocks that hold each pair of at least `least()` once."""
     if not len(vectors):
         return
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)  # (n, E) in single precision
@@ -93,9 +87,11 @@ def _blocks(
         last = places[min(start + BLOCK, len(units)) - 1] + reach
         end = int(np.searchsorted(places, last, side="right"))
         for other in range(start, end, WIDTH * BLOCK):
-            # (rows, others)
-            scores = units[start : start + BLOCK] @ units[other : min(end, other + WIDTH * BLOCK)].T
-            yield order, start, other, scores
+            one, two = slice(start, start + BLOCK), slice(other, min(end, other + WIDTH * BLOCK))
+            scores = units[one] @ units[two].T  # (rows, others)
+            if other == start:  # the same rows come first: a pair is not to come twice
+                scores[np.tril_indices(*scores.shape)] = -np.inf
+            yield order[one], order[two], scores
 
 
 def _longest_axis(units: np.ndarray) -> np.ndarray:
