@@ -8,8 +8,8 @@ import pytest
 
 from patchifier import cli
 from patchifier.app import Settings, make_app, server
-from patchifier.app.folders import table_of
-from patchifier.app.openapi import document
+from patchifier.app.collection import table_of
+from patchifier.app.routes import document
 from patchifier.config import RequestError
 
 

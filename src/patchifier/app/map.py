@@ -14,8 +14,7 @@ import numpy as np
 from starlette.responses import Response
 
 from patchifier import jobs
-from patchifier.app.collection import Collection
-from patchifier.app.folders import cache_folder
+from patchifier.app.collection import Collection, cache_folder
 from patchifier.app.layout import Layout, first_layout, lay_out
 from patchifier.app.parameters import NoParams, RefusedError
 from patchifier.app.state import Served

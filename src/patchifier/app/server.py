@@ -21,9 +21,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from patchifier import weights
-from patchifier.app import openapi, routes, subsonic
-from patchifier.app.collection import Collection, Place
-from patchifier.app.folders import table_of
+from patchifier.app import routes, subsonic
+from patchifier.app.collection import Collection, Place, table_of
 from patchifier.app.job import Job
 from patchifier.app.parameters import RefusedError, checked
 from patchifier.app.routes import Endpoint
@@ -187,7 +186,7 @@ class _Page(StaticFiles):
 
 
 async def _document(request: Request) -> Response:
-    return JSONResponse(openapi.document())
+    return JSONResponse(routes.document())
 
 
 def _route(endpoint: Endpoint, served: Served) -> Route:

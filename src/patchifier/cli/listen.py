@@ -51,7 +51,7 @@ def app(
         $ patchifier app music.parquet --port 9000 --no_browser
     """
     _use_one_thread()
-    from patchifier.app.folders import table_of
+    from patchifier.app.collection import table_of
     from patchifier.app.security import Access
     from patchifier.app.server import Settings, run
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from patchifier.cli.command import Outcome
-from patchifier.cli.conditions import Conditions
 from patchifier.cli.opened import (
+    Conditions,
     OpenedTable,
     Outputs,
     Ranking,

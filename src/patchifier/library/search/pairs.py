@@ -51,7 +51,11 @@ def nearest_pairs(
 def nearest_of(vectors: np.ndarray, files: np.ndarray) -> tuple[int, int, float] | None:
     """The pair of rows of different files with the highest cosine, the first before the second."""
     best: tuple[int, int, float] | None = None
-    for rows, others, scores in _blocks(vectors, lambda: best[2] if best else -1.0):
+
+    def least() -> float:
+        return best[2] if best else -1.0
+
+    for rows, others, scores in _blocks(vectors, least):
         scores[files[rows][:, None] == files[others]] = -np.inf
         row, column = np.unravel_index([scores.argmax()], scores.shape)
         if scores[row, column] > (best[2] if best else -np.inf):

@@ -29,7 +29,7 @@ from patchifier.library.search.ranking import (
     best_files,
     hub_discount,
 )
-from patchifier.library.search.route import Nearest, Place, choose, places
+from patchifier.library.search.route import Nearest, Place, choose, in_order, places, walk_on
 from patchifier.library.search.rows import (
     SILENCE_DB,
     Filter,
@@ -39,7 +39,6 @@ from patchifier.library.search.rows import (
     unit,
     without,
 )
-from patchifier.library.search.walk import in_order, walk_on
 from patchifier.library.stored import require_same_model, vectors_of
 
 EVERYTHING = Filter()
