@@ -74,7 +74,7 @@ def read_config(name: str) -> dict[str, Any]:
     The error about a misspelt recipe suggests the nearest one.
     """
     if name in RENAMED_RECIPES and not Path(name).exists():
-        print(f"patchifier: the recipe {name!r} is now {RENAMED_RECIPES[name]!r}.", file=sys.stderr)
+        say(f"patchifier: the recipe {name!r} is now {RENAMED_RECIPES[name]!r}.")
         name = RENAMED_RECIPES[name]
     near = difflib.get_close_matches(name, recipes(), n=1)
     try:
@@ -85,27 +85,20 @@ def read_config(name: str) -> dict[str, Any]:
         raise RequestError(f"{error} Did you mean {near[0]!r}?") from error
 
 
+def say(line: str) -> None:
+    """Print a line on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def counted(count: int, noun: str) -> str:
     """Number with its noun: "1 row", "2 rows"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def print_skipped(skipped: Sequence[tuple[str, str]], listed: str | Path) -> str:
-    """Print each skipped file on standard error; return how many and where they are listed.
-
-    Parameters
-    ----------
-    skipped : sequence of (path, reason)
-    listed : path
-        The list of skipped files.
-
-    Returns
-    -------
-    str
-        Ends a command's text; empty if nothing was skipped.
-    """
+    """Say why each file was skipped; return the end of a command's text about all of them."""
     for line in skipped_lines(skipped):
-        print(line, file=sys.stderr)
+        say(line)
     return f"; {len(skipped)} skipped, named in {listed}" if skipped else ""
 
 
@@ -114,10 +107,7 @@ def print_alike(names: Iterable[str]) -> None:
     from patchifier.tasks import alike
 
     for same in alike(names):
-        print(
-            f"note: labels that differ in case or spaces alone are different labels: {same}",
-            file=sys.stderr,
-        )
+        say(f"note: labels that differ in case or spaces alone are different labels: {same}")
 
 
 Command = Callable[..., Outcome | None]
@@ -159,7 +149,7 @@ class Parser(jsonargparse.ArgumentParser):
         for name in old:
             new = new_name(name)
             works = f"an old name of --{new}; it works until 1.0" if new else "a constant now"
-            print(f"{self.prog}: --{name} is {works}.", file=sys.stderr)
+            say(f"{self.prog}: --{name} is {works}.")
         nested: dict[str, Any] = {}
         for name, value in old.items():
             *sections, field = name.split(".")

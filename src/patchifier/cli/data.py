@@ -1,6 +1,5 @@
 """Commands about data: prepare, fetch, check."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from patchifier.cli.command import (
     print_alike,
     print_skipped,
     read_config,
+    say,
 )
 from patchifier.cli.progress import progress
 from patchifier.config import Config, RequestError, SpectrogramConfig, update
@@ -82,7 +82,7 @@ def prepare(
         dataset, out, config=config, workers=workers or None, progress=progress("log-mels")
     )
     for clip, note in done.notes:
-        print(f"note about {clip.id}: {note}", file=sys.stderr)
+        say(f"note about {clip.id}: {note}")
     if dataset.task and dataset.task.kind in ("one-of", "many-of"):
         print_alike(dataset.task.names)
     skipped = [(clip.path, reason) for clip, reason in done.skipped]

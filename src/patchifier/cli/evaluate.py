@@ -1,12 +1,11 @@
 """Commands that evaluate: compare, leaks, report, reconstruct, demo, paper."""
 
 import functools
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from patchifier.cli.command import Outcome, Overrides, counted
+from patchifier.cli.command import Outcome, Overrides, counted, say
 from patchifier.cli.progress import progress
 from patchifier.config import Config, RequestError, read_changes, to_dict, update
 
@@ -290,25 +289,20 @@ def reconstruct(
 
 def _reconstructions(embedder: "Embedder", file: str, start_s: float) -> dict[str, "np.ndarray"]:
     """Patches (N, M, T) of an excerpt; for each ratio its mask (N,) and the reconstruction."""
+    import numpy as np
+
     from patchifier.train import pictures
     from patchifier.windows import window_patches
 
     config = embedder.config
     most, _ = window_patches(config)
     frames = config.model.patch_frames
-    log_mel = _excerpt(embedder, file, start_s, most * frames * config.spectrogram.frame_s + 1)
+    end_s = start_s + most * frames * config.spectrogram.frame_s + 1
+    pieces = embedder.pieces(file, start_s=start_s, end_s=end_s)
+    log_mel = np.concatenate(list(pieces), axis=1)
     n_patches = min(most, max(1, log_mel.shape[1] // frames))
     reconstruct = functools.partial(embedder.reconstruct, log_mel)
     return pictures.reconstructions(reconstruct, n_patches, config.pretrain.seed)
-
-
-def _excerpt(embedder: "Embedder", file: str, start_s: float, seconds: float) -> "np.ndarray":
-    """Log-mel (M, frames) of an excerpt."""
-    from patchifier import audio
-
-    rate, end_s = embedder.config.spectrogram.sample_rate, start_s + seconds
-    waveform = audio.load(file, sample_rate=rate, start_s=start_s, end_s=end_s)
-    return embedder.log_mel(waveform, rate)
 
 
 def _save_sound(arrays: dict[str, "np.ndarray"], config: Config, picture: Path) -> list[Path]:
@@ -442,9 +436,6 @@ def paper(data: str, *, out: str, config: str = "paper") -> Outcome:
 
 def _run_steps(steps: "list[Step]", out: Path) -> Outcome:
     from patchifier.evaluate import paper
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
 
     done = paper.run(steps, out, say=say)
     page, seconds = out / "report" / "index.html", sum(step["seconds"] for step in done)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from patchifier.cli.command import Outcome, counted, print_alike, print_skipped
+from patchifier.cli.command import Outcome, counted, print_alike, print_skipped, say
 from patchifier.cli.progress import progress
 from patchifier.config import RequestError
 from patchifier.io import skipped_lines
@@ -235,13 +235,12 @@ def teach(table: str, labels: str, *, out: str, group: str = "", model: str = ""
     text = taught_text(found, out) + print_skipped(found.skipped, listed)
     print_alike([*found.songs, *found.too_few])
     for names in found.joined:
-        print(f"note: groups that differ in case or spaces alone are one: {names}", file=sys.stderr)
+        say(f"note: groups that differ in case or spaces alone are one: {names}")
     for label in [*found.songs, *found.too_few]:
         if "|" in label:
-            print(
+            say(
                 f"note: {label!r} is one label for 'teach', for a song has one: several labels of "
-                "a song are taught by 'compare' and 'finetune'.",
-                file=sys.stderr,
+                "a song are taught by 'compare' and 'finetune'."
             )
     results = found.taught.to_dict() | {
         "songs": found.songs,
@@ -447,7 +446,7 @@ def tag(
     from patchifier.library import tagging
 
     if removed := tagging.clean(table):
-        print(f"removed {removed}, which a killed run left", file=sys.stderr)
+        say(f"removed {removed}, which a killed run left")
     if undo:
         if write or overwrite or labels:
             raise RequestError("--undo restores what was written: give it alone.")
@@ -483,7 +482,7 @@ def _write_tags(table: str, found: "Proposal", shown: list[str]) -> Outcome:
     """Show changes of tags, then write them."""
     from patchifier.library import tagging
 
-    print("\n".join(shown), file=sys.stderr)
+    say("\n".join(shown))
     written, left = tagging.write(table, found.changes, progress=progress("files"))
     skipped = (*found.skipped, *left)
     text = f"tags written into {counted(written, 'file')}"

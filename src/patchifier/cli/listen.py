@@ -2,10 +2,11 @@
 
 import contextlib
 import os
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from patchifier.cli.command import Outcome
+from patchifier.cli.command import Outcome, say
 from patchifier.config import RequestError
 
 
@@ -53,31 +54,20 @@ def app(
     _use_one_thread()
     from patchifier.app.collection import table_of
     from patchifier.app.security import Access
-    from patchifier.app.server import Settings, run
 
     embedded = (out or table_of(table)) if Path(table).is_dir() else ""
 
     def started(address: str) -> None:
-        _say(f"the page is at {address} - Ctrl-C ends it.")
+        say(f"the page is at {address} - Ctrl-C ends it.")
         if embedded:
-            _say(f"the table of this folder is {embedded}")
+            say(f"the table of this folder is {embedded}")
         if not no_browser:
             import webbrowser
 
             webbrowser.open(address)
 
-    settings = Settings(
-        access=Access(),
-        port=_port(port),
-        music=_folder("--music", music),
-        heads=_folder("--heads", heads),
-        model=model,
-        out=Path(out) if out else None,
-        workers=workers or None,
-    )
-    with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
-        run(table, settings, started=started)
-    return Outcome({}, "ended.")
+    options = {"out": Path(out) if out else None, "workers": workers or None, "model": model}
+    return _run(table, started, port=port, music=music, heads=heads, access=Access(), **options)
 
 
 def serve(
@@ -119,24 +109,35 @@ def serve(
     """
     _use_one_thread()
     from patchifier.app.security import Access
-    from patchifier.app.server import Settings, run
 
     if Path(table).is_dir():
         raise RequestError(f"{table} is a folder, expected a table: 'patchifier embed' makes it.")
-    settings = Settings(
-        access=Access(host, token or os.environ.get("PATCHIFIER_TOKEN", "")),
-        port=_port(port),
-        music=_folder("--music", music),
-        heads=_folder("--heads", heads),
-        model=model,
-        page=False,
-    )
+
+    def started(address: str) -> None:
+        say(f"the API is at {address}api/openapi.json")
+
+    access = Access(host, token or os.environ.get("PATCHIFIER_TOKEN", ""))
+    options = {"access": access, "model": model, "page": False}
+    return _run(table, started, port=port, music=music, heads=heads, **options)
+
+
+def _run(
+    table: str,
+    started: Callable[[str], None],
+    *,
+    port: int,
+    music: str,
+    heads: str,
+    **options: Any,
+) -> Outcome:
+    """Serve until Ctrl-C."""
+    from patchifier.app.server import Settings, run
+
+    if not 0 <= port < 2**16:
+        raise RequestError(f"--port is {port}, expected 0 to 65535.")
+    folders = {"music": _folder("--music", music), "heads": _folder("--heads", heads)}
     with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
-        run(
-            table,
-            settings,
-            started=lambda address: _say(f"the API is at {address}api/openapi.json"),
-        )
+        run(table, Settings(port=port, **folders, **options), started=started)
     return Outcome({}, "ended.")
 
 
@@ -173,17 +174,7 @@ def _use_one_thread() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def _port(port: int) -> int:
-    if not 0 <= port < 2**16:
-        raise RequestError(f"--port is {port}, expected 0 to 65535.")
-    return port
-
-
 def _folder(flag: str, name: str) -> Path | None:
     if name and not Path(name).is_dir():
         raise RequestError(f"{flag} is {name}, expected a folder that exists.")
     return Path(name) if name else None
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

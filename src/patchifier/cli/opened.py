@@ -355,10 +355,3 @@ def require_outputs(m3u: str, out: str) -> None:
         playlist.require_m3u8(m3u)
     if out:
         export.require_results(out)
-
-
-def require_count(count: int) -> int:
-    """Return a number of files; refuse less than one."""
-    if count < 1:
-        raise RequestError(f"--count is {count}, expected at least 1.")
-    return count

@@ -11,7 +11,6 @@ from patchifier.cli.opened import (
     OpenedTable,
     Outputs,
     Ranking,
-    require_count,
     require_outputs,
     wide_step,
 )
@@ -76,7 +75,7 @@ def similar(
     queries = here.queries(to, "--to")
     found = here.store.similar(
         queries,
-        require_count(count),
+        count,
         unlike=here.queries(not_, "--not"),
         discount_hubs=discount_hubs,
         **here.options(ranking, conditions),
@@ -132,9 +131,7 @@ def path(
     files = [from_, *via, to]
     stops = [here.query(from_, "--from"), *here.queries(via, "--via"), here.query(to, "--to")]
     options = here.options(ranking, conditions)
-    found = here.store.path(
-        stops[0], stops[-1], require_count(count), waypoints=stops[1:-1], **options
-    )
+    found = here.store.path(stops[0], stops[-1], count, waypoints=stops[1:-1], **options)
     places = [(found[:1], "begins at"), *[(found[1:-1], "leads through")] * len(via)]
     notes = [
         here.stand_in(file, stop, rows, does, options["weights"])
@@ -199,7 +196,7 @@ def mix(
     first = here.queries(seeds, "--seeds")
     found = here.store.mix(
         first,
-        require_count(count),
+        count,
         unlike=here.queries(not_, "--not"),
         drift=drift,
         artist_gap=artist_gap,

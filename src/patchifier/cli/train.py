@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Literal
 
-from patchifier.cli.command import Outcome, Overrides
+from patchifier.cli.command import Outcome, Overrides, say
 from patchifier.cli.evaluate import results_table
 from patchifier.cli.progress import progress
 from patchifier.config import (
@@ -113,7 +113,7 @@ def _say(config: Config, line: str) -> None:
     note = (
         " (as in the paper; a recipe such as --config self-supervised takes fewer)" if long else ""
     )
-    print(f"{line}{note}", file=sys.stderr, flush=True)
+    say(f"{line}{note}")
 
 
 def _base(path: str, init: str) -> Config:
@@ -182,7 +182,7 @@ def finetune(
     start = checkpoint.load(model)
     config = changes.apply(start.config)
     methods = METHODS if method == "all" else (method,)
-    print(_tuning_line(model, changes, config), file=sys.stderr, flush=True)
+    say(_tuning_line(model, changes, config))
     tuned = finetune.finetune(
         start,
         cache,
@@ -207,7 +207,7 @@ def finetune(
             progress=progress,
         )
     except BaseException:
-        print(results_table(rows), file=sys.stderr, flush=True)
+        say(results_table(rows))
         raise
     return Outcome({"rows": rows}, results_table(rows))
 
@@ -251,7 +251,7 @@ def watch(run: str) -> Outcome:
     watched.update()
     try:
         while sys.stderr.isatty() and not watched.ended:
-            print(f"\x1b[2J\x1b[H{watched.text()}", file=sys.stderr, flush=True)
+            say(f"\x1b[2J\x1b[H{watched.text()}")
             time.sleep(WATCH_S)
             watched.update()
     except KeyboardInterrupt:  # it is how to leave
