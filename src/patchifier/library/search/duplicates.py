@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from patchifier.config import RequestError
 from patchifier.io import Progress, Steps, silent
 from patchifier.library.prints import CONFIG, fingerprints
 from patchifier.library.search.index import is_uri
 from patchifier.library.search.rows import Filter, SearchResult
-from patchifier.library.search.store import EVERYTHING, Pair, VectorStore
+from patchifier.library.search.store import EVERYTHING, Pair, VectorStore, require_threshold
 from patchifier.matching import SIMILAR, Match, Print, PrintIndex, agreement
 
 Kind = Literal[
@@ -131,11 +130,7 @@ def duplicates(
     >>> duplicates(search.load("music.parquet"), workers=1)
     ()
     """
-    if not 0 < threshold <= 1:
-        raise RequestError(
-            f"the threshold is {threshold}, expected a cosine above 0 and at most 1, such as "
-            f"{CANDIDATE}."
-        )
+    require_threshold(threshold, CANDIDATE)
     steps = Steps(progress, 3)
     pairs = store.candidate_pairs(
         threshold, NEIGHBOURS, where=where, progress=steps.next("pairs of vectors")

@@ -9,7 +9,7 @@ import numpy as np
 
 from patchifier.library.search.metric import SLACK
 from patchifier.library.search.ranking import Caps, Ranked, Target, keys
-from patchifier.library.search.rows import Filter, SearchResult, unit, without
+from patchifier.library.search.rows import Filter, SearchResult, unit
 
 CHOICES = 30  # files that are tried for each place of a path
 NEARLY_PARALLEL = 1e-6
@@ -160,41 +160,17 @@ def _least(layers: Sequence[Sequence[Ranked]]) -> list[Ranked]:
     return path[::-1]
 
 
-Next = Callable[[Target, Filter, Caps], Sequence[Ranked]]
-"""The file nearest to a target, in a list; an empty one if none is left."""
+def drifted(target: Target, walk: Sequence[Ranked], drift: float) -> Target:
+    """What comes next in a walk: between its target and its last file."""
+    here = walk[-1].direction if walk else target.direction
+    mixed = (1 - drift) * target.direction + drift * here
+    direction = unit(mixed) if np.linalg.norm(mixed) > SLACK else here
+    return Target(target.metric, direction, direction)
 
 
-def walk_on(
-    target: Target,
-    walk: list[Ranked],
-    count: int,
-    *,
-    drift: float,
-    artist_gap: int,
-    caps: Caps,
-    where: Filter,
-    nearest: Next,
-) -> list[Ranked]:
-    """Add files to `walk` until it has `count`, or none is left; arguments as for a mix."""
-    for file in walk:
-        caps.add(file.row)
-    while len(walk) < count:
-        here = walk[-1].direction if walk else target.direction
-        mixed = (1 - drift) * target.direction + drift * here
-        direction = unit(mixed) if np.linalg.norm(mixed) > SLACK else here
-        narrowed = _apart(where, walk[max(0, len(walk) - artist_gap) :])
-        narrowed = without(narrowed, [file.row.path for file in walk])
-        step = nearest(Target(target.metric, direction, direction), narrowed, caps)
-        if not step:
-            break
-        caps.add(step[0].row)
-        walk.append(step[0])
-    return walk
-
-
-def _apart(where: Filter, recent: Sequence[Ranked]) -> Filter:
+def without_artists(where: Filter, files: Sequence[Ranked]) -> Filter:
     """Conditions without the artists of some files."""
-    artists = [str(file.row.tags["artist"]) for file in recent if "artist" in file.row.tags]
+    artists = [str(file.row.tags["artist"]) for file in files if "artist" in file.row.tags]
     return dataclasses.replace(where, without_artists=(*where.without_artists, *artists))
 
 

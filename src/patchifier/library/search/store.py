@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +28,15 @@ from patchifier.library.search.ranking import (
     best_files,
     hub_discount,
 )
-from patchifier.library.search.route import Nearest, Place, choose, in_order, places, walk_on
+from patchifier.library.search.route import (
+    Nearest,
+    Place,
+    choose,
+    drifted,
+    in_order,
+    places,
+    without_artists,
+)
 from patchifier.library.search.rows import (
     SILENCE_DB,
     Filter,
@@ -43,6 +50,7 @@ from patchifier.library.stored import require_same_model, vectors_of
 
 EVERYTHING = Filter()
 DISCOUNT_HUBS = False
+BY_TIME = [("path", "ascending"), ("start_s", "ascending")]
 NEARNESS_OF, NEARNESS_AMONG, NEARNESS_PERCENT = 200, 5_000, 10  # of the usual nearness of rows
 Query = str | Path | np.ndarray
 Seeds = Query | Sequence[Query]
@@ -126,9 +134,7 @@ class VectorStore(abc.ABC):
 
     def filter(self, where: Filter) -> tuple[SearchResult, ...]:
         """Rows where the conditions hold, by path and time; their score is None."""
-        table = self._select(where, vectors=False).sort_by(
-            [("path", "ascending"), ("start_s", "ascending")]
-        )
+        table = self._select(where, vectors=False).sort_by(BY_TIME)
         return tuple(found(table, [None] * len(table)))
 
     def similar(
@@ -201,10 +207,9 @@ class VectorStore(abc.ABC):
         """
         require_count(count, "count")
         target, named = self._target(query, unlike, weights=weights, identity=identity)
-        where = without(where, named)
         caps = _caps(max_per_artist, max_per_album)
-        options: dict[str, Any] = {"where": where, "exact": exact, "caps": caps}
-        found = self._best(target, count, discount_hubs=discount_hubs, **options)
+        options = {"exact": exact, "discount_hubs": discount_hubs}
+        found = self._best(target, count, where=without(where, named), caps=caps, **options)
         return tuple(file.row for file in found)
 
     def paths(self) -> list[str]:
@@ -414,11 +419,7 @@ class VectorStore(abc.ABC):
         >>> search.load("music.parquet").near_duplicates(0.9999)
         ()
         """
-        if not 0 < threshold <= 1:
-            raise RequestError(
-                f"the threshold is {threshold}, expected a cosine above 0 and at most 1, such as "
-                "0.95."
-            )
+        require_threshold(threshold, 0.95)
         rows, vectors, files = self._by_file(where)
         pairs = pairs_above(vectors, files, threshold)
         return _best_pairs(rows, files, _at_most(pairs, most, threshold))
@@ -461,9 +462,7 @@ class VectorStore(abc.ABC):
 
     def _by_file(self, where: Filter) -> tuple[Sequence[SearchResult], np.ndarray, np.ndarray]:
         """Rows by path and time, their vectors (n, E), and the number of each one's file (n,)."""
-        table = self._select(self.audible(where)).sort_by(
-            [("path", "ascending"), ("start_s", "ascending")]
-        )
+        table = self._select(self.audible(where)).sort_by(BY_TIME)
         rows = found(table, [None] * len(table))
         paths = np.array([row.path for row in rows], object)
         files = np.unique(paths, return_inverse=True)[1] if rows else np.zeros(0, int)
@@ -531,21 +530,18 @@ class VectorStore(abc.ABC):
         seeds = [self._known(seed) for seed in listed(seeds)]
         target, named = self._target(seeds, unlike, weights=weights)
         first = [self._file(path, target.metric) for path in dict.fromkeys(paths_of(seeds))]
-
-        def nearest(target: Target, where: Filter, caps: Caps) -> list[Ranked]:
-            options: dict[str, Any] = {"exact": exact, "discount_hubs": discount_hubs}
-            return self._best(target, 1, where=where, caps=caps, **options)
-
-        walk = walk_on(
-            target,
-            first[:count],
-            count,
-            drift=drift,
-            artist_gap=artist_gap,
-            caps=_caps(max_per_artist, max_per_album),
-            where=without(where, named),
-            nearest=nearest,
-        )
+        walk, options = first[:count], {"exact": exact, "discount_hubs": discount_hubs}
+        caps = _caps(max_per_artist, max_per_album)
+        for file in walk:
+            caps.add(file.row)
+        while len(walk) < count:
+            left = without_artists(where, walk[max(0, len(walk) - artist_gap) :])
+            left = without(left, [*named, *(file.row.path for file in walk)])
+            step = self._best(drifted(target, walk, drift), 1, where=left, caps=caps, **options)
+            if not step:
+                break
+            caps.add(step[0].row)
+            walk += step
         return tuple(in_order(walk, None if first else target.shown))
 
     def path(
@@ -711,6 +707,14 @@ def require_count(value: int, name: str) -> None:
     """Refuse a number of files that is no whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RequestError(f"{name} is {value!r}, expected a whole number of at least 1.")
+
+
+def require_threshold(value: float, example: float) -> None:
+    """Refuse what is no cosine of two files that may be the same."""
+    if not 0 < value <= 1:
+        raise RequestError(
+            f"the threshold is {value}, expected a cosine above 0 and at most 1, such as {example}."
+        )
 
 
 def _caps(max_per_artist: int, max_per_album: int) -> Caps:
