@@ -23,24 +23,12 @@ TAGS = ("title", "artist", "album", "albumartist", "genre", "year", "track")
 
 @dataclass(frozen=True)
 class Place:
-    """Where the files of a table are.
-
-    Attributes
-    ----------
-    music : Path or None
-        Folder in which every file must lie, and from which relative paths count.
-    """
+    """Where the files of a table are: all in the folder `music`, or anywhere."""
 
     music: Path | None = None
 
     def find(self, path: str) -> str:
-        """Real path of a file of a table; empty if it is missing or lies outside.
-
-        Examples
-        --------
-        >>> Place(Path("music")).find("../music.parquet")
-        ''
-        """
+        """Real path of a file of a table; empty if it is missing or lies outside."""
         base = os.path.realpath(self.music) if self.music else os.getcwd()
         if "\0" in path:
             return ""
@@ -53,40 +41,17 @@ class Place:
             return ""
 
     def shown(self, path: str) -> str:
-        """Path of a file from the music's folder; whole where there is none.
-
-        Examples
-        --------
-        >>> Place(Path("/music")).shown("/music/a/one.ogg")
-        'a/one.ogg'
-        """
+        """Path of a file from the music's folder; whole where there is none."""
         if self.music and path.startswith(os.path.join(self.music, "")):
             return os.path.relpath(path, self.music)
         return path
 
 
 class Collection:
-    """Tracks of a table of embeddings: one for each file.
+    """Tracks of a table of embeddings, one for each file; `source` is the table's file.
 
-    Parameters
-    ----------
-    table : EmbeddingTable or None
-        None for a library without a table.
-    name : str
-        For people.
-    source : Path
-        The table's file, beside which caches may lie.
-    place : Place
-        Where the files are.
-
-    Attributes
-    ----------
-    store : patchifier.library.search.Table or None
-        What is searched.
-    paths, ids : list of str
-        Of each track, in the order of the table.
-    number : dict of str to int
-        Place of each id.
+    `paths` and `ids` are those of each track, in the order of the table; `number` has the place of
+    each id.
     """
 
     def __init__(
@@ -112,13 +77,7 @@ class Collection:
 
     @classmethod
     def open(cls, path: Path, *, name: str = "", place: Place | None = None) -> "Collection":
-        """Read a table's file; its name is that of the library by default.
-
-        Raises
-        ------
-        RequestError
-            As of :func:`patchifier.library.read`; and for a table of patches.
-        """
+        """Read a table's file, whose name is that of the library by default."""
         table = read(path)
         if table.metadata.get("patches"):
             raise RequestError(
@@ -143,13 +102,7 @@ class Collection:
         return self._columns[name]
 
     def find(self, one: str) -> int:
-        """Place of the track of an id.
-
-        Raises
-        ------
-        RefusedError
-            404 if there is none.
-        """
+        """Place of the track of an id; refused with 404 if there is none."""
         if one not in self.number:
             raise RefusedError(
                 404, f"there is no song {one[:40]!r} in this library: reload the list of songs."
@@ -179,13 +132,7 @@ class Collection:
         }
 
     def file(self, place: int) -> str:
-        """Real path of a track's file.
-
-        Raises
-        ------
-        RefusedError
-            410 if it is missing, or lies outside of the music's folder.
-        """
+        """Real path of a track's file; refused with 410 if it is missing or lies outside."""
         if real := self.place.find(self.paths[place]):
             return real
         where = f" in {self.place.music}" if self.place.music else ""
@@ -286,13 +233,7 @@ class Collection:
 
 
 def folded(text: str) -> str:
-    """Text in lower case without accents.
-
-    Examples
-    --------
-    >>> folded("Sigur Rós")
-    'sigur ros'
-    """
+    """Text in lower case without accents."""
     parts = unicodedata.normalize("NFKD", text.casefold())
     return "".join(part for part in parts if not unicodedata.combining(part))
 
@@ -304,13 +245,7 @@ def cache_folder() -> Path:
 
 
 def table_of(folder: str | Path) -> Path:
-    """Table of a folder in the user's cache; two folders of one name have two.
-
-    Examples
-    --------
-    >>> table_of("music") == table_of("./music"), table_of("music").suffix
-    (True, '.parquet')
-    """
+    """Table of a folder in the user's cache; two folders of one name have two."""
     real = os.path.realpath(folder)
     digest = hashlib.blake2b(os.fsencode(real), digest_size=6).hexdigest()
     return cache_folder() / f"{os.path.basename(real) or 'music'}-{digest}.parquet"

@@ -20,12 +20,7 @@ class _StoppedError(Exception):
 
 
 class Check:
-    """A check of a collection's pairs in a thread; its files are decoded in worker processes.
-
-    Parameters
-    ----------
-    collection : Collection
-    """
+    """A check of a collection's pairs in a thread; its files are decoded in worker processes."""
 
     def __init__(self, collection: Collection) -> None:
         self.collection = collection

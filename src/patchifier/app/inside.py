@@ -26,24 +26,12 @@ SPAN_S, SPAN_HOP_S = 20.0, 10.0  # for tempo and key over time
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A window of a song, as a model that reconstructs sees it.
-
-    Attributes
-    ----------
-    start_s : float
-        Where it begins in the song.
-    log_mel : ndarray, shape (M, N * W)
-        Mel bands of whole patches, lowest first, in dB x 0.01.
-    patch_frames : int
-        Frames W in a patch.
-    frame_s : float
-        Seconds between two frames.
-    """
+    """A window of a song, as a model that reconstructs sees it."""
 
     start_s: float
-    log_mel: np.ndarray
+    log_mel: np.ndarray  # (M, N * W), mel bands of whole patches in dB x 0.01
     patch_frames: int
-    frame_s: float
+    frame_s: float  # seconds between two frames
 
     @property
     def n_patches(self) -> int:
@@ -58,22 +46,11 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """Masked patches as a model predicts them, beside predictors that need no training.
-
-    Attributes
-    ----------
-    masked : tuple of int
-        Indices of the masked patches.
-    log_mel : ndarray, shape (M, N * W)
-        The excerpt with predictions in place of the masked patches.
-    mse : dict
-        Mean squared error on the masked patches: "model", and each of
-        :data:`patchifier.predictors.UNTRAINED`.
-    """
+    """Masked patches as a model predicts them, beside predictors that need no training."""
 
     masked: tuple[int, ...]
-    log_mel: np.ndarray
-    mse: dict[str, float]
+    log_mel: np.ndarray  # (M, N * W) with predictions in place of the masked patches
+    mse: dict[str, float]  # on the masked patches: "model", and predictors.UNTRAINED
 
 
 @dataclass(frozen=True)
@@ -87,22 +64,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Structure:
-    """Structure of a song.
-
-    Attributes
-    ----------
-    hop_s : float
-        Seconds of a step.
-    similarity : ndarray, shape (n, n)
-        Cosine of every two steps, from -1 to 1.
-    novelty : ndarray, shape (n,)
-        From 0 to 1: how much the music changes at each step.
-    sections : tuple of Section
-    """
+    """Structure of a song, in steps."""
 
     hop_s: float
-    similarity: np.ndarray
-    novelty: np.ndarray
+    similarity: np.ndarray  # (n, n), cosine of every two steps
+    novelty: np.ndarray  # (n,), from 0 to 1: how much the music changes
     sections: tuple[Section, ...]
 
 
@@ -144,13 +110,7 @@ def envelope(path: str | Path, columns: int = COLUMNS) -> tuple[float, np.ndarra
 
 
 def excerpt(model: Embedder, path: str | Path, start_s: float = 0.0) -> Excerpt:
-    """Read a window of a song from `start_s` on, of at most as many patches as were trained.
-
-    Raises
-    ------
-    RequestError
-        If the file cannot be read, ends before `start_s`, or is shorter than a patch from there.
-    """
+    """Read a window of a song from `start_s` on, of at most as many patches as were trained."""
     config, frame_s = model.config, model.config.spectrogram.frame_s
     W = config.model.patch_frames
     n_patches = windows.window_patches(config)[0]
@@ -167,13 +127,7 @@ def excerpt(model: Embedder, path: str | Path, start_s: float = 0.0) -> Excerpt:
 
 
 def random_mask(n_patches: int, ratio: float, seed: int = 0) -> tuple[int, ...]:
-    """Draw the patches to mask: a share of all of them, at least one, and not all.
-
-    Examples
-    --------
-    >>> len(random_mask(25, 0.75)), random_mask(4, 0.5) == random_mask(4, 0.5)
-    (19, True)
-    """
+    """Draw the patches to mask: a share of all of them, at least one, and not all."""
     if not 0 < ratio < 1 or n_patches < 2:
         raise RequestError(
             f"the ratio is {ratio} of {n_patches} patches, expected a number between 0 and 1 of at "
@@ -185,13 +139,7 @@ def random_mask(n_patches: int, ratio: float, seed: int = 0) -> tuple[int, ...]:
 
 
 def reconstruct(model: Embedder, shown: Excerpt, masked: Sequence[int]) -> Reconstructed:
-    """Predict masked patches of an excerpt.
-
-    Raises
-    ------
-    RequestError
-        If no patch is masked or all are, an index is out of range, or the model has no decoder.
-    """
+    """Predict masked patches of an excerpt, at least one of them and not all."""
     N, W = shown.n_patches, shown.patch_frames
     if any(index < 0 or index >= N for index in masked) or not 0 < len(set(masked)) < N:
         raise RequestError(

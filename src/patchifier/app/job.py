@@ -26,19 +26,9 @@ class _CancelledError(Exception):
 
 
 class Job:
-    """A job that embeds a folder in a thread, with worker processes.
+    """A job that embeds a folder in a thread, with worker processes; a table is brought up to date.
 
-    Parameters
-    ----------
-    folder : Path
-        Of music.
-    out : Path
-        The table; one that exists is brought up to date.
-    embedder : Embedder
-    workers : int or None
-        Processes; one for each core by default.
-    grown : callable
-        Called with a :class:`Collection` of what is done so far, and at the end of all.
+    `grown` is called with a :class:`Collection` of what is done so far, and at the end of all.
     """
 
     def __init__(

@@ -23,24 +23,10 @@ class Layout:
 
 
 def lay_out(vectors: np.ndarray) -> Layout:
-    """Lay vectors out in two dimensions.
+    """Lay vectors (n, E) of length 1 out in two dimensions.
 
-    Parameters
-    ----------
-    vectors : ndarray (n, E), float32
-        Of length 1.
-
-    Returns
-    -------
-    Layout
-        The same for the same vectors and versions of the packages. By UMAP (cosine, seeded); along
-        the two longest principal axes for few vectors, or where umap-learn is not installed.
-
-    Examples
-    --------
-    >>> found = lay_out(np.eye(4, 8, dtype=np.float32))
-    >>> found.places.shape, found.clusters.shape
-    ((4, 2), (4,))
+    The same for the same vectors and versions of the packages. By UMAP (cosine, seeded); along the
+    two longest principal axes for few vectors, or where umap-learn is not installed.
     """
     axes = principal(vectors, min(AXES, *vectors.shape))
     few = len(vectors) < FEWEST or importlib.util.find_spec("umap") is None
@@ -48,13 +34,7 @@ def lay_out(vectors: np.ndarray) -> Layout:
 
 
 def first_layout(vectors: np.ndarray) -> Layout:
-    """Lay vectors out along their two longest principal axes, in one group: at once.
-
-    Examples
-    --------
-    >>> first_layout(np.eye(4, 8, dtype=np.float32)).places.shape
-    (4, 2)
-    """
+    """Lay vectors out along their two longest principal axes, in one group: at once."""
     places = principal(vectors, min(2, *vectors.shape), among=FIRST_AMONG)
     return Layout(_framed(places), np.zeros(len(vectors), np.uint16))
 

@@ -27,12 +27,7 @@ VERSION = 1  # of the layout; another one is made anew
 
 
 class Map:
-    """The map of one collection: where it is on disk, and the process that makes it.
-
-    Parameters
-    ----------
-    collection : Collection
-    """
+    """The map of one collection: where it is on disk, and the process that makes it."""
 
     def __init__(self, collection: Collection) -> None:
         self.collection = collection

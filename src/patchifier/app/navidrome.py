@@ -136,15 +136,10 @@ def _known(collection: Collection) -> _Known:
 
 
 def find(collection: Collection, song: SongRef) -> int:
-    """Place of the track that is a song of Navidrome.
+    """Place of the track that is a song of Navidrome; refused with 422 if there is none.
 
     The MusicBrainz id of the recording decides; without it title, artist and duration together. Of
     several, one of the same album, then the nearest duration.
-
-    Raises
-    ------
-    RefusedError
-        422 if no track is that song.
     """
     store_of(collection)
     known = _known(collection)

@@ -14,17 +14,7 @@ LONGEST = 100_000  # items of a list
 
 
 class RefusedError(RequestError):
-    """A request that is refused with an HTTP status.
-
-    Parameters
-    ----------
-    status : int
-        Such as 404.
-    sentence : str
-        What was wrong, what was expected, and what to do.
-    retry_s : int
-        Seconds after which the same request may be met.
-    """
+    """A request that is refused with an HTTP status, and may be met after `retry_s` seconds."""
 
     def __init__(self, status: int, sentence: str, *, retry_s: int | None = None) -> None:
         super().__init__(sentence)
@@ -44,30 +34,12 @@ class SongParams:
 
 
 def checked(kind: Any, given: Mapping[str, Any], *, texts: bool = False, what: str = "") -> Any:
-    """Make an object of a dataclass from values by name.
+    """Make an object of a dataclass from values by name; refused if one is missing or wrong.
 
-    Parameters
-    ----------
-    kind : type
-        A dataclass. Its annotations say what is expected, its defaults what may be left out. A
-        field's metadata may have another "name". Names that are not its fields are refused, unless
-        it has an `others_ignored` that is true.
-    given : mapping of str to object
-        Values of JSON.
-    texts : bool
-        The values are texts of a query, and numbers are read from them.
-    what : str
-        Where the values stand, for messages, such as "filters.".
-
-    Returns
-    -------
-    object
-        Of the dataclass.
-
-    Raises
-    ------
-    RequestError
-        If a value is missing, unknown or of another kind.
+    Its annotations say what is expected, its defaults what may be left out. A field's metadata may
+    have another "name". Names that are not its fields are refused, unless it has an
+    `others_ignored` that is true. Of the `texts` of a query, numbers are read. `what` is where the
+    values stand, for messages, such as "filters.".
 
     Examples
     --------

@@ -25,27 +25,17 @@ from patchifier.app import (
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint.
+    """An endpoint; names in braces in its path are fields of its parameters.
 
-    Attributes
-    ----------
-    method : str
-    path : str
-        With names in braces, which are fields of what is asked.
-    answer : callable
-        Called with a :class:`patchifier.app.state.Served` and what is asked; gives what becomes
-        JSON, or a response. The first line of its docstring says what it does.
-    raw : bool
-        It is a coroutine that takes the request itself.
-    sends : str
-        Kind of the answer.
+    `answer` gives what becomes JSON, or a response; the first line of its docstring says what it
+    does.
     """
 
     method: Literal["GET", "POST"]
     path: str
     answer: Callable[..., Any]
-    raw: bool = False
-    sends: str = "application/json"
+    raw: bool = False  # the answer is a coroutine that takes the request itself
+    sends: str = "application/json"  # kind of the answer
 
     @property
     def params(self) -> type:
@@ -100,13 +90,7 @@ ERROR = {"$ref": "#/components/schemas/Error"}
 
 
 def document() -> dict[str, Any]:
-    """OpenAPI 3.1 document of every endpoint.
-
-    Examples
-    --------
-    >>> sorted(document()["paths"])[0]
-    '/api/audio/{id}'
-    """
+    """OpenAPI 3.1 document of every endpoint."""
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in ENDPOINTS:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
@@ -186,13 +170,7 @@ def _subsonic(name: str, answer: Any) -> dict[str, Any]:
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """JSON schema of an annotation: of a dataclass, or of one of its fields.
-
-    Examples
-    --------
-    >>> schema_of(list[int] | None)
-    {'type': 'array', 'items': {'type': 'integer'}}
-    """
+    """JSON schema of an annotation: of a dataclass, or of one of its fields."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return schema_of(parts[0])

@@ -39,13 +39,7 @@ HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host to bind is this machine alone.
-
-    Examples
-    --------
-    >>> is_loopback("127.0.0.1"), is_loopback("0.0.0.0")
-    (True, False)
-    """
+    """Whether a host to bind is this machine alone."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -29,24 +29,12 @@ KEPT = 100  # results of looking into songs: 30 MB
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """Limits of an upload.
-
-    Attributes
-    ----------
-    bytes_mb : float
-        Largest file, in MB.
-    length_s : float
-        Longest music, in seconds.
-    receive_s : float
-        Longest time in which it arrives.
-    embed_s : float
-        Longest time in which it is embedded.
-    """
+    """Limits of an upload."""
 
     bytes_mb: float = 200.0
     length_s: float = 1200.0
-    receive_s: float = 120.0
-    embed_s: float = 120.0
+    receive_s: float = 120.0  # longest time in which it arrives
+    embed_s: float = 120.0  # longest time in which it is embedded
 
 
 @dataclass(frozen=True)
@@ -143,37 +131,12 @@ class Kept:
 
 
 class Served:
-    """Everything that the endpoints of one server share.
-
-    Parameters
-    ----------
-    collection : Collection
-    limits : UploadLimits
-
-    Attributes
-    ----------
-    embedder : Embedder or None
-        The model that made the table; None if it is not known, and nothing can be embedded.
-    model : str
-        Its name.
-    job : Job or None
-        The job that makes the collection.
-    arriving : int
-        Uploads that arrive now.
-    heads : dict of str to Head
-        Taught here or read from disk, by name.
-    given : dict of str to dict
-        Of each head that was taught here, the label that each id was given.
-    listed : sequence of (path, reason)
-        Files that were skipped when the table was made, as the list beside it says.
-    folder : Path
-        For temporary files; removed by :meth:`close`.
-    """
+    """Everything that the endpoints of one server share."""
 
     def __init__(self, collection: Collection, *, limits: UploadLimits | None = None) -> None:
         self.collection, self.limits = collection, limits or UploadLimits()
-        self.embedder: Embedder | None = None
-        self.model, self.arriving = "", 0
+        self.embedder: Embedder | None = None  # made the table; unknown, nothing can be embedded
+        self.model, self.arriving = "", 0  # its name; uploads that arrive now
         self.job: Job | None = None
         self._temporary = TemporaryDirectory(prefix="patchifier-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)
@@ -182,9 +145,9 @@ class Served:
         self.uploads: dict[str, Upload] = {}
         self.map: Map | None = None
         self.check: Check | None = None
-        self.heads: dict[str, Head] = {}
-        self.given: dict[str, dict[str, str]] = {}
-        self.listed: Sequence[tuple[str, str]] = ()
+        self.heads: dict[str, Head] = {}  # taught here or read from disk, by name
+        self.given: dict[str, dict[str, str]] = {}  # label of each id, by a head that it taught
+        self.listed: Sequence[tuple[str, str]] = ()  # files that were skipped, and why
         self.kept = Kept(KEPT)
 
     def close(self) -> None:

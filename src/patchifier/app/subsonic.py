@@ -189,12 +189,7 @@ def _id_of(*names: str) -> str:
 
 
 def require_password(access: Access, given: Mapping[str, str]) -> None:
-    """Refuse a request without the right password, token or key.
-
-    Raises
-    ------
-    SubsonicError
-    """
+    """Refuse a request without the right password, token or key."""
     if "apiKey" in given:
         if {"u", "p", "t", "s"} & set(given):
             raise SubsonicError(

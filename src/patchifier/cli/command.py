@@ -26,40 +26,20 @@ RENAMED_RECIPES = {"base": "self-supervised"}  # accepted until 1.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a command.
+    """Result of a command."""
 
-    Attributes
-    ----------
-    results : dict or list
-        What ``--json`` prints.
-    text : str
-        What is printed otherwise.
-    code : int
-        Exit code: 0; 1 if inputs were skipped or a check failed.
-    notes : tuple of str
-        Lines for standard error behind the results.
-    """
-
-    results: Any
-    text: str
-    code: int = 0
-    notes: tuple[str, ...] = ()
+    results: Any  # what --json prints
+    text: str  # what is printed otherwise
+    code: int = 0  # 1 if inputs were skipped or a check failed
+    notes: tuple[str, ...] = ()  # lines for standard error behind the results
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """Overrides of a config: a file, and fields given as flags, which override the file.
+    """Overrides of a config: a file, and fields given as flags, which override the file."""
 
-    Attributes
-    ----------
-    file : str
-        Path of a JSON file or name of a recipe; empty for none.
-    sections : dict
-        Changed fields of each section, for example ``{"pretrain": {"seed": 3}}``.
-    """
-
-    file: str
-    sections: dict[str, Any]
+    file: str  # a JSON file or the name of a recipe; empty for none
+    sections: dict[str, Any]  # {"pretrain": {"seed": 3}}
 
     def apply(self, base: Config) -> Config:
         """Return a copy of a config with these changes."""
@@ -308,15 +288,7 @@ def _flag(parameter: inspect.Parameter) -> str:
 
 
 def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], bool]:
-    """Read the words after a command's name.
-
-    Returns
-    -------
-    flags : dict
-        Keyword arguments of the command's function: what was given, and no default.
-    as_json : bool
-        Whether ``--json`` was given.
-    """
+    """Read the words after a command's name: given flags by parameter, and whether --json was."""
     built = parser(command)
     words = built.with_new_flags(words)
     built.require_known(words)

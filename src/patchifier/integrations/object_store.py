@@ -101,13 +101,7 @@ def is_passing(error: Exception) -> bool:
 
 
 class Store:
-    """A folder, here or on an object store, in which a file is whole or absent.
-
-    Parameters
-    ----------
-    place : str
-        Path or URL.
-    """
+    """A folder, here or on an object store, in which a file is whole or absent."""
 
     def __init__(self, place: str) -> None:
         self.place = place.rstrip("/") if is_url(place) else os.path.realpath(place)

@@ -20,36 +20,14 @@ Window = tuple[int, int, np.ndarray, np.ndarray]
 def encode_waveforms(
     model: Patchifier, config: Config, waveforms: Sequence[Tensor]
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Sequence (B, N, D) of each layer, embedding (B, E) and padding mask of waveforms.
+    """Sequence (B, N, D) of each layer, embedding (B, E) and padding mask (B, N) of waveforms.
 
-    Waveforms have any lengths, and each gives what it gives alone. Differentiable.
-
-    Parameters
-    ----------
-    model : Patchifier
-        In training or evaluation mode, as the caller set it.
-    config : Config
-        What it was made with.
-    waveforms : sequence of Tensor, shape (S_i,), float
-        At ``config.spectrogram.sample_rate``. Log-mel, pooling, descriptors and whitening are
-        computed in float32 at least, the network in the model's own precision or in that of
-        ``torch.autocast``.
-
-    Returns
-    -------
-    layers : list of Tensor, shape (B, N, D)
-        The extractor's vectors, then those after each bottleneck layer, without CLS; where windows
-        overlap, their mean. 0 in padding.
-    embedding : Tensor, shape (B, E)
-        As :class:`patchifier.embed.Embedder` gives it: the mean over windows of each one's pooled
-        vector.
-    valid : Tensor, shape (B, N), bool
-        False for padding.
-
-    Raises
-    ------
-    RequestError
-        If whitening or estimators are in less than float32, which cannot give right vectors.
+    Waveforms (S_i,) have any lengths, and each gives what it gives alone. Differentiable. Log-mel,
+    pooling, descriptors and whitening are computed in float32 at least, the network in the model's
+    own precision or in that of ``torch.autocast``. Layers are the extractor's vectors, then those
+    after each bottleneck layer, without CLS; where windows overlap, their mean; 0 in padding. The
+    embedding is the mean over windows, as of :class:`patchifier.embed.Embedder`. Whitening or
+    estimators in less than float32 are refused.
     """
     _require_exact(model)
     # 1. windows of all waveforms in one batch

@@ -59,18 +59,13 @@ def unlisted_text(paths: Sequence[str]) -> str:
 class Waiting:
     """Clips that a finished table does not have as they are now.
 
-    Attributes
-    ----------
-    new, changed, moved, gone : int
-        Clips without rows, clips whose file was modified, files that lie in another place, and
-        clips whose file is missing. A moved file is known by its size and time of change alone, for
-        nothing is read.
+    A moved file is known by its size and time of change alone, for nothing is read.
     """
 
-    new: int = 0
-    changed: int = 0
-    moved: int = 0
-    gone: int = 0
+    new: int = 0  # without rows
+    changed: int = 0  # the file was modified
+    moved: int = 0  # the file lies in another place
+    gone: int = 0  # the file is missing
 
     @property
     def count(self) -> int:
@@ -90,16 +85,7 @@ def waiting(
 ) -> Waiting:
     """Count the clips that an update of a table would embed, move or drop.
 
-    Parameters
-    ----------
-    clips : sequence of Clip
-        What the table should be about.
-    lines : mapping
-        Its rows.
-    passed : collection of str
-        Paths of files that could not be read.
-    kept : set of Key
-        Rows that an update keeps whatever it finds.
+    Files in `passed` could not be read; an update keeps the rows in `kept` whatever it finds.
     """
     stale = [
         clip
@@ -125,12 +111,8 @@ def shorter(
 ) -> tuple[tuple[str, float, float], ...]:
     """Files that lost more than a tenth of their length: path, seconds before and now.
 
-    Parameters
-    ----------
-    before : tuple
-        The table before an update, and its rows.
-    now : mapping
-        Where the rows of a clip are now. Those that are still in the table before are left out.
+    Of a table and its rows before, and of where each clip's rows are now; those that are still in
+    the table before are left out.
     """
     base, lines = before
     old = {line.clip: line.first for line in lines if line.clip in now}

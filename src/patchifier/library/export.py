@@ -57,15 +57,7 @@ def require_results(out: str | Path) -> None:
 
 
 def write_results(rows: Sequence[SearchResult], out: str | Path) -> None:
-    """Write results of a search: path, start_s, end_s, score and tags of each.
-
-    Parameters
-    ----------
-    rows : sequence of SearchResult
-        With none, a CSV has its header alone.
-    out : str or Path
-        NAME.csv, or NAME.jsonl with an object in each line.
-    """
+    """Write path, start_s, end_s, score and tags of results to NAME.csv or NAME.jsonl."""
     names = ["path", "start_s", "end_s", "score", "track_id", *TAGS]
     _write([_values(row, names) for row in rows], names, Path(out))
 

@@ -41,36 +41,18 @@ Run = tuple[int | None, int]
 
 @dataclass(frozen=True)
 class Entry:
-    """A file as it was before its tags were written.
-
-    Attributes
-    ----------
-    path : str
-        The file.
-    size, mtime_ns, sha256
-        Of the file before.
-    written_sha256 : str
-        Of the file after.
-    runs : tuple of (shift or None, bytes)
-        Where the old bytes are, from the first to the last.
-    """
+    """A file as it was before its tags were written."""
 
     path: str
     size: int
     mtime_ns: int
-    sha256: str
-    written_sha256: str
-    runs: tuple[Run, ...]
+    sha256: str  # of the file before, as size and mtime_ns
+    written_sha256: str  # of the file after
+    runs: tuple[Run, ...]  # where the old bytes are, in order
 
 
 class Journal:
-    """Entries of the files whose tags were written, in a folder.
-
-    Parameters
-    ----------
-    folder : Path
-        It is made when the first file is written.
-    """
+    """Entries of the files whose tags were written, in a folder that the first one makes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -78,19 +60,7 @@ class Journal:
     def write(self, path: str | Path, values: dict[str, str]) -> None:
         """Write tags into a file, in place of it, and keep what restores it.
 
-        Parameters
-        ----------
-        path : str or Path
-            The file.
-        values : dict
-            As of :func:`patchifier.library.tags.write_tags`.
-
-        Raises
-        ------
-        RequestError
-            If its tags cannot be written, or its audio would change; then it stays as it is.
-        OSError
-            If there is no room, or the file or its folder cannot be written.
+        Refused, with the file as it is, if its tags cannot be written, or its audio would change.
         """
         path = Path(path)
         state = path.stat()
@@ -127,15 +97,7 @@ class Journal:
     def clean(self) -> str:
         """Remove what a killed process left beside the file that it was about to replace.
 
-        Returns
-        -------
-        str
-            What was removed; empty if there was nothing.
-
-        Raises
-        ------
-        OSError
-            If it cannot be removed, or another process is writing it.
+        Returns what was removed; empty if there was nothing.
         """
         note = self.folder / WRITING
         if not note.exists():
@@ -174,10 +136,7 @@ class Journal:
     def restore(self) -> Iterator[tuple[str, str]]:
         """Give every file its old bytes and its old time of change, the last one written first.
 
-        Yields
-        ------
-        (path, reason)
-            Of each file; the reason is empty if it is as it was before. Else its entry stays.
+        Yields path and reason; the reason is empty if it is as before. Else its entry stays.
         """
         for number in reversed(self._numbers()):
             place = self.folder / f"{number:05d}.json"
@@ -263,21 +222,7 @@ def _copy(source: BinaryIO, out: BinaryIO, count: int) -> None:
 def shared_runs(old: BinaryIO, new: BinaryIO, kept: BinaryIO, *, grown: int) -> Iterator[Run]:
     """Yield runs of an old file that the new one has too, and of what it does not have.
 
-    Parameters
-    ----------
-    old, new : binary files
-        The files.
-    kept : binary file
-        What the new one does not have is written to it.
-    grown : int
-        Bytes that the new one has more than the old one.
-
-    Examples
-    --------
-    >>> import io
-    >>> kept = io.BytesIO()
-    >>> list(shared_runs(io.BytesIO(b"abc"), io.BytesIO(b"--abc"), kept, grown=2))
-    [(2, 3)]
+    The latter is written to `kept`; the new file is `grown` bytes longer than the old one.
     """
     for shift, run in itertools.groupby(_blocks(old, new, grown), operator.itemgetter(0)):
         count = 0

@@ -9,13 +9,7 @@ OF_PATCHES = " of patches"  # behind the identity of a table with a row for each
 
 
 def name_of(identity: str) -> str | None:
-    """Name of the model of this package that has an identity; None if none has.
-
-    Examples
-    --------
-    >>> name_of(patchifier.load().identity), name_of("0123456789abcdef")
-    ('patchifier-base', None)
-    """
+    """Name of the model of this package that has an identity; None if none has."""
     from patchifier import embed
 
     plain = identity.removesuffix(OF_PATCHES)
@@ -36,26 +30,14 @@ def older_name_of(identity: str) -> str | None:
 
 
 def names_of_size(size: int) -> list[str]:
-    """Names of the models of this package whose vectors have so many numbers.
-
-    Examples
-    --------
-    >>> names_of_size(1268)
-    ['patchifier-base']
-    """
+    """Names of the models of this package whose vectors have so many numbers."""
     from patchifier import embed
 
     return [name for name in weights.names() if embed.load(name).size == size]
 
 
 def called(identity: str) -> str:
-    """Call a model in messages: by its name if it is one of the package, or by its identity.
-
-    Examples
-    --------
-    >>> called("0123456789abcdef")
-    '0123456789abcdef'
-    """
+    """Call a model in messages: by its name if it is one of the package, or by its identity."""
     ending = OF_PATCHES if identity.endswith(OF_PATCHES) else ""
     if name := name_of(identity):
         return f"{name}{ending}"

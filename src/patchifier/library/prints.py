@@ -26,23 +26,8 @@ def fingerprints(
 ) -> dict[str, Print | str]:
     """Fingerprint of each file, or the reason why there is none.
 
-    Parameters
-    ----------
-    paths : sequence of str
-        Audio files.
-    cache : Path, optional
-        Folder in which fingerprints are kept, 0.5 kB for a second. One of a file that has another
-        size or time of change is not used. Where it cannot be written, nothing is kept.
-    workers : int, optional
-        Processes; one for each core by default.
-    progress : callable
-        Called with files done, files in all, and a note.
-
-    Examples
-    --------
-    >>> found = fingerprints(["music/one.ogg", "no.ogg"], workers=1)
-    >>> len(found["music/one.ogg"]), found["no.ogg"]
-    (850, 'no.ogg: there is no such file.')
+    They are kept in the folder `cache`, 0.5 kB for a second. One of a file that has another size or
+    time of change is not used. Where the folder cannot be written, nothing is kept.
     """
     found: dict[str, Print | str] = {path: _kept(path, cache) or "" for path in paths}
     todo = [path for path, one in found.items() if one == ""]

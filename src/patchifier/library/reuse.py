@@ -36,14 +36,8 @@ class Reused:
 class Donors:
     """Rows whose file is no longer where it was, or no longer what it was.
 
-    Parameters
-    ----------
-    base : sequence of RowRange
-        Rows of the table.
-    kept : set of Key
-        Clips whose rows are still theirs.
-    listed : set of Key
-        Clips that the job is about.
+    Of the rows `base` of a table, those of the clips in `kept` are still theirs; the job is about
+    the clips in `listed`.
     """
 
     def __init__(self, base: Sequence[table.RowRange], kept: Set[Key], *, listed: Set[Key]) -> None:
@@ -115,18 +109,9 @@ def _only_once(names: Iterable[Any]) -> set[Any]:
 def write_reused(
     part: Path, base: Path, found: Sequence[Reused], *, facts: Mapping[str, Any]
 ) -> None:
-    """Write rows of a table with the paths, tags and states that their files have now.
+    """Write rows of the table `base` with the paths, tags and states that their files have now.
 
-    Parameters
-    ----------
-    part : Path
-        The table to write; its facts say of each clip where its rows come from.
-    base : Path
-        The table that has the rows.
-    found : sequence of Reused
-        The clips.
-    facts : mapping
-        Facts of the table.
+    The facts of the new table say of each clip where its rows come from.
     """
     stretches = table.stretches_of([(key(one.clip), one.lines.count) for one in found])
     reused = [[*key(one.clip), one.lines.clip[0]] for one in found]

@@ -22,28 +22,12 @@ def find(
     *,
     remote: Callable[[str], Listing | None] = lambda source: None,
 ) -> tuple[list[Clip], list[tuple[str, str]]]:
-    """List the clips of sources.
+    """List the clips of folders, audio files, globs and manifests, and what is lost.
 
-    Parameters
-    ----------
-    sources : str, Path or sequence of these
-        Folders (searched as :mod:`patchifier.datasets.folder` does), audio files, globs, manifests
-        (CSV, TSV, JSONL).
-    remote : callable
-        Lists a source that is not on this machine. It returns None for other sources.
-
-    Returns
-    -------
-    clips : list of Clip
-        With real paths, each once, in the order of the sources; sorted within a folder or a glob.
-    lost : list of (path, reason)
-        Sources with nothing in them, folders that cannot be listed, and files whose names are not
-        UTF-8.
-
-    Raises
-    ------
-    RequestError
-        If there is no clip at all, or a manifest cannot be read.
+    Clips have real paths, each once, in the order of the sources; sorted within a folder or a glob.
+    Lost are sources with nothing in them, folders that cannot be listed, and files whose names are
+    not UTF-8. `remote` lists a source that is not on this machine, and returns None for others. No
+    clip at all, or a manifest that cannot be read, is refused.
     """
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     if not given:

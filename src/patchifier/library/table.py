@@ -83,13 +83,7 @@ SAME = ("model", "pooling", "layers", "window_s", "hop_s", "patches", "size")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Metadata of a table of this package.
-
-    Raises
-    ------
-    RequestError
-        If there is no such file, or it is not a table of embeddings.
-    """
+    """Metadata of a table of this package; refused if the file is none."""
     try:
         text = _stored_facts(path)
     except (OSError, pa.ArrowException, ValueError) as error:

@@ -69,22 +69,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a table says about a file beside its vectors.
-
-    Attributes
-    ----------
-    size, mtime_ns : int
-        Bytes and time of change, as they were before it was read.
-    tags : dict
-        As of :func:`patchifier.library.tags.read_tags`.
-    track_id : str
-        Digest of its audio.
-    """
+    """What a table says about a file beside its vectors, as it was before it was read."""
 
     size: int
     mtime_ns: int
     tags: dict[str, str | int | None]
-    track_id: str
+    track_id: str  # digest of its audio
 
     def columns(self) -> dict[str, str | int | None]:
         """Values of the columns of a table that are about the file."""

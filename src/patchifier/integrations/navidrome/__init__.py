@@ -17,28 +17,7 @@ NAME = "patchifier.ndp"
 
 
 def write_plugin(folder: str | Path) -> Path:
-    """Write the plugin's package, the same bytes each time.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Navidrome's folder of plugins.
-
-    Returns
-    -------
-    Path
-        Of ``patchifier.ndp``.
-
-    Raises
-    ------
-    RequestError
-        If there is no such folder.
-
-    Examples
-    --------
-    >>> write_plugin(".").name
-    'patchifier.ndp'
-    """
+    """Write the plugin's package into Navidrome's folder of plugins, the same bytes each time."""
     if not Path(folder).is_dir():
         raise RequestError(f"{folder} is no folder, expected Navidrome's folder of plugins.")
     manifest = json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8"))

@@ -24,29 +24,9 @@ def not_close(
 ) -> str:
     """Say why none of some results is close to what was looked for, by the default weights.
 
-    Parameters
-    ----------
-    store : VectorStore
-        A table, or an index.
-    query : str, Path, ndarray (E,), or a sequence of these
-        What was looked for, as in :meth:`VectorStore.similar`.
-    found : sequence of SearchResult
-        The results.
-
-    Returns
-    -------
-    str
-        What is known, in one or two sentences; empty if one of the first five is close. Close is
-        what is as near as nine of ten files of the store have another one, and at least a cosine of
-        0.2. What has no clear beat and an unusual loudness or brightness, as noise, speech and some
-        calm music, needs a cosine of 0.8.
-
-    Examples
-    --------
-    >>> from patchifier.library import search
-    >>> store = search.load("music.parquet")
-    >>> not_close(store, "nowhere.ogg", [])
-    'No other file passes these filters.'
+    Empty if one of the first five is close. Close is what is as near as nine of ten files of the
+    store have another one, and at least a cosine of 0.2. What has no clear beat and an unusual
+    loudness or brightness, as noise, speech and some calm music, needs a cosine of 0.8.
     """
     if not found:
         return "No other file passes these filters."
@@ -69,19 +49,8 @@ def not_close(
 def is_beatless(vector: np.ndarray, slices: Mapping[str, int] | None) -> bool:
     """Whether a vector (E,) has little of a beat beside its loudness and brightness.
 
-    Those of noise and speech have, and those of some calm music.
-
-    Parameters
-    ----------
-    vector : ndarray (E,)
-    slices : mapping of str to int, or None
-        Sizes of its slices, in their order. Without the slices `texture` and `pulse` nothing can be
-        said, and the answer is no.
-
-    Examples
-    --------
-    >>> is_beatless(np.array([1.0, 0.1, 2.0]), {"layers": 1, "pulse": 1, "texture": 1})
-    True
+    Those of noise and speech have, and those of some calm music. Without the slices `texture` and
+    `pulse` among the sizes nothing can be said, and the answer is no.
     """
     if not slices or not {"texture", "pulse"} <= slices.keys():
         return False

@@ -46,13 +46,7 @@ def is_index(path: str | Path) -> bool:
 
 
 def is_uri(path: str | Path) -> bool:
-    """Whether `path` names a place on an object store.
-
-    Raises
-    ------
-    RequestError
-        If it is a URI that lost a slash, as it does in a Path.
-    """
+    """Whether `path` names a place on an object store; one that lost a slash is refused."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)", str(path)):
         scheme, place = str(path).split(":/", 1)
         raise RequestError(

@@ -105,13 +105,7 @@ def require_weights(weights: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """A cosine, each squared contribution of which is multiplied by a weight.
-
-    Attributes
-    ----------
-    weights : ndarray (E,) or None
-        None for the plain cosine.
-    """
+    """A cosine, each squared contribution of which is multiplied by a weight (E,); or plain."""
 
     weights: np.ndarray | None = None
 
@@ -155,10 +149,7 @@ def direction_of(
 ) -> np.ndarray:
     """Direction (E,) of length 1 in a metric: mean of some minus half of the mean of others.
 
-    Raises
-    ------
-    RequestError
-        If the vectors cancel out.
+    Refused if the vectors cancel out.
     """
     mean = _mean(vectors, metric)
     return unit(mean - UNLIKE * _mean(unlike, metric)) if len(unlike) else mean

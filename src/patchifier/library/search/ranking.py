@@ -28,20 +28,11 @@ class Candidates(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What a search looks for.
-
-    Attributes
-    ----------
-    metric : Metric
-    direction : ndarray (E,)
-        Of length 1 in the metric: rows are ranked by their cosine with it.
-    shown : ndarray (E,)
-        Of length 1 in the metric: a score is the cosine with it.
-    """
+    """What a search looks for: directions (E,) of length 1 in a metric."""
 
     metric: Metric
-    direction: np.ndarray
-    shown: np.ndarray
+    direction: np.ndarray  # rows are ranked by their cosine with it
+    shown: np.ndarray  # a score is the cosine with it
 
 
 @dataclass(frozen=True)
@@ -85,13 +76,6 @@ def album_of(path: str, tags: Mapping[str, object]) -> tuple[str, str] | None:
 
     That is the album artist. Without one it is the folder: the files of a compilation have many
     artists.
-
-    Examples
-    --------
-    >>> album_of("/music/a/1.mp3", {"album": "Hits", "artist": "X"})
-    ('hits', '/music/a')
-    >>> album_of("/music/a/1.mp3", {"album": "Hits", "artist": "X", "albumartist": "Various"})
-    ('hits', 'various')
     """
     if tags.get("album") is None:
         return None
@@ -119,19 +103,10 @@ def best_files(
     caps: Caps,
     adjust: Adjust | None = None,
 ) -> list[Ranked]:
-    """Best files, the nearest section of each, in order of rank.
+    """Best files, at most `count`, the nearest section of each, in order of rank.
 
-    Parameters
-    ----------
-    parts : iterator of Candidates
-        Each holds more rows than the one before.
-    target : Target
-    count : int
-        Largest number of files.
-    caps : Caps
-        Counts what is listed already; it is not changed.
-    adjust : callable
-        Gives other ranks than the cosine.
+    Each of the `parts` holds more rows than the one before. `caps` counts what is listed already,
+    and is not changed. `adjust` gives other ranks than the cosine.
     """
     chosen: list[Ranked] = []
     for candidates in parts:
@@ -175,19 +150,10 @@ def _within(files: Sequence[Ranked], count: int, caps: Caps) -> list[Ranked]:
 def hub_discount(sample: np.ndarray, direction: np.ndarray) -> Adjust:
     """Ranks in which a row that is near to everything counts less.
 
-    Parameters
-    ----------
-    sample : ndarray (m, E)
-        Directions of some rows of the store, in the metric of the search.
-    direction : ndarray (E,)
-        Of the query, in the same metric.
-
-    Returns
-    -------
-    callable
-        Gives the mean of two standard scores of a cosine: among the cosines of the row with the
-        sample, and among those of the query with it. This is mutual proximity under normal
-        distributions (Schnitzer et al. 2012, "Local and global scaling reduce hubs in space").
+    Given directions (m, E) of some rows and that of the query, in its metric. A rank is the mean of
+    two standard scores of a cosine: among the cosines of the row with the sample, and among those
+    of the query with it. This is mutual proximity under normal distributions (Schnitzer et al.
+    2012, "Local and global scaling reduce hubs in space").
     """
     few, query = sample.astype(np.float32), sample @ direction
     query_mean, query_spread = query.mean(), max(query.std(), LEAST_SPREAD)

@@ -59,17 +59,12 @@ def _between(one: np.ndarray, two: np.ndarray, share: float) -> np.ndarray:
 
 
 def choose(line: Sequence[Place], nearest: Nearest, caps: Caps) -> list[Ranked]:
-    """Choose a file for each place so that the steps are small.
+    """Choose a file for each place so that the steps are small; fewer where few files take part.
 
     A file is a candidate for one place alone, that which it is nearest to: so none comes twice, and
     the path does not turn back. The squares of (1 - cosine) of all steps are added up, and the
     least sum is found by dynamic programming. Where an artist or an album then has more files than
     the limit, those nearest to their places keep these, and a path is chosen again around them.
-
-    Returns
-    -------
-    list of Ranked
-        Fewer than there are places where too few files take part.
     """
     line = list(line)
     for place in line:

@@ -185,31 +185,11 @@ def folded(values: Sequence[str]) -> list[str]:
 
 
 def named(paths: Iterable[str], name: str) -> str | None:
-    """Find the file that a name means.
+    """Find the file that a name means: a name of a file or a part of it, or the end of its path.
 
-    Parameters
-    ----------
-    paths : iterable of str
-        Files of a table.
-    name : str
-        Name of a file or a part of it, or the end of its path from the name of a folder on. Case
-        and the composition of letters do not matter.
-
-    Returns
-    -------
-    str or None
-        The one path that ends with the name; else the one that has it without its suffix; else the
-        one whose file name contains it; None if there is none.
-
-    Raises
-    ------
-    RequestError
-        If several paths fit equally well.
-
-    Examples
-    --------
-    >>> named(["/music/a/Gigue.mp3", "/music/b/Air.mp3"], "gigue")
-    '/music/a/Gigue.mp3'
+    The one path that ends with the name; else the one that has it without its suffix; else the one
+    whose file name contains it; None if there is none, refused if several fit equally well. Case
+    and the composition of letters do not matter.
     """
     wanted = _plain(name).removeprefix("./")
     plain = {path: _plain(path) for path in dict.fromkeys(paths)}
@@ -229,30 +209,10 @@ def named(paths: Iterable[str], name: str) -> str | None:
 
 
 def folder_named(paths: Iterable[str], name: str) -> str | None:
-    """Find the folder that a name means.
+    """Find the folder above some files that a name, or the end of a path, means.
 
-    Parameters
-    ----------
-    paths : iterable of str
-        Files of a table.
-    name : str
-        Name of a folder above some of them, or the end of its path. Case and the composition of
-        letters do not matter.
-
-    Returns
-    -------
-    str or None
-        The path of the folder with a slash at its end; None if there is none.
-
-    Raises
-    ------
-    RequestError
-        If several folders fit.
-
-    Examples
-    --------
-    >>> folder_named(["/music/a/Gigue.mp3", "/music/b/Air.mp3"], "B")
-    '/music/b/'
+    Its path has a slash at its end; None if there is none, refused if several fit. Case and the
+    composition of letters do not matter.
     """
     wanted = _plain(name).removeprefix("./").strip("/")
     direct = {path[: max(path.rfind("/"), path.rfind("\\")) + 1] for path in paths}
