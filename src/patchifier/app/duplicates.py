@@ -1,34 +1,29 @@
 """Endpoints: songs with the same recording; vectors propose pairs, fingerprints confirm them."""
 
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from patchifier.app.collection import Collection
+from patchifier.app.job import Background
 from patchifier.app.parameters import NoParams
 from patchifier.app.similar import store_of
 from patchifier.app.state import Served
-from patchifier.jobs import BAD_ITEM, GRACE_S
 from patchifier.library.search.duplicates import Duplicate, duplicates, not_checked
 
 MOST_AT_ONCE = 10_000  # songs of which all pairs are compared while a browser waits
 
 
-class _StoppedError(Exception):
-    """The check was stopped."""
-
-
-class Check:
+class Check(Background):
     """A check of a collection's pairs in a thread; its files are decoded in worker processes."""
 
+    stopped = "missing"
+
     def __init__(self, collection: Collection) -> None:
+        super().__init__("duplicates", "missing")
         self.collection = collection
-        self.state, self.error, self.done, self.total = "missing", "", 0, 0
         self.found: tuple[Duplicate, ...] = ()
         self._proposed: tuple[float, list[Duplicate]] | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="duplicates", daemon=True)
 
     def proposed(self, threshold: float) -> list[Duplicate]:
         """Pairs by their vectors alone; those of the last threshold are kept."""
@@ -37,39 +32,14 @@ class Check:
             self._proposed = threshold, [not_checked(pair) for pair in pairs]
         return self._proposed[1]
 
-    def start(self) -> None:
-        """Begin, once."""
-        if self.state == "missing":
-            self.state = "running"
-            self._thread.start()
-
-    def stop(self) -> None:
-        """End after the file that is in work."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(GRACE_S)
+    def work(self) -> None:
+        """Decode and compare the files."""
+        self.found = duplicates(store_of(self.collection), progress=self._show)
 
     def report(self) -> dict[str, Any]:
         """State of the check as JSON."""
         counts = {"done": self.done, "total": self.total}
         return {"state": self.state, **counts, "error": self.error or None}
-
-    def _run(self) -> None:
-        try:
-            self.found = duplicates(store_of(self.collection), progress=self._show)
-            self.state = "done"
-        except _StoppedError:
-            self.state = "missing"
-        except BAD_ITEM as error:
-            self.state, self.error = "failed", str(error)
-        except Exception as error:  # the page shows it; the thread must not end unseen
-            self.state, self.error = "failed", f"{type(error).__name__}: {error}"
-            raise
-
-    def _show(self, done: int, total: int, note: str) -> None:
-        self.done, self.total = done, total
-        if self._stop.is_set():
-            raise _StoppedError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from patchifier.app.collection import Collection
 from patchifier.embed import Embedder
-from patchifier.jobs import BAD_ITEM
+from patchifier.jobs import BAD_ITEM, GRACE_S
 from patchifier.library import sources
 from patchifier.library.build import embed_library
 from patchifier.library.stored import Stored, from_arrow
@@ -21,11 +21,55 @@ LOOK_S = 1.0  # least time between two looks at the finished parts
 LOOK_SHARE = 0.05  # most of the time that they take: all parts are read for each
 
 
-class _CancelledError(Exception):
-    """The job was cancelled."""
+class StoppedError(Exception):
+    """Work in a thread was stopped."""
 
 
-class Job:
+class Background:
+    """Work in a thread, whose state the page shows; it stops where it shows its progress."""
+
+    stopped = "cancelled"  # the state of stopped work
+
+    def __init__(self, name: str, state: str) -> None:
+        self.state, self.error, self.done, self.total = state, "", 0, 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin, once."""
+        if self._thread.ident is None:
+            self.state = "running"
+            self._thread.start()
+
+    def stop(self, timeout_s: float = GRACE_S) -> None:
+        """End after the file that is in work."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def work(self) -> None:
+        """Do the work."""
+        raise NotImplementedError
+
+    def _run(self) -> None:
+        try:
+            self.work()
+            self.state = "done"
+        except StoppedError:
+            self.state = self.stopped
+        except BAD_ITEM as error:
+            self.state, self.error = "failed", str(error)
+        except Exception as error:  # the page shows it; the thread must not end unseen
+            self.state, self.error = "failed", f"{type(error).__name__}: {error}"
+            raise
+
+    def _show(self, done: int, total: int, note: str) -> None:
+        if self._stop.is_set():
+            raise StoppedError
+        self.done, self.total = done, total
+
+
+class Job(Background):
     """A job that embeds a folder in a thread, with worker processes; a table is brought up to date.
 
     `grown` is called with a :class:`Collection` of what is done so far, and at the end of all.
@@ -40,27 +84,12 @@ class Job:
         grown: Callable[[Collection], None],
         workers: int | None = None,
     ) -> None:
+        super().__init__("embedding", "running")
         self.folder, self.out, self.embedder = folder, out, embedder
-        self.grown, self.workers = grown, workers
-        self.state, self.error, self.current = "running", "", ""
-        self.done = self.total = 0
+        self.grown, self.workers, self.current = grown, workers, ""
         self.skipped: list[tuple[str, str]] = []
         self._paths: list[str] = []
         self._parts = 0
-        self._cancelled = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="embedding", daemon=True)
-
-    def start(self) -> None:
-        """Begin to work."""
-        self._thread.start()
-
-    def cancel(self) -> None:
-        """Stop after the file that is in work; finished parts stay, and a later job goes on."""
-        self._cancelled.set()
-
-    def wait(self, timeout_s: float | None = None) -> None:
-        """Wait for the end."""
-        self._thread.join(timeout_s)
 
     def report(self) -> dict[str, Any]:
         """State of the job as JSON."""
@@ -74,21 +103,16 @@ class Job:
             "error": self.error,
         }
 
-    def _run(self) -> None:
+    def work(self) -> None:
+        """Embed the folder; if it is stopped, finished parts stay, and a later job goes on."""
         try:
             self._embed()
-        except _CancelledError:
-            self.state = "cancelled"
-        except BAD_ITEM as error:
-            self.state, self.error = "failed", str(error)
-        except Exception as error:  # the page shows it; the thread must not end unseen
-            self.state, self.error = "failed", f"{type(error).__name__}: {error}"
+        except BaseException:
+            with contextlib.suppress(*BAD_ITEM):
+                self._look()
             raise
         finally:
             self.current = ""
-            if self.state != "done":
-                with contextlib.suppress(*BAD_ITEM):
-                    self._look()
 
     def _embed(self) -> None:
         clips, lost = sources.find(self.folder)
@@ -106,12 +130,9 @@ class Job:
         self.skipped = list(done.skipped)
         self.done = self.total
         self.grown(Collection.open(self.out, name=self.folder.name))
-        self.state = "done"
 
     def _show(self, done: int, total: int, note: str) -> None:
-        if self._cancelled.is_set():
-            raise _CancelledError
-        self.done, self.total = done, total
+        super()._show(done, total, note)
         self.current = self._paths[done] if done < len(self._paths) else ""
 
     @contextlib.contextmanager

@@ -11,7 +11,6 @@ AXES = 50  # principal axes that UMAP and k-means work on
 MOST_GROUPS = 20
 FIRST_AMONG = 2000  # vectors that the axes of a first layout are found from
 SEED = 0
-BLOCK = 512  # points compared with all others at once
 
 
 @dataclass(frozen=True)
@@ -84,19 +83,15 @@ def neighbours(axes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
     UMAP's own search compiles for long, and calls Python for each pair of few points.
     """
-    squares = (axes**2).sum(1)
-    places = np.empty((len(axes), count), np.int32)
-    distances = np.empty((len(axes), count), np.float32)
-    for start in range(0, len(axes), BLOCK):
-        rows = slice(start, start + BLOCK)
-        apart = squares[rows, None] - 2 * (axes[rows] @ axes.T) + squares  # (b, n)
-        apart[np.arange(len(apart)), np.arange(start, start + len(apart))] = -1.0  # itself first
-        near = np.argpartition(apart, count - 1, axis=1)[:, :count]
-        found = np.take_along_axis(apart, near, axis=1)
-        order = np.argsort(found, axis=1, kind="stable")
-        places[rows] = np.take_along_axis(near, order, axis=1)
-        distances[rows] = np.sqrt(np.maximum(np.take_along_axis(found, order, axis=1), 0))
-    return places, distances
+    from sklearn.neighbors import NearestNeighbors  # umap-learn brings it
+
+    others = NearestNeighbors(n_neighbors=count - 1, algorithm="brute").fit(axes)
+    distances, places = others.kneighbors()  # without the point itself
+    itself = np.arange(len(axes), dtype=np.int32)
+    return (
+        np.column_stack([itself, places.astype(np.int32)]),
+        np.column_stack([np.zeros(len(axes), np.float32), distances.astype(np.float32)]),
+    )
 
 
 def groups(axes: np.ndarray) -> np.ndarray:

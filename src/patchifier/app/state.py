@@ -152,10 +152,7 @@ class Served:
 
     def close(self) -> None:
         """End the job and remove temporary files."""
-        if self.job:
-            self.job.cancel()
-            self.job.wait(jobs.GRACE_S)
-        for running in (self.map, self.check):
+        for running in (self.job, self.map, self.check):
             if running:
                 running.stop()
         self._temporary.cleanup()

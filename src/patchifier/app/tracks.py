@@ -76,8 +76,7 @@ def slices(served: Served) -> dict[str, slice]:
 def cancel(served: Served, params: NoParams) -> dict[str, Any]:
     """Cancel the embedding of the folder; what is done stays."""
     if served.job:
-        served.job.cancel()
-        served.job.wait(2.0)
+        served.job.stop(2.0)
     return {"job": served.job.report() if served.job else None}
 
 

@@ -135,9 +135,9 @@ def _run(
 
     if not 0 <= port < 2**16:
         raise RequestError(f"--port is {port}, expected 0 to 65535.")
-    folders = {"music": _folder("--music", music), "heads": _folder("--heads", heads)}
+    options |= {"music": _folder("--music", music), "heads": _folder("--heads", heads)}
     with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
-        run(table, Settings(port=port, **folders, **options), started=started)
+        run(table, Settings(port=port, **options), started=started)
     return Outcome({}, "ended.")
 
 

@@ -6,7 +6,7 @@ Sources: RFC 3533 (Ogg), RFC 7845 (Opus in Ogg), RFC 6716 (Opus), the Vorbis I s
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from patchifier.containers.flac import StreamInfo
 from patchifier.containers.stream import Stream, read
@@ -38,40 +38,49 @@ class _Link:
 def links(file: BinaryIO, size: int) -> Iterator[Stream]:
     """Streams of an Ogg file, one for each link, by the first audio stream in each."""
     link: _Link | None = None
-    began, beginning, at = 0, False, 0
-    while (page := next_page(file, at, size)) is not None:
-        offset, header, lacing = page
-        _, _, flags, granule, serial, *_ = header
-        body = offset + OGG_HEADER.size + len(lacing)
-        at = body + sum(lacing)
-        if flags & 2 and not beginning:  # the first page of a link
+    began, beginning, end = 0, False, 0
+    for page in pages(file, 0, size):
+        end = page.body + sum(page.lacing)
+        if page.begins and not beginning:  # the first page of a link
             if link:
-                yield link.stream(offset, False)
-            link, began = None, offset
-        beginning = bool(flags & 2)
+                yield link.stream(page.first, False)
+            link, began = None, page.first
+        beginning = page.begins
         if beginning and link is None:
-            link = _audio(read(file, body, 64), began, serial)
-        elif link and serial == link.serial and granule > 0 and at <= size:  # it is signed
+            link = _audio(read(file, page.body, 64), began, page.serial)
+        elif link and page.serial == link.serial and page.granule > 0 and end <= size:
             if link.start is None:
-                link.start = _late_start(file, body, lacing, granule, link)
-            link.last = max(link.last, granule)
+                link.start = _late_start(file, page, link)
+            link.last = max(link.last, page.granule)
     if link:
-        yield link.stream(size, at > size)
+        yield link.stream(size, end > size)
 
 
-def next_page(
-    file: BinaryIO, at: int, size: int
-) -> tuple[int, tuple[bytes, int, int, int, int, int, int, int], bytes] | None:
-    """Offset, header and lacing values of the next page; None at the end of the file."""
+class Page(NamedTuple):
+    """Header of a page, and where its content begins."""
+
+    first: int  # byte
+    body: int  # byte
+    lacing: bytes
+    begins: bool  # whether it is the first one of a stream
+    granule: int  # it is signed
+    serial: int
+
+
+def pages(file: BinaryIO, at: int, size: int) -> Iterator[Page]:
+    """Yield the pages from a byte on."""
     while at < size:
         data = read(file, at, OGG_HEADER.size + 255)
         if data[:4] == b"OggS" and len(data) >= OGG_HEADER.size:
-            header = OGG_HEADER.unpack_from(data)
-            return at, header, data[OGG_HEADER.size : OGG_HEADER.size + header[-1]]
+            _, _, flags, granule, serial, _, _, count = OGG_HEADER.unpack_from(data)
+            lacing = data[OGG_HEADER.size : OGG_HEADER.size + count]
+            body = at + OGG_HEADER.size + len(lacing)
+            yield Page(at, body, lacing, bool(flags & 2), granule, serial)
+            at = body + sum(lacing)
+            continue
         data = read(file, at + 1, 2**16)
         found = data.find(b"OggS")
         at += 1 + (found if found >= 0 else max(1, len(data) - 3))
-    return None
 
 
 def _audio(packet: bytes, first: int, serial: int) -> _Link | None:
@@ -89,12 +98,13 @@ def _audio(packet: bytes, first: int, serial: int) -> _Link | None:
     return None
 
 
-def _late_start(file: BinaryIO, body: int, lacing: bytes, granule: int, link: _Link) -> int:
+def _late_start(file: BinaryIO, page: Page, link: _Link) -> int:
     """Granule position at which the audio begins: above 0 if it was recorded from its middle on."""
+    lacing, granule = page.lacing, page.granule
     ends = [number for number, length in enumerate(lacing) if length < 255]
     if not link.opus:
         return granule if granule > len(ends) * link.longest else 0
-    data, samples, at = read(file, body, sum(lacing)), 0, 0
+    data, samples, at = read(file, page.body, sum(lacing)), 0, 0
     for before, end in zip([-1, *ends], ends):
         length = sum(lacing[before + 1 : end + 1])
         samples += _opus_samples(data[at : at + length])

@@ -167,14 +167,11 @@ def _ogg_packets(file: BinaryIO, start: int, size: int) -> Iterator[bytes]:
     A tagger writes the pages of the comments anew and counts all later pages anew, so headers of
     pages do not take part.
     """
-    packets, comments, at = dict[int, int](), dict[int, range](), start
-    while (page := ogg.next_page(file, at, size)) is not None:
-        offset, header, lacing = page
-        _, _, flags, _, serial, *_ = header
-        at = offset + ogg.OGG_HEADER.size + len(lacing)
-        body = read(file, at, sum(lacing))
-        at += len(body)
-        if flags & 2:  # a stream begins
+    packets, comments = dict[int, int](), dict[int, range]()
+    for page in ogg.pages(file, start, size):
+        serial, lacing = page.serial, page.lacing
+        body = read(file, page.body, sum(lacing))
+        if page.begins:
             packets[serial], comments[serial] = 0, _comment_packets(body)
         first = packets.setdefault(serial, 0)
         packets[serial] += sum(value < 255 for value in lacing)

@@ -94,7 +94,7 @@ def _blocks(
             one, two = slice(start, start + BLOCK), slice(other, min(end, other + WIDTH * BLOCK))
             scores = units[one] @ units[two].T  # (rows, others)
             if other == start:  # the same rows come first: a pair is not to come twice
-                scores[np.tril_indices(*scores.shape)] = -np.inf
+                scores[np.tril_indices(len(scores), m=scores.shape[1])] = -np.inf
             yield order[one], order[two], scores
 
 
