@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from patchifier.app.collection import Collection, folded
 from patchifier.app.parameters import RefusedError
@@ -22,19 +22,23 @@ NEAR_S = 5.0  # two readers of a file do not differ by more
 JOINTS = re.compile(r"\s*[;,/&•]\s*|\s+(?:feat|ft|vs|with)\b\.?\s*", re.IGNORECASE)
 
 
+class Lenient:
+    """What Navidrome says, in which later versions may have other names too."""
+
+    others_ignored = True
+
+
 @dataclass(frozen=True)
-class Artist:
+class Artist(Lenient):
     """An artist of a song."""
 
-    others_ignored: ClassVar[bool] = True
     name: str = ""
 
 
 @dataclass(frozen=True)
-class SongRef:
+class SongRef(Lenient):
     """A song of Navidrome; the duration in milliseconds stands above that in seconds."""
 
-    others_ignored: ClassVar[bool] = True
     name: str
     mbid: str = ""
     artist: str = ""
@@ -55,29 +59,26 @@ class SongRef:
 
 
 @dataclass(frozen=True)
-class SimilarParams:
+class SimilarParams(Lenient):
     """Songs like one: Navidrome's GetSonicSimilarTracks."""
 
-    others_ignored: ClassVar[bool] = True
     song: SongRef
     count: int = 10
 
 
 @dataclass(frozen=True)
-class PathParams:
+class PathParams(Lenient):
     """A path from a song to another: Navidrome's FindSonicPath."""
 
-    others_ignored: ClassVar[bool] = True
     start: SongRef = field(metadata={"name": "startSong"})
     end: SongRef = field(metadata={"name": "endSong"})
     count: int = 25
 
 
 @dataclass(frozen=True)
-class SongsParams:
+class SongsParams(Lenient):
     """Songs like one, as a metadata agent gives them: Navidrome's GetSimilarSongsByTrack."""
 
-    others_ignored: ClassVar[bool] = True
     name: str
     artist: str = ""
     mbid: str = ""
@@ -117,22 +118,15 @@ def _matches(collection: Collection, found: Sequence[tuple[int, float]]) -> dict
 # --- from Navidrome's song to a track, and back ---
 
 
-@dataclass(frozen=True)
-class _Known:
-    """Places of tracks by MusicBrainz id and by folded title."""
-
-    by_id: dict[str, list[int]]
-    by_title: dict[str, list[int]]
-
-
 @functools.lru_cache(maxsize=1)
-def _known(collection: Collection) -> _Known:
-    by_id, by_title = defaultdict(list), defaultdict(list)
+def _known(collection: Collection) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Places of tracks by MusicBrainz id and by folded title."""
+    by_id, by_title = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
     for place, ids in enumerate(collection.column("mb_recording_id")):
         by_title[folded(collection.title(place)).strip()].append(place)
         for one in (ids or "").split("; "):
             by_id[one.lower()].append(place)
-    return _Known(dict(by_id), dict(by_title))
+    return dict(by_id), dict(by_title)
 
 
 def find(collection: Collection, song: SongRef) -> int:
@@ -142,10 +136,10 @@ def find(collection: Collection, song: SongRef) -> int:
     several, one of the same album, then the nearest duration.
     """
     store_of(collection)
-    known = _known(collection)
-    places = known.by_id.get(song.mbid.lower(), []) if song.mbid else []
+    by_id, by_title = _known(collection)
+    places = by_id.get(song.mbid.lower(), []) if song.mbid else []
     if not places:
-        same_title = known.by_title.get(folded(song.name).strip(), [])
+        same_title = by_title.get(folded(song.name).strip(), [])
         places = [place for place in same_title if _is_same(collection, place, song)]
     if not places:
         by = f" by {song.artist[:80]!r}" if song.artist else ""

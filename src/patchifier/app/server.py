@@ -211,8 +211,6 @@ def _handler(endpoint: Endpoint, served: Served) -> Handler:
 
 async def _json(request: Request) -> dict[str, Any]:
     """Object of a request's body; none is an empty one."""
-    if int(request.headers.get("content-length") or 0) > MOST_JSON_B:
-        raise RefusedError(413, f"the request has more than {MOST_JSON_B:,} bytes: ask for less.")
     body = b""
     async for block in request.stream():
         body += block

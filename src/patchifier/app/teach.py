@@ -21,7 +21,7 @@ FEW_GROUPS = 10  # fewer are too few for a bootstrap over groups
 N_DOUBTFUL = 12
 GROUPING = ("artist", "album")  # tags whose songs resemble each other
 EXTRA = "app"  # its packages bring scikit-learn, without torch
-MEASURED = ("accuracy", "interval", "n", "method", "enough")
+MEASURED = ("accuracy", "interval", "n", "method", "enough", "majority")  # what a head keeps
 
 
 @dataclass(frozen=True)
@@ -158,34 +158,30 @@ def teach(
     mean, deviation = vectors.mean(0), vectors.std(0)
     scale = 1 / np.maximum(deviation, 1e-6 * max(1e-12, float(deviation.max())))
     examples = (vectors[rows] - mean) * scale  # (labelled, E)
-    found = _trial(examples, targets, parts)
-    right = found.predicted == targets
+    predicted, method, enough = _trial(examples, targets, parts)
+    right = predicted == targets
     weight, bias = _fit(examples, targets, len(names))
     head = Head(names, *unstandardised(weight, bias, mean, scale), identity, model)
     probabilities = head.probabilities(vectors)
     confusion = np.zeros((len(names), len(names)), int)
-    np.add.at(confusion, (targets, found.predicted), 1)
+    np.add.at(confusion, (targets, predicted), 1)
     taught = Taught(
         head,
         float(right.mean()),
         _interval(right, parts),
         len(targets),
-        found.method,
-        found.enough,
+        method,
+        enough,
         copies,
         _note(names, targets, parts, copies),
         confusion,
         probabilities,
         _doubtful(probabilities, rows),
     )
-    facts = {"songs": {name: len(labels[name]) for name in names}, "accuracy": _measured(taught)}
+    known = taught.to_dict()
+    measured = {name: known[name] for name in MEASURED}
+    facts = {"songs": {name: len(labels[name]) for name in names}, "accuracy": measured}
     return replace(taught, head=replace(head, facts=facts))
-
-
-def _measured(taught: Taught) -> dict[str, Any]:
-    """What a head keeps of its cross-validation."""
-    facts = taught.to_dict()
-    return {name: facts[name] for name in (*MEASURED, "majority")}
 
 
 def _examples(
@@ -241,17 +237,14 @@ def _parts(groups: Sequence[str], same: np.ndarray) -> np.ndarray:
     )
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """Predicted labels of examples, each by a head that was trained without it."""
+def _trial(
+    examples: np.ndarray, targets: np.ndarray, parts: np.ndarray | None
+) -> tuple[np.ndarray, str, bool]:
+    """Cross-validate: in folds where there are enough songs and groups, else one by one.
 
-    predicted: np.ndarray
-    method: str
-    enough: bool
-
-
-def _trial(examples: np.ndarray, targets: np.ndarray, parts: np.ndarray | None) -> _Trial:
-    """Cross-validate: in folds where there are enough songs and groups, else one by one."""
+    Predicted labels of the examples, each by a head that was trained without it; the method, and
+    whether there are enough songs.
+    """
     model_selection = need("sklearn.model_selection", EXTRA)
     enough = bool(np.bincount(targets).min() >= ENOUGH)
     options: dict[str, Any] = {"shuffle": True, "random_state": 0}
@@ -277,7 +270,7 @@ def _trial(examples: np.ndarray, targets: np.ndarray, parts: np.ndarray | None) 
             weight, bias = _fit(examples[train], numbers, len(known))
             best = (examples[test] @ weight.T + bias).argmax(1)
         predicted[test] = known[best]
-    return _Trial(predicted, name, enough)
+    return predicted, name, enough
 
 
 def _groups_of_each(targets: np.ndarray, parts: np.ndarray) -> np.ndarray:

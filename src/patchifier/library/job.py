@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from patchifier.io import (
     put_in_place,
     read_skipped,
     read_text,
-    replaced_file,
     write_skipped,
+    write_text,
 )
 from patchifier.library import table
 from patchifier.library.changes import (
@@ -208,60 +208,48 @@ class TableJob:
 
     def _clear_if_merged(self, lines: Sequence[table.RowRange]) -> None:
         """Remove parts whose rows are all in the table: their job was killed at its end."""
-        in_table = {(line.clip, line.size, line.mtime_ns) for line in lines}
         with contextlib.suppress(RequestError):  # the next job deals with a damaged part
-            if all(
-                (line.clip, line.size, line.mtime_ns) in in_table
-                for part in self._parts()
-                for line in table.index(part)
-            ):
+            made = (line for part in self._parts() for line in table.index(part))
+            if {_file_of(line) for line in made} <= {_file_of(line) for line in lines}:
                 self._clear()
 
     def begin(self) -> None:
         """Write facts.json into the folder of parts, and read which clips need no new embedding."""
-        with replaced_file(self.folder / "facts.json") as new:
-            new.write_text(json.dumps(self.facts) + "\n", encoding="utf-8")
+        write_text(self.folder / "facts.json", json.dumps(self.facts) + "\n")
         current = {key(clip): clip for clip in self.clips}
         if self.out.exists():
-            base = self._base_file()
-            self.base = table.index(base)
-            kept = self._out_of_sight(self.base) - current.keys()
-            if not self.drop_unlisted:
-                self._require_no_loss(current.keys() | kept)
-            self.known.update(
-                {
-                    line.clip: (base, line)
-                    for line in self.base
-                    if line.clip in kept or is_current(current.get(line.clip), line)
-                }
-            )
-            self.clips = _with_kept(self.clips, [line.clip for line in self.base], kept)
+            self._read_base(current)
         for part in self._parts():
             try:
-                facts = table.read_facts(part)
-                skipped = [
-                    ((path, start_s, end_s), was, reason)
-                    for path, start_s, end_s, *was, reason in facts["skipped"]
-                ]
-                reused = read_reused(facts)
-                lines = table.index(part)
+                self._read_part(part, current)
             except RequestError:
                 part.unlink()  # damaged: embedded again
-                continue
-            good = {
-                line.clip: (part, line)
-                for line in lines
-                if is_current(current.get(line.clip), line)
-            }
-            self.known.update(good)
-            self.reused.update({which: old for which, old in reused.items() if which in good})
-            self.known.update(
-                {
-                    which: reason
-                    for which, was, reason in skipped
-                    if which in current and was == state(which[0])
-                }
-            )
+
+    def _read_base(self, current: Mapping[Key, Clip]) -> None:
+        """Keep rows of the table, of files that are as they were and of those out of sight."""
+        base = self._base_file()
+        self.base = table.index(base)
+        kept = self._out_of_sight(self.base) - current.keys()
+        if not self.drop_unlisted:
+            self._require_no_loss(current.keys() | kept)
+        for line in self.base:
+            if line.clip in kept or is_current(current.get(line.clip), line):
+                self.known[line.clip] = base, line
+        self.clips = _with_kept(self.clips, [line.clip for line in self.base], kept)
+
+    def _read_part(self, part: Path, current: Mapping[Key, Clip]) -> None:
+        """Keep rows of a part, and reasons for none, of files that are as they were."""
+        facts, lines = table.read_facts(part), table.index(part)
+        reused = read_reused(facts)
+        for line in lines:
+            if is_current(current.get(line.clip), line):
+                self.known[line.clip] = part, line
+                if line.clip in reused:
+                    self.reused[line.clip] = reused[line.clip]
+        for path, start_s, end_s, *was, reason in facts["skipped"]:
+            which = path, start_s, end_s
+            if which in current and was == state(path):
+                self.known[which] = reason
 
     def _base_file(self) -> Path:
         if self.out.suffix != ".npy":
@@ -297,7 +285,9 @@ class TableJob:
             return
         donors = Donors(self.base, self._kept(), listed={key(clip) for clip in self.clips})
         todo = donors.candidates(self.clips, self.known.keys())
-        meter = jobs.Meter(progress, len(self.clips), done=self._count_known(todo))
+        left = {key(clip) for clip in todo}
+        done = sum(key(clip) in self.known and key(clip) not in left for clip in self.clips)
+        meter = jobs.Meter(progress, len(self.clips), done=done)
         parts = [todo[first : first + REUSED_FILES] for first in range(0, len(todo), REUSED_FILES)]
         batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
         facts = jobs.run(file_facts_batch, batches, workers=workers)
@@ -314,10 +304,6 @@ class TableJob:
             for which, where in self.known.items()
             if not isinstance(where, str) and where[0] == base
         }
-
-    def _count_known(self, without: Sequence[Clip]) -> int:
-        left = {key(clip) for clip in without}
-        return sum(key(clip) in self.known and key(clip) not in left for clip in self.clips)
 
     def _found(
         self, donors: Donors, clip: Clip, file: FileFacts | str, meter: jobs.Meter
@@ -394,7 +380,7 @@ class TableJob:
                 f"none of the {len(skipped)} files could be read; {_skipped_file(self.out)} says "
                 f"why. The first: {skipped[0][1]}"
             )
-        less = self._shorter(good)
+        less = shorter((self._base_file(), self.base), dict(good)) if self.base else ()
         if [lines for _, (_, lines) in good] != self.base or any(
             path.parent == self.folder and path.stem.isdigit() for _, (path, _) in good
         ):
@@ -419,12 +405,6 @@ class TableJob:
             shorter=less,
             removed=self._removed(found),
         )
-
-    def _shorter(
-        self, good: Sequence[tuple[Key, tuple[Path, table.RowRange]]]
-    ) -> tuple[tuple[str, float, float], ...]:
-        """Files that are much shorter than before."""
-        return shorter((self._base_file(), self.base), dict(good)) if self.base else ()
 
     def _removed(self, found: Sequence[tuple[Key, object]]) -> tuple[str, ...]:
         """Files that had rows and are skipped now."""
@@ -478,6 +458,10 @@ def _grouped(clips: Sequence[Clip], files: int, bytes_b: int) -> Iterator[list[C
         held, held_b = held + 1, held_b + size_b
     if group:
         yield group
+
+
+def _file_of(line: table.RowRange) -> tuple[Key, int, int]:
+    return line.clip, line.size, line.mtime_ns
 
 
 def _counted(found: ClipRows | str, meter: jobs.Meter) -> ClipRows | str:

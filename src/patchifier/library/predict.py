@@ -28,6 +28,7 @@ from patchifier.io import (
     silent,
     write_rows,
     write_skipped,
+    write_text,
 )
 from patchifier.library.sources import find
 from patchifier.tasks import Task
@@ -188,13 +189,8 @@ def _begin(path: Path, settings: str) -> dict[str, dict[str, Any]]:
         same = bool(whole) and whole[0].get("settings") == settings
     except (ValueError, KeyError, TypeError, AttributeError):
         same = False  # damaged: begun again
-    with replaced_file(path) as new:
-        new.write_text(
-            "".join(
-                json.dumps(line) + "\n" for line in (whole if same else [{"settings": settings}])
-            ),
-            encoding="utf-8",
-        )
+    kept = whole if same else [{"settings": settings}]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
     return done if same else {}
 
 
@@ -252,11 +248,9 @@ def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows in the format of the file's suffix."""
     if path.suffix == ".csv":
         write_rows(path, rows)
-        return
-    with replaced_file(path) as new:
-        if path.suffix == ".jsonl":
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            new.write_text("".join(lines), encoding="utf-8")
-        else:
+    elif path.suffix == ".jsonl":
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    else:
+        with replaced_file(path) as new:
             rows_table = pyarrow.Table.from_pylist(list(rows))
             parquet.write_table(rows_table, new, write_page_checksum=True)
