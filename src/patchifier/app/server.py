@@ -33,6 +33,7 @@ from patchifier.app.uploads import UploadLimits
 from patchifier.config import RequestError
 from patchifier.embed import Embedder, load
 from patchifier.io import parse_json, read_skipped
+from patchifier.library.models import made_by
 
 PAGE = Path(__file__).parent / "page"
 MOST_JSON_B = 4 * 2**20
@@ -161,10 +162,8 @@ def serve(source: Path, settings: Settings) -> Served:
 
 def _model_of(identity: str, model: str) -> tuple[str, Embedder | None]:
     """Name of the model that made a table, and the model; none if it is not at hand."""
-    for name in [model] if model else weights.names():
-        embedder = load(name)
-        if embedder.identity == identity:
-            return name, embedder
+    if found := made_by(identity, model):
+        return found
     if model:
         raise RequestError(
             f"--model {model} did not make this table, or has other settings: name the one that "

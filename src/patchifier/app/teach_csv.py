@@ -10,9 +10,9 @@ from patchifier import heads, hub, weights
 from patchifier.app.collection import Collection
 from patchifier.app.teach import GROUPING, Taught, shared, teach
 from patchifier.config import RequestError
-from patchifier.embed import load
 from patchifier.heads import MOST_NAMES
 from patchifier.library import labels as labels_csv
+from patchifier.library.models import made_by
 
 ALIKE = {"artist": "artist", "album": "album", "albumartist": "artist of the album"}
 COLUMN = "group"  # of the CSV
@@ -227,9 +227,9 @@ def _model(collection: Collection, model: str) -> tuple[str, str]:
     assert collection.table is not None
     identity = collection.table.identity
     _require_nameable(model)
-    for name in [model] if model else weights.names():
-        if load(name).identity == identity:
-            return name if name in weights.names() else os.path.abspath(name), identity
+    if found := made_by(identity, model):
+        name, _ = found
+        return name if name in weights.names() else os.path.abspath(name), identity
     what = f"--model {model}" if model else "no model of the package"
     raise RequestError(
         f"{what} made {collection.source}, or it had other settings: name the one that did with "

@@ -1,9 +1,13 @@
 """Which model of the package made vectors, by the identity that a table states."""
 
 import re
+from typing import TYPE_CHECKING
 
 from patchifier import weights
 from patchifier.config import RequestError
+
+if TYPE_CHECKING:
+    from patchifier.embed import Embedder
 
 OF_PATCHES = " of patches"  # behind the identity of a table with a row for each patch
 
@@ -21,6 +25,17 @@ def name_of(identity: str) -> str | None:
                 return name
         except RequestError:  # a damaged copy; this is for a message about something else
             continue
+    return None
+
+
+def made_by(identity: str, model: str = "") -> "tuple[str, Embedder] | None":
+    """Name of a model, and itself, that has an identity: of the package, or a given one alone."""
+    from patchifier import embed
+
+    for name in [model] if model else weights.names():
+        loaded = embed.load(name)
+        if loaded.identity == identity:
+            return name, loaded
     return None
 
 

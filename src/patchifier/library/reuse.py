@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from patchifier.datasets import Clip
 from patchifier.library import table
+from patchifier.library.changes import state
 from patchifier.library.sources import Key, key
 from patchifier.library.worker import FileFacts
 
@@ -52,13 +53,11 @@ class Donors:
         for line in free:
             if line.track_id is not None:
                 self._audio.setdefault((line.track_id, line.clip[1:]), line)
-        self._new_names = set[tuple[Name, Span] | None]()
+        self._new_names = set[tuple[Name, Span]]()
         self._spans = {span for _, span in self._audio}
-        names = [_name(line) for line in free if line.track_id is None]
-        once = _only_once(names)
-        self._names = {
-            _name(line): line for line in free if line.track_id is None and _name(line) in once
-        }
+        named = [(_name(line), line) for line in free if line.track_id is None]
+        once = _only_once(name for name, _ in named)
+        self._names = {name: line for name, line in named if name in once}
 
     def candidates(self, clips: Sequence[Clip], known: Set[Key]) -> list[Clip]:
         """Clips whose files may be those of a row, or whose row does not say what it should."""
@@ -81,8 +80,10 @@ class Donors:
         return self._audio.get((file.track_id, key(clip)[1:])) or self._by_name(clip)
 
     def _by_name(self, clip: Clip) -> table.RowRange | None:
-        name = _name_of(clip) if self._names else None
-        return self._names.get(name) if name is not None and name in self._new_names else None
+        if not self._new_names:
+            return None
+        name = _name_of(clip)
+        return self._names.get(name) if name in self._new_names else None
 
 
 def _name(line: table.RowRange) -> tuple[Name, Span]:
@@ -90,13 +91,9 @@ def _name(line: table.RowRange) -> tuple[Name, Span]:
     return (os.path.basename(path), line.size, line.mtime_ns), line.clip[1:]
 
 
-def _name_of(clip: Clip) -> tuple[Name, Span] | None:
-    try:
-        state = os.stat(clip.path)
-    except OSError:
-        return None
-    name = os.path.basename(clip.path)
-    return (name, state.st_size, state.st_mtime_ns), key(clip)[1:]
+def _name_of(clip: Clip) -> tuple[Name, Span]:
+    size, mtime_ns = state(clip.path)
+    return (os.path.basename(clip.path), size, mtime_ns), key(clip)[1:]
 
 
 def _only_once(names: Iterable[Any]) -> set[Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -410,15 +411,11 @@ def _files_of(path: str | Path) -> tuple[fs.FileSystem, list[str]]:
     files = sorted(
         one.path
         for one in below
-        if one.type == fs.FileType.File and not _hidden(one.path[len(place) :])
+        if one.type == fs.FileType.File and not re.search("/[._]", one.path[len(place) :])
     )
     if not files:
         raise FileNotFoundError(str(path))
     return system, files
-
-
-def _hidden(path: str) -> bool:
-    return any(name.startswith((".", "_")) for name in path.split("/"))
 
 
 @contextlib.contextmanager

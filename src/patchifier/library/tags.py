@@ -26,7 +26,7 @@ TAGS = {  # name in the table -> names in files: mutagen's easy ones, ID3 in wav
 }
 NUMBERS = {  # tags that are whole numbers, and where the number is in their text
     "year": re.compile(r"(?<!\d)([0-9]{4})(?:[0-9]{4})?(?!\d)"),  # 1984-05-01, 19840501
-    "track": re.compile(r"\s*([0-9]{1,6})(?!\d)"),  # 3/12
+    "track": re.compile(r"\A\s*([0-9]{1,6})(?!\d)"),  # 3/12
 }
 FIRST_TAGS = ("artist", "title", "album", "genre")  # those that tables of every version have
 
@@ -63,7 +63,7 @@ def read_tags(path: str) -> dict[str, str | int | None]:
 def _value(name: str, text: str | None) -> str | int | None:
     if text is None or name not in NUMBERS:
         return text
-    match = NUMBERS[name].search(text) if name == "year" else NUMBERS[name].match(text)
+    match = NUMBERS[name].search(text)
     return int(match[1]) if match else None
 
 
