@@ -411,7 +411,7 @@ def _files_of(path: str | Path) -> tuple[fs.FileSystem, list[str]]:
     files = sorted(
         one.path
         for one in below
-        if one.type == fs.FileType.File and not re.search("/[._]", one.path[len(place) :])
+        if one.type == fs.FileType.File and not re.search("(^|/)[._]", one.path[len(place) :])
     )
     if not files:
         raise FileNotFoundError(str(path))
