@@ -173,19 +173,14 @@ def structure(model: Embedder, path: str | Path) -> Structure:
     parts = [found.vectors]
     if model.config.spectrogram.n_pitch_bands:
         outline = estimates.features([log_mel], model.config.spectrogram)
-        parts.append(_chroma_of(outline, found.start_s, found.end_s))
+        spans = zip(found.start_s.tolist(), found.end_s.tolist(), strict=True)
+        parts.append(np.stack([outline.part(*span).chroma.mean(0) for span in spans]))  # (N, 12)
     end_s = float(found.end_s[-1])
     steps, hop_s = _steps([_unit(part - part.mean(0)) for part in parts], end_s)
     similarity = np.clip(steps @ steps.T, -1, 1)
     novelty = _novelty(similarity, max(1, round(KERNEL_S / hop_s)))
     edges = _boundaries(novelty, max(1, round(LEAST_SECTION_S / hop_s)))
     return Structure(hop_s, similarity, novelty, _sections(steps, edges, hop_s, end_s))
-
-
-def _chroma_of(outline: estimates.Features, start_s: np.ndarray, end_s: np.ndarray) -> np.ndarray:
-    """Mean chroma (N, 12) of patches."""
-    spans = zip(start_s.tolist(), end_s.tolist(), strict=True)
-    return np.stack([outline.part(*span).chroma.mean(0) for span in spans])
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

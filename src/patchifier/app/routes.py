@@ -5,7 +5,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Any, Literal
 
 import patchifier
@@ -184,7 +184,9 @@ def schema_of(kind: Any) -> dict[str, Any]:
         return dict(PLAIN[kind])
     hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
     names = {field.name: field.metadata.get("name", field.name) for field in fields}
-    required = [names[field.name] for field in fields if _is_needed(field)]
+    required = [
+        names[field.name] for field in fields if field.default is field.default_factory is MISSING
+    ]
     properties = {
         names[field.name]: _with_default(schema_of(hints[field.name]), field) for field in fields
     }
@@ -192,10 +194,6 @@ def schema_of(kind: Any) -> dict[str, Any]:
     return found | ({"required": required} if required else {})
 
 
-def _is_needed(field: Any) -> bool:
-    return field.default is field.default_factory is dataclasses.MISSING
-
-
 def _with_default(schema: dict[str, Any], field: Any) -> dict[str, Any]:
-    known = field.default not in (dataclasses.MISSING, None)
+    known = field.default not in (MISSING, None)
     return schema | ({"default": field.default} if known else {})

@@ -40,10 +40,8 @@ HEADERS = {
 
 def is_loopback(host: str) -> bool:
     """Whether a host to bind is this machine alone."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
 
 
 @dataclass(frozen=True)
@@ -92,19 +90,18 @@ class Access:
         if is_loopback(self.host):
             return False
         own = socket.gethostname().lower()
-        return _is_address(name) or name in (own, f"{own}.local")
+        return _address(name) is not None or name in (own, f"{own}.local")
 
     def has_token(self, given: str) -> bool:
         """Whether a text is the token."""
         return hmac.compare_digest(given.encode(), self.token.encode())
 
 
-def _is_address(name: str) -> bool:
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(name)
+        return ipaddress.ip_address(name)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 class Guard:

@@ -250,11 +250,12 @@ def weighted_why(served: Served, params: WeightedWhyParams) -> dict[str, Any]:
         one, other = threads.map(lambda song: windows_of(served, song), (first, second))
     pairs = matching_stretches(one, other, metric=metric)
     products = metric.unit(first.vector) * metric.unit(second.vector)
+    factors = np.ones(len(products)) if metric.weights is None else metric.weights
     return {
         "similarity": round(float(products.sum()), 4),
         "slices": agreement(served, first.vector, [second.vector])[0],
         "shares": _of_parts(served, products, np.sum),
-        "weights": _of_parts(served, _weights(metric, len(products)), np.mean),
+        "weights": _of_parts(served, factors, np.mean),
         "stretches": [_pair(pair) for pair in pairs],
     }
 
@@ -264,10 +265,6 @@ def _of_parts(
 ) -> dict[str, float]:
     """One number for each part of a vector, of numbers (E,)."""
     return {name: round(float(summed(numbers[part])), 4) for name, part in slices(served).items()}
-
-
-def _weights(metric: Metric, size: int) -> np.ndarray:
-    return np.ones(size) if metric.weights is None else metric.weights
 
 
 def _pair(found: Stretches) -> dict[str, float]:

@@ -150,7 +150,8 @@ def teach(
     """
     names, rows, targets = _examples(labels, len(vectors), most)
     vectors = unit(vectors)
-    same = _same(vectors[rows])
+    clustering = need("sklearn.cluster", EXTRA).DBSCAN(SAME, min_samples=1)
+    same = clustering.fit_predict(vectors[rows])  # number of the song of each labelled row
     copies = int((np.bincount(same)[same] > 1).sum())
     parts = None
     if groups is not None or copies:
@@ -206,13 +207,6 @@ def _examples(
     if rows.min() < 0 or rows.max() >= n_songs:
         raise RequestError("a labelled song is not in this library: remove it from its label.")
     return names, rows, np.repeat(np.arange(len(names)), [len(labels[name]) for name in names])
-
-
-def _same(vectors: np.ndarray) -> np.ndarray:
-    """Number of the song of each vector (n, E) of length 1: the same one within 1e-6."""
-    cluster = need("sklearn.cluster", EXTRA)
-    found: np.ndarray = cluster.DBSCAN(SAME, min_samples=1).fit_predict(vectors)
-    return found
 
 
 def _parts(groups: Sequence[str], same: np.ndarray) -> np.ndarray:

@@ -49,6 +49,8 @@ def info(path: str = "", *, verify: bool = False, parts: int = 0, system: bool =
         $ patchifier info cache --verify
         $ patchifier info music.parquet
     """
+    from patchifier import head_files
+
     if system:
         return _system(path)
     if not path:
@@ -56,8 +58,7 @@ def info(path: str = "", *, verify: bool = False, parts: int = 0, system: bool =
     if Path(path).suffix in TABLES and Path(path).is_file():
         return _describe_table(path)
     is_cache = (Path(path) / "cache.json").exists()
-    head = _head_of(path)
-    if head:
+    if head := head_files.find(path):
         facts = _head_facts(head)
     else:
         facts = _cache_facts(path, verify, parts) if is_cache else _model_facts(path)
@@ -130,13 +131,6 @@ def _list_models() -> Outcome:
     return Outcome([*rows, *found], "\n".join(lines))
 
 
-def _head_of(path: str) -> Path | None:
-    """Folder of a head: of the package by its name, or at a path."""
-    from patchifier import head_files
-
-    return head_files.find(path)
-
-
 def _head_facts(folder: Path) -> dict[str, Any]:
     from patchifier import heads
 
@@ -175,16 +169,9 @@ def _score(accuracy: Any) -> str:
 
 
 def _bundled_facts(name: str) -> dict[str, Any]:
-    from patchifier import model_folder
-
-    loaded = model_folder.read(name)
-    return {
-        "name": name,
-        "size": loaded.config.embedding_size,
-        "parameters": sum(loaded.parameters().values()),
-        "hours": loaded.facts.get("hours"),
-        "date": loaded.facts.get("date"),
-    }
+    facts = _model_facts(name)
+    listed = ("size", "parameters", "hours", "date")
+    return {"name": name} | {each: facts.get(each) for each in listed}
 
 
 def _model_facts(path: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from patchifier.library.worker import (
     Cut,
     FileFacts,
     embed_batch,
-    file_facts_batch,
+    file_facts,
     write_part,
 )
 
@@ -290,7 +290,7 @@ class TableJob:
         meter = jobs.Meter(progress, len(self.clips), done=done)
         parts = [todo[first : first + REUSED_FILES] for first in range(0, len(todo), REUSED_FILES)]
         batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
-        facts = jobs.run(file_facts_batch, batches, workers=workers)
+        facts = jobs.run(jobs.each, batches, workers=workers, shared=(file_facts,))
         with contextlib.closing(facts):
             for clips in parts:
                 read = [(clip, next(facts)) for clip in clips]
@@ -496,11 +496,10 @@ def _skipped_file(out: Path) -> Path:
 def _skipped_before(path: Path) -> tuple[tuple[str, str], ...]:
     """Files that an earlier call skipped, with their reasons."""
     try:
-        return tuple(_named(*one) for one in read_skipped(path))
+        found = read_skipped(path)
     except ValueError as error:
         raise RequestError(f"{error}: delete it, and run the same command again.") from error
-
-
-def _named(path: str, reason: str) -> tuple[str, str]:
-    """A path with its reason, which begins with the path as before it was written."""
-    return path, reason if reason.startswith(path) else f"{path}: {reason}"
+    # a reason begins with the path, which the file does not say twice
+    return tuple(
+        (name, reason if reason.startswith(name) else f"{name}: {reason}") for name, reason in found
+    )

@@ -127,7 +127,8 @@ class Journal:
 
     def _numbers(self) -> list[int]:
         """Numbers of the entries, the oldest first."""
-        found = (re.fullmatch(r"(\d+)\.json", name) for name in _names(self.folder))
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        found = (re.fullmatch(r"(\d+)\.json", name) for name in names)
         return sorted(int(match[1]) for match in found if match)
 
     def __len__(self) -> int:
@@ -165,10 +166,6 @@ class Journal:
         except RequestError as error:
             return entry.path, str(error)
         return entry.path, ""
-
-
-def _names(folder: Path) -> list[str]:
-    return os.listdir(folder) if folder.is_dir() else []
 
 
 def _read(place: Path) -> Entry:

@@ -142,9 +142,8 @@ def _predict_all(
     bad_before = sum("reason" in done.get(_key(clip), {}) for clip in clips)
     meter = jobs.Meter(progress, len(clips), done=kept, skipped=bad_before)
     meter.begin()
-    predictions = jobs.run(
-        _predict, [[clip] for clip in todo], workers=workers, shared=(embedder, *window)
-    )
+    shared = (_predict_clip, embedder, *window)
+    predictions = jobs.run(jobs.each, [[clip] for clip in todo], workers=workers, shared=shared)
     with unfinished.open("a", encoding="utf-8") as stream, contextlib.closing(predictions):
         for clip, found in zip(todo, predictions, strict=True):
             bad = isinstance(found, str)
@@ -194,16 +193,10 @@ def _begin(path: Path, settings: str) -> dict[str, dict[str, Any]]:
     return done if same else {}
 
 
-def _predict(
-    shared: tuple[Embedder, float | None, float | None], clips: Sequence[Clip]
-) -> list[list[dict[str, Any]] | str]:
-    """Rows of each clip, or the reason why there are none. Runs in a worker process."""
-    return [jobs.attempt(clip.path, _predict_clip, *shared, clip) for clip in clips]
-
-
 def _predict_clip(
     embedder: Embedder, window_s: float | None, hop_s: float | None, clip: Clip
 ) -> list[dict[str, Any]] | str:
+    """Rows of a clip, or the reason why there are none. Runs in a worker process."""
     found = embedder.predict_windows(
         clip.path, window_s=window_s or 1e9, hop_s=hop_s, start_s=clip.start_s, end_s=clip.end_s
     )

@@ -34,19 +34,16 @@ def fingerprints(
     batches = [todo[start : start + BATCH] for start in range(0, len(todo), BATCH)]
     meter = jobs.Meter(progress, len(found), done=len(found) - len(todo))
     processes = max(1, min(workers or os.cpu_count() or 1, len(batches)))
-    stamps = {path: _stamp(path) for path in todo}
-    with contextlib.closing(jobs.run(_batch, batches, workers=processes)) as results:
+    stamps, shared = {path: _stamp(path) for path in todo}, (_fingerprint,)
+    with contextlib.closing(
+        jobs.run(jobs.each, batches, workers=processes, shared=shared)
+    ) as results:
         for path, result in zip(todo, results, strict=True):
             found[path] = result
             meter.add(skipped=isinstance(result, str))
             if isinstance(result, Print):
                 _keep(path, cache, result, stamps[path])
     return found
-
-
-def _batch(shared: None, paths: Sequence[str]) -> list[Print | str]:
-    jobs.use_one_thread()
-    return [jobs.attempt(path, _fingerprint, path) for path in paths]
 
 
 def _fingerprint(path: str) -> Print:

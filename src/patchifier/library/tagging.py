@@ -10,7 +10,6 @@ from pathlib import Path
 
 from patchifier import estimates, jobs
 from patchifier.config import RequestError
-from patchifier.datasets import Clip
 from patchifier.embed import Embedder, load
 from patchifier.io import Progress, silent
 from patchifier.library import labels as labels_csv
@@ -126,17 +125,17 @@ def propose(
     table.read_facts(Path(path))
     paths = dict.fromkeys(table.columns_of(Path(path), ["path"])["path"])
     predicted = _of_table(predicted, paths, labels)
-    clips = [Clip(one, one) for one in paths if tags or one in predicted]
+    clips = [one for one in paths if tags or one in predicted]
     meter, found = jobs.Meter(progress, len(clips)), list[_Found | str]()
     meter.begin()
-    shared = (model, tuple(tags), overwrite)
-    batches, workers = [[clip] for clip in clips], workers or os.cpu_count() or 1
-    estimated = jobs.run(_estimate_batch, batches, workers=workers, shared=shared)
+    shared = (_estimate, model, tuple(tags), overwrite)
+    batches, workers = [[path] for path in clips], workers or os.cpu_count() or 1
+    estimated = jobs.run(jobs.each, batches, workers=workers, shared=shared)
     with contextlib.closing(estimated):
         for one in estimated:
             found.append(one)
             meter.add(skipped=isinstance(one, str))
-    pairs = list(zip((clip.path for clip in clips), found, strict=True))
+    pairs = list(zip(clips, found, strict=True))
     return Proposal(
         tuple(_changes(pairs, predicted, overwrite=overwrite)),
         tuple((file, one) for file, one in pairs if isinstance(one, str)),
@@ -301,13 +300,6 @@ def _common(labels: Sequence[str]) -> str:
 # --- one file ---
 
 _Found = tuple[dict[str, str | None], dict[str, str]]  # tags that are there, estimates
-
-
-def _estimate_batch(
-    shared: tuple[Embedder | None, tuple[str, ...], bool], clips: Sequence[Clip]
-) -> list[_Found | str]:
-    """Tags and estimates of a batch of :func:`patchifier.jobs.run`."""
-    return [jobs.attempt(clip.path, _estimate, *shared, clip.path) for clip in clips]
 
 
 def _estimate(model: Embedder | None, tags: tuple[str, ...], overwrite: bool, path: str) -> _Found:

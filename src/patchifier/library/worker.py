@@ -86,15 +86,10 @@ class FileFacts:
         }
 
 
-def file_facts(path: str) -> FileFacts:
-    """Read a file's tags and the digest of its audio; nothing is decoded."""
-    state = os.stat(path)
-    return _file_facts(path, state.st_size, state.st_mtime_ns)
-
-
-def file_facts_batch(shared: None, clips: Sequence[Clip]) -> list[FileFacts | str]:
-    """Read tags and digests of a batch of :func:`patchifier.jobs.run`, or the reasons for none."""
-    return [jobs.attempt(clip.path, file_facts, clip.path) for clip in clips]
+def file_facts(clip: Clip) -> FileFacts:
+    """Read the tags of a clip's file and the digest of its audio; nothing is decoded."""
+    state = os.stat(clip.path)
+    return _file_facts(clip.path, state.st_size, state.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=TASK_CLIPS)  # clips of one file in a manifest follow each other
