@@ -56,21 +56,20 @@ class Collection:
 
     def __init__(
         self,
-        table: EmbeddingTable | None = None,
+        table: EmbeddingTable,
         *,
         name: str = "",
         source: Path | None = None,
         place: Place | None = None,
     ) -> None:
         self.name, self.source, self.place = name, source, place or Place()
-        self.table = table
-        self.store = Table(table, name=str(source)) if table else None
-        paths = table.paths if table else ()
+        self.table, self.store = table, Table(table, name=str(source))
+        paths = table.paths
         firsts = {path: row for row, path in reversed(list(enumerate(paths)))}
         self.first = np.array(sorted(firsts.values()), int)  # row of each track's first section
         self.paths = [paths[row] for row in self.first]
         self.by_path = {path: place for place, path in enumerate(self.paths)}
-        self.ids = [self.store.track_ids[row] for row in self.first] if self.store else []
+        self.ids = [self.store.track_ids[row] for row in self.first]
         self.number = {one: place for place, one in enumerate(self.ids)}
         self._columns: dict[str, list[Any]] = {}  # those that were used
         self._ranks: dict[str, list[float]] = {}
@@ -93,8 +92,6 @@ class Collection:
 
     def column(self, name: str) -> list[Any]:
         """Values of a tag or another column for each track; None where there is none."""
-        if self.table is None:
-            return []
         if name not in self._columns:
             values = self.table.rows[name].to_pylist()
             whole = len(values) == len(self)
@@ -195,8 +192,6 @@ class Collection:
     @functools.cached_property
     def directions(self) -> np.ndarray:
         """Unit vectors (n, E) float32: of each track, the mean direction of its sections."""
-        if self.table is None:
-            return np.zeros((0, 1), np.float32)
         vectors = self.table.vectors
         units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         if len(units) == len(self):
@@ -208,7 +203,7 @@ class Collection:
     @functools.cached_property
     def metric(self) -> Metric:
         """How vectors are compared: as the store does."""
-        return self.store.metric() if self.store else Metric()
+        return self.store.metric()
 
     def cosine(self, first: np.ndarray, second: np.ndarray) -> float:
         """Similarity of two vectors (E,)."""
@@ -216,7 +211,7 @@ class Collection:
 
     def direction(self, place: int) -> np.ndarray:
         """Unit vector (E,) float32 of one track."""
-        if self.table is not None and len(self.table) == len(self):
+        if len(self.table) == len(self):
             # not by the table's vectors, which would copy all of them
             vector = self.table.rows["embedding"][int(self.first[place])].values.to_numpy()
             return np.asarray(vector / np.linalg.norm(vector))
@@ -226,9 +221,8 @@ class Collection:
     def content(self) -> str:
         """Digest of paths and vectors: what a map of them depends on."""
         digest = hashlib.blake2b("\0".join(self.paths).encode(), digest_size=16)
-        if self.table is not None:
-            for chunk in self.table.rows["embedding"].chunks:  # where they lie, not copied
-                digest.update(np.ascontiguousarray(chunk.flatten().to_numpy()).data)
+        for chunk in self.table.rows["embedding"].chunks:  # where they lie, not copied
+            digest.update(np.ascontiguousarray(chunk.flatten().to_numpy()).data)
         return digest.hexdigest()
 
 

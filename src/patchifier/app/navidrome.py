@@ -176,13 +176,7 @@ def _gap_s(collection: Collection, place: int, song: SongRef) -> float | None:
 
 
 def credits(texts: Iterable[str | None]) -> set[str]:
-    """Names of artists in tags, each whole and in parts, for comparison.
-
-    Examples
-    --------
-    >>> sorted(credits(["Nina feat. Miles"]))
-    ['miles', 'nina', 'nina feat. miles']
-    """
+    """Names of artists in tags, each whole and in parts, for comparison."""
     names = (name for text in texts if text for name in (text, *JOINTS.split(text)))
     return {folded(name).strip() for name in names} - {""}
 

@@ -46,23 +46,10 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Access:
-    """Where a server is bound, and what it asks of a request.
-
-    Attributes
-    ----------
-    host : str
-        Address that is bound.
-    token : str
-        Needed for everything but OpenSubsonic, which has its own form of it; empty for none.
-
-    Raises
-    ------
-    RequestError
-        If other machines could reach it without a token.
-    """
+    """Where a server is bound, and what it asks of a request; other machines need a token."""
 
     host: str = "127.0.0.1"
-    token: str = ""
+    token: str = ""  # of everything but OpenSubsonic, which has its own form; empty for none
 
     def __post_init__(self) -> None:
         if not self.token and not is_loopback(self.host):

@@ -33,7 +33,11 @@ from patchifier.app.uploads import UploadLimits
 from patchifier.config import RequestError
 from patchifier.embed import Embedder, load
 from patchifier.io import parse_json, read_skipped
+from patchifier.library.build import facts_of
 from patchifier.library.models import made_by
+from patchifier.library.stored import from_arrow
+from patchifier.library.table import schema
+from patchifier.library.worker import Cut
 
 PAGE = Path(__file__).parent / "page"
 MOST_JSON_B = 4 * 2**20
@@ -141,7 +145,6 @@ def serve(source: Path, settings: Settings) -> Served:
     if not source.is_dir():
         collection = Collection.open(source, place=place)
         served = Served(collection, limits=settings.limits)
-        assert collection.table is not None
         served.model, served.embedder = _model_of(collection.table.identity, settings.model)
         served.heads = read_heads(settings.heads, collection.table.identity)
         with contextlib.suppress(OSError, ValueError):  # a list alone: the table is served
@@ -149,7 +152,9 @@ def serve(source: Path, settings: Settings) -> Served:
         return served
     embedder = load(settings.model or None)
     out = settings.out or table_of(source)
-    served = Served(Collection(name=source.resolve().name), limits=settings.limits)
+    facts = facts_of(embedder, Cut())
+    nothing = from_arrow(schema(facts, embedder.size).empty_table(), facts)
+    served = Served(Collection(nothing, name=source.resolve().name), limits=settings.limits)
     served.model, served.embedder = settings.model or weights.DEFAULT, embedder
     served.heads = read_heads(settings.heads, embedder.identity)
 

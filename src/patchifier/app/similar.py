@@ -17,7 +17,6 @@ from patchifier.embed import Embedder, Embedding
 from patchifier.library.search import Filter, SearchResult, Table, alike, slice_weights
 from patchifier.library.search.alike import Stretches, matching_stretches
 from patchifier.library.search.closeness import not_close
-from patchifier.library.search.metric import Metric
 
 MOST = 500  # results, seeds
 MOST_WEIGHT = 4.0
@@ -177,7 +176,7 @@ def agreement(
 
 def store_of(collection: Collection) -> Table:
     """What is searched; refused for a library without a table."""
-    if collection.store is None:
+    if not len(collection):
         raise RefusedError(409, "this library is empty, so nothing is similar: embed some music.")
     return collection.store
 
@@ -245,7 +244,7 @@ def weighted_why(served: Served, params: WeightedWhyParams) -> dict[str, Any]:
     first, second = served.song(params.first), served.song(params.second)
     served.require_embedder()
     store, weights = served.collection.store, weights_of(served, params.weights)
-    metric = store.metric(weights) if store else Metric()
+    metric = store.metric(weights)
     with ThreadPoolExecutor(2) as threads:
         one, other = threads.map(lambda song: windows_of(served, song), (first, second))
     pairs = matching_stretches(one, other, metric=metric)

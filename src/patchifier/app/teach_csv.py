@@ -224,7 +224,6 @@ def _count(places: Sequence[int], groups: Sequence[str]) -> int:
 
 def _model(collection: Collection, model: str) -> tuple[str, str]:
     """Name and identity of the model that made the table."""
-    assert collection.table is not None
     identity = collection.table.identity
     _require_nameable(model)
     if found := made_by(identity, model):

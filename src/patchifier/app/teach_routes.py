@@ -101,7 +101,7 @@ def listed(served: Served, params: NoParams) -> list[dict[str, Any]]:
 def taught(served: Served, params: TeachParams) -> dict[str, Any]:
     """Train a head on the vectors of labelled songs, and say how well it predicts."""
     collection = served.collection
-    if collection.table is None:
+    if not len(collection):
         raise RefusedError(
             409, "this library is empty, so nothing can be taught: embed some music."
         )

@@ -46,7 +46,7 @@ def status(served: Served, params: NoParams) -> dict[str, Any]:
     return {
         "name": collection.name,
         "model": served.model,
-        "identity": collection.table.identity if collection.table else "",
+        "identity": collection.table.identity if len(collection) else "",
         "n_tracks": len(collection),
         "n_skipped": len(served.skipped),
         "skipped": [list(one) for one in served.skipped[:MOST_SKIPPED]],
@@ -69,8 +69,8 @@ def slices(served: Served) -> dict[str, slice]:
     """Named parts of a vector; one part where the model is not known."""
     if served.embedder:
         return served.embedder.slices
-    table = served.collection.table
-    return {"all": slice(0, table.length)} if table else {}
+    collection = served.collection
+    return {"all": slice(0, collection.table.length)} if len(collection) else {}
 
 
 def cancel(served: Served, params: NoParams) -> dict[str, Any]:

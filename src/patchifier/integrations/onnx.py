@@ -135,15 +135,7 @@ def _exported(graph: nn.Module, config: Config) -> Any:
 
 
 class Graph(nn.Module):
-    """From a waveform to an embedding in operations that ONNX has: what :func:`export` writes.
-
-    Parameters
-    ----------
-    model : Patchifier
-        In evaluation mode.
-    config : Config
-        What it was made with.
-    """
+    """From a waveform to an embedding in operations that ONNX has: what :func:`export` writes."""
 
     def __init__(self, model: Patchifier, config: Config) -> None:
         super().__init__()

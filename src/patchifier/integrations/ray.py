@@ -266,13 +266,7 @@ def embed_anywhere(
 
 
 def read_parts(out: str | Path) -> EmbeddingTable:
-    """Read the rows of a finished job, in the order of its sources.
-
-    Parameters
-    ----------
-    out : str or Path
-        Folder of the parts, or its URL. It is refused if it is not finished, or not of a job.
-    """
+    """Read the rows of a finished job, in the order of its sources, from a folder or URL."""
     with _parts(out) as (paths, facts):
         read = [
             pq.read_table(path, page_checksum_verification=True).replace_schema_metadata(None)
@@ -283,19 +277,9 @@ def read_parts(out: str | Path) -> EmbeddingTable:
 
 
 def merge(out: str | Path, table_path: str | Path) -> Path:
-    """Write the table of a finished job, as on one machine, and return its path.
+    """Write the table NAME.parquet of a finished job, as on one machine, and return its path.
 
-    Parameters
-    ----------
-    out : str or Path
-        Folder of the parts, or its URL. The parts stay.
-    table_path : str or Path
-        NAME.parquet, written whole or not at all; a table of the same model is replaced.
-
-    Raises
-    ------
-    RequestError
-        If the job is not finished or has no rows, or the table exists and is of another model.
+    The parts stay. A table of the same model is replaced, one of another is refused.
     """
     path = Path(table_path)
     if path.suffix != ".parquet":

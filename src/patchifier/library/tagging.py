@@ -229,15 +229,7 @@ def undo(path: str | Path) -> tuple[int, tuple[tuple[str, str], ...]]:
 def clean(path: str | Path) -> str:
     """Remove what a killed :func:`write` or :func:`undo` left beside a file.
 
-    Parameters
-    ----------
-    path : str or Path
-        The table that tags were written for.
-
-    Returns
-    -------
-    str
-        The hidden file that was removed; empty if there was none, or another job is at work.
+    Returns the hidden file; empty if there was none, or another job is at work.
     """
     folder = journal_folder(path)
     try:
@@ -262,13 +254,7 @@ def _remove_if_done(folder: Path) -> None:
 
 
 def read_labels(path: str | Path) -> dict[str, str]:
-    """Labels of files in a CSV of ``patchifier predict`` or of your own, several joined by "; ".
-
-    Raises
-    ------
-    RequestError
-        As of :func:`patchifier.library.labels.read`.
-    """
+    """Labels of files in a CSV of ``patchifier predict`` or of your own, several joined by "; "."""
     of_file: dict[str, list[str]] = {}
     for row in labels_csv.read(path):
         of_file.setdefault(row.path, []).append(row.label)

@@ -95,15 +95,7 @@ WRITTEN = {  # name -> names in files: mutagen's easy ones, ID3, ASF
 def read_written(path: str | Path) -> dict[str, str | None]:
     """Values of the tags of :data:`WRITTEN` in a file; None for each that is missing.
 
-    Raises
-    ------
-    RequestError
-        If the file is damaged, or of a kind whose tags cannot be written.
-
-    Examples
-    --------
-    >>> read_written("music/one.ogg")
-    {'bpm': None, 'key': None, 'label': None}
+    Refused if the file is damaged, or of a kind whose tags cannot be written.
     """
     file = _opened(path)
     tags: Any = {} if file.tags is None else file.tags
