@@ -197,7 +197,7 @@ def with_later(rows: pa.Table, kinds: Mapping[str, pa.DataType | None] = ADDED) 
 
 def completed(rows: pa.Table, wanted: pa.Schema) -> pa.Table:
     """Rows with all columns of a schema, in its order."""
-    return with_later(rows).select(wanted.names).cast(wanted)
+    return with_later(rows).select(wanted.names).replace_schema_metadata(wanted.metadata)
 
 
 def rows_table(
