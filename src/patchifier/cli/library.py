@@ -242,15 +242,9 @@ def teach(table: str, labels: str, *, out: str, group: str = "", model: str = ""
                 f"note: {label!r} is one label for 'teach', for a song has one: several labels of "
                 "a song are taught by 'compare' and 'finetune'."
             )
-    results = found.taught.to_dict() | {
-        "songs": found.songs,
-        "grouped_by": found.grouped_by,
-        "groups": found.groups,
-        "joined": found.joined,
-        "too_few": found.too_few,
-        "skipped": len(found.skipped),
-        "out": out,
-    }
+    facts = ("songs", "grouped_by", "groups", "joined", "too_few")
+    results = found.taught.to_dict() | {name: getattr(found, name) for name in facts}
+    results |= {"skipped": len(found.skipped), "out": out}
     return Outcome(results, text, int(bool(found.skipped)))
 
 
@@ -394,14 +388,12 @@ def predict(
         workers=workers or None,
         progress=progress("files"),
     )
-    n_skipped = len(done.skipped)
-    counts = {"rows": done.rows, "files": done.files, "kept": done.kept, "skipped": n_skipped}
-    counts |= {"unsure": done.unsure}
+    results = asdict(done) | {"skipped": len(done.skipped), "out": out}
     text = f"{counted(done.rows, 'row')} about {counted(done.files, 'file')} in {out}"
     if done.unsure:
         text += f"; the head is not sure about {done.unsure}: their label is empty"
     text += print_skipped(done.skipped, Path(out).with_suffix(".skipped.csv"))
-    return Outcome(counts | {"out": out}, text, 1 if n_skipped else 0)
+    return Outcome(results, text, 1 if done.skipped else 0)
 
 
 def tag(

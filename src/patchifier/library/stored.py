@@ -52,6 +52,8 @@ TYPES = {
 """Columns that a search reads; some of them are not in tables of older versions."""
 DECODING = LATER["decoding"]
 """Columns about decoding; tables of older versions do not have them."""
+DESCRIBED = ("model", "size", "pooling", "window_s", "hop_s", "patches")
+"""Facts in the description of a table."""
 COLUMNS = {
     "path": "of the file",
     "start_s": "start of the row in the file, in seconds",
@@ -275,12 +277,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "rows": len(rows["path"]),
         "files": len({clip.clip[0] for clip in clips}),
         "hours": round(sum(seconds) / 3600, 3),
-        "model": facts["model"],
-        "size": facts["size"],
-        "pooling": facts["pooling"],
-        "window_s": facts["window_s"],
-        "hop_s": facts["hop_s"],
-        "patches": facts["patches"],
+        **{name: facts[name] for name in DESCRIBED},
         "columns": COLUMNS,
     }
 
