@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from patchifier.config import Config, RequestError
-from patchifier.library.search.rows import unit
+from patchifier.heads import unit
 
 LEARNT = 32.0  # weight of "layers" where a vector has others, but no "similarity"
 UNLIKE = 0.5  # share of what the files should not sound like; see docs/search.md
@@ -122,11 +122,9 @@ class Metric:
 
         In double precision. What has no length in this metric becomes a vector of zeros.
         """
-        scaled = vectors.astype(np.float64)
-        if self.weights is not None:
-            scaled = scaled * np.sqrt(self.weights)
-        lengths = np.linalg.norm(scaled, axis=-1, keepdims=True)
-        return scaled / np.where(lengths > 0, lengths, 1.0)
+        if self.weights is None:
+            return unit(vectors)
+        return unit(vectors.astype(np.float64) * np.sqrt(self.weights))
 
     def query(self, direction: np.ndarray) -> np.ndarray:
         """Vector (E,) whose product with a stored vector is that vector's length times its cosine.

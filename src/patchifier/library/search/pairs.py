@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from patchifier.heads import unit
 from patchifier.io import Progress, silent
 from patchifier.library.search.metric import SLACK
-from patchifier.library.search.rows import unit
 
 BLOCK = 1024  # rows compared with as many times WIDTH at once: 64 MB of scores
 WIDTH = 16

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from patchifier.heads import unit
 from patchifier.library.search.metric import SLACK
 from patchifier.library.search.ranking import Caps, Ranked, Target, keys
-from patchifier.library.search.rows import Filter, SearchResult, unit
+from patchifier.library.search.rows import Filter, SearchResult
 
 CHOICES = 30  # files that are tried for each place of a path
 NEARLY_PARALLEL = 1e-6

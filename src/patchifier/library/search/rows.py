@@ -311,12 +311,6 @@ class Changes:
     kept: int = 0
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (..., E) of length 1, in double precision."""
-    vectors = vectors.astype(np.float64)
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-
-
 def found(table: pa.Table, scores: Sequence[float | None]) -> list[SearchResult]:
     """Rows with their scores, as results."""
     rows = table.select(["path", "start_s", "end_s", *TAGS, "track_id"]).to_pylist()

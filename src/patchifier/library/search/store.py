@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from patchifier.audio import name_fault
 from patchifier.config import RequestError
+from patchifier.heads import unit
 from patchifier.io import Progress, silent
 from patchifier.library.search.metric import SLACK, Metric, default_weights, direction_of
 from patchifier.library.search.pairs import nearest_of, nearest_pairs, pairs_above
@@ -43,7 +44,6 @@ from patchifier.library.search.rows import (
     SearchResult,
     found,
     named,
-    unit,
     without,
 )
 from patchifier.library.stored import require_same_model, vectors_of
