@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -202,10 +203,7 @@ def colours(served: Served, params: ColoursParams) -> dict[str, Any]:
 
 def _categories(values: Sequence[str | None]) -> dict[str, Any]:
     """Categories by their number of points, the largest first."""
-    counts: dict[str, int] = {}
-    for value in values:
-        if value is not None:
-            counts[value] = counts.get(value, 0) + 1
+    counts = Counter(value for value in values if value is not None)
     names = sorted(counts, key=lambda name: (-counts[name], name))
     number = {name: place for place, name in enumerate(names)}
     return {
