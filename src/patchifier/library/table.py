@@ -309,7 +309,8 @@ def columns_of(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
     """Columns of a table of ours, without its vectors; null where an older version wrote it."""
     if path.suffix == ".npy":
         return _npy_columns(path)
-    rows = with_later(_read_parquet(path, names))
+    here = [name for name in names if name in pq.read_schema(path).names]
+    rows = with_later(_read_parquet(path, here))
     return {name: rows[name].to_pylist() for name in names}
 
 
@@ -444,11 +445,11 @@ def npy_to_parquet(path: Path, out: Path) -> None:
     write(out, iter([rows]), rows.schema)
 
 
-def _read_parquet(path: Path, columns: Sequence[str]) -> pa.Table:
+def _read_parquet(path: Path, columns: list[str]) -> pa.Table:
     text = [name for name in columns if name in STRINGS]
     with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=text) as file:
         require_memory(file, path.stat().st_size)
-        rows = file.read(list(columns))
+        rows = file.read(columns)
         text_b = sum(map(text_bytes, rows.to_batches()))
         require_memory(file, path.stat().st_size, text_b=text_b)
         require_rows(len(rows), file.metadata.num_rows)
