@@ -25,44 +25,15 @@ from patchifier.io import replaced_file
 
 SAMPLE_RATE = 22_050  # paper 4.4
 # middle and full scale of integers, as in wav files
-FULL_SCALE = {
-    "uint8": (128, 2**7),
-    "int8": (0, 2**7),
-    "int16": (0, 2**15),
-    "int32": (0, 2**31),
-}
+FULL_SCALE = {"uint8": (128, 2**7), "int8": (0, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}
 MOST_CHANNELS = 24
 # 46 dB over full scale: no recording of floats gets there; integers that were not scaled do
 LOUDEST = 200.0
-SUFFIXES = frozenset(
-    [
-        ".wav",
-        ".wave",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".mp3",
-        ".mp2",
-        ".aif",
-        ".aiff",
-        ".aifc",
-        ".au",
-        ".snd",
-        ".caf",
-        ".w64",
-        ".rf64",
-        ".m4a",
-        ".mp4",
-        ".aac",
-        ".wma",
-        ".webm",
-        ".mka",
-        ".ape",
-        ".wv",
-        ".tta",
-    ]
-)
+SUFFIXES = frozenset({
+    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc",
+    ".au", ".snd", ".caf", ".w64", ".rf64", ".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka", ".ape",
+    ".wv", ".tta",
+})  # fmt: skip
 
 
 def name_fault(path: str | Path) -> str:
@@ -139,23 +110,11 @@ def blocks(
     how: Decoding | None = None,
     source: Source | None = None,
 ) -> Iterator[np.ndarray]:
-    """Read an audio file as consecutive blocks of one mono waveform, in bounded memory.
+    """Read an audio file as consecutive blocks (S,) of one mono waveform, about ten seconds each.
 
-    The errors and, joined, the values are those of :func:`load`.
-
-    Parameters
-    ----------
-    path, sample_rate, start_s, end_s
-        As for :func:`load`.
-    how : Decoding
-        Is filled with the decoders that were used, the length that was decoded, and notes.
-    source : callable
-        Gives the blocks of this part, from :func:`patchifier.excerpts.read_each`.
-
-    Yields
-    ------
-    numpy.ndarray, shape (S,), float32
-        About ten seconds each.
+    Arguments, errors and, joined, values are those of :func:`load`; memory is bounded. `how` is
+    filled with the decoders that were used, the length that was decoded, and notes. `source` gives
+    the blocks of this part, from :func:`patchifier.excerpts.read_each`.
     """
     if not is_number(sample_rate) or sample_rate <= 0:
         raise RequestError(
@@ -251,10 +210,7 @@ class _Resampler:
 def require_file(path: str | Path) -> None:
     """Refuse what is no regular file with bytes in it, before anything opens it and waits.
 
-    Raises
-    ------
-    AudioError
-        If it is missing, cannot be read, is empty, or is a folder, a pipe or a device.
+    An AudioError says that it is missing, cannot be read, is empty, or is a folder, pipe or device.
     """
     if fault := name_fault(path):
         raise AudioError(f"{written_name(path)}: {fault}")
@@ -285,11 +241,11 @@ def scale_fault(peak: float) -> str:
 
     Nothing for what may be a recording.
     """
+    if peak <= LOUDEST:
+        return ""
     return (
         f"peak at {peak:g}, expected floats within about -1 to 1: divide those of 16-bit integers "
         "by 32768."
-        if peak > LOUDEST
-        else ""
     )
 
 
@@ -325,21 +281,11 @@ def _floats(samples: np.ndarray) -> np.ndarray:
 def as_waveform(
     samples: Any, sample_rate: int | None, *, target_rate: int = SAMPLE_RATE
 ) -> np.ndarray:
-    """Turn samples that are already in memory into a waveform as :func:`load` would give it.
+    """Turn samples (S,) or (channels, S) in memory into a waveform (S,) as :func:`load` gives it.
 
-    Parameters
-    ----------
-    samples : array_like, shape (S,) or (channels, S)
-        Floats in [-1, 1]; overshoot passes, a peak above 200 does not. Integers of 8, 16 or 32 bits
-        are divided by their full scale.
-    sample_rate : int
-        Their rate in Hz. There is no default: a wrong rate must not pass unnoticed.
-    target_rate : int
-        Rate of the result, in Hz.
-
-    Returns
-    -------
-    numpy.ndarray, shape (S,), float32
+    Floats are in [-1, 1]; overshoot passes, a peak above 200 does not. Integers of 8, 16 or 32 bits
+    are divided by their full scale. There is no default for the rate: a wrong one must not pass
+    unnoticed.
 
     Raises
     ------
@@ -373,14 +319,9 @@ def as_waveform(
     if fault := scale_fault(peak):
         raise RequestError(f"samples {fault}")
     wave = (wave if wave.ndim == 1 else wave.mean(axis=0)).astype(np.float32)
-    resampled = (
-        wave
-        if sample_rate == target_rate
-        else soxr.resample(wave, sample_rate, target_rate, quality="HQ")
-    )
-    return (
-        resampled if len(resampled) else np.zeros(1, np.float32)
-    )  # a few samples at a high rate: less than one here
+    if sample_rate != target_rate:
+        wave = soxr.resample(wave, sample_rate, target_rate, quality="HQ")
+    return wave if len(wave) else np.zeros(1, np.float32)  # a few samples at a high rate
 
 
 def save(path: str | Path, waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
@@ -395,7 +336,7 @@ def save(path: str | Path, waveform: np.ndarray, sample_rate: int = SAMPLE_RATE)
     (22050,)
     """
     with replaced_file(Path(path)) as new:  # on a full disk libsndfile says "System error"
-        new.write_bytes(_encoded(waveform, sample_rate, format="WAV", subtype="PCM_16"))
+        new.write_bytes(encoded(waveform, sample_rate, format="WAV", subtype="PCM_16"))
 
 
 def to_mp3(waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> bytes:
@@ -404,10 +345,11 @@ def to_mp3(waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> bytes:
     Beyond full scale it is turned down, not clipped.
     """
     quality = {"compression_level": 0.9, "bitrate_mode": "VARIABLE"}
-    return _encoded(waveform, sample_rate, format="MP3", subtype="MPEG_LAYER_III", **quality)
+    return encoded(waveform, sample_rate, format="MP3", subtype="MPEG_LAYER_III", **quality)
 
 
-def _encoded(waveform: np.ndarray, sample_rate: int, **form: Any) -> bytes:
+def encoded(waveform: np.ndarray, sample_rate: int, **form: Any) -> bytes:
+    """Encode a waveform (S,) by libsndfile; beyond full scale it is turned down, not clipped."""
     peak = float(np.abs(waveform).max(initial=0.0))
     content = io.BytesIO()
     soundfile.write(content, waveform / max(1.0, peak), sample_rate, **form)

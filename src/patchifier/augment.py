@@ -14,7 +14,7 @@ same numbers, also for a part of a batch.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -62,16 +62,10 @@ class AugmentParameters:
 
     def __getitem__(self, part: slice) -> "AugmentParameters":
         """Return the parameters of some of the clips."""
-        pitch = None if self.pitch is None else self.pitch[part]
-        return AugmentParameters(
-            self.scale[part],
-            self.starts[part],
-            self.valid[part],
-            self.lengths[part],
-            self.keys[part],
-            pitch,
-            None if self.levels is None else self.levels[part],
-        )
+        parts: dict[str, Any] = {
+            name: None if each is None else each[part] for name, each in vars(self).items()
+        }
+        return AugmentParameters(**parts)
 
 
 def draw(
@@ -85,31 +79,19 @@ def draw(
     most: int | None = None,
     pairs: bool = False,
 ) -> AugmentParameters:
-    """Draw the augmentation parameters of a batch.
+    """Draw the augmentation parameters of a batch of clips with so many frames (B,).
+
+    Where a clip is too short for the crop, its scale is raised until it fits, if the range allows.
 
     Parameters
     ----------
-    generator : numpy.random.Generator
-        Source of all random numbers.
-    frames : ndarray, shape (B,), int
-        Frames of each clip.
-    config : AugmentConfig
-        Ranges. Where a clip is too short for the crop, its scale is raised until it fits, if the
-        range allows.
     patches, width : int
         N and W.
     layout : "consecutive", "independent", "one" or "whole"
         N consecutive patches from a random frame; N independent positions; a single one; all of the
-        clip.
-    most : int
-        With "whole", the longest sequence that the model has positions for; longer clips are
-        cropped to it.
+        clip, cropped to `most` patches.
     pairs : bool
         Whether clips 2 i and 2 i + 1 share their scale and pitch shift; levels are each one's own.
-
-    Returns
-    -------
-    AugmentParameters
 
     Examples
     --------
@@ -238,22 +220,9 @@ class Resampling:
 
 
 def resample(crops: Resampling, table: Tensor, *, silence: float, width: int = 32) -> Tensor:
-    """Scale in time, crop, cut into patches and shift pitch.
+    """Scale in time, crop, cut into patches (B, N, 1, M, W), float32, and shift pitch.
 
-    Parameters
-    ----------
-    crops : Resampling
-        Source frames and rows.
-    table : Tensor, shape (F, M)
-        Frames of all clips, consecutive for each clip; of each the frames of :func:`span`.
-    silence : float
-        Value of padding.
-    width : int
-        W.
-
-    Returns
-    -------
-    Tensor, float32, shape (B, N, 1, M, W)
+    `table` (F, M) holds the frames of :func:`span` of all clips, consecutive for each clip.
     """
     # (B, N, W), in stretched time
     inside = crops.starts[:, :, None] + torch.arange(width, device=table.device)
@@ -305,24 +274,7 @@ def is_padding(crops: Resampling, valid: Tensor, width: int) -> Tensor:
 
 
 def change_levels(patches: Tensor, crops: Resampling, *, config: SpectrogramConfig) -> Tensor:
-    """Add noise, then equaliser, low-pass and gain, to patches (B, N, 1, M, W).
-
-    Values are not lowered below silence. One that is silence counts as no power at all: noise can
-    raise it, and a gain cannot. Padding is not changed.
-
-    Parameters
-    ----------
-    patches : Tensor, float32, shape (B, N, 1, M, W)
-        Log-mels, from :func:`resample`.
-    crops : Resampling
-        The changes of each clip.
-    config : SpectrogramConfig
-        Of the log-mels.
-
-    Returns
-    -------
-    Tensor, float32, shape (B, N, 1, M, W)
-    """
+    """Add noise, equaliser, low-pass and gain to patches (B, N, 1, M, W); padding stays silence."""
     if crops.offsets is None:
         return patches
     noise = None
@@ -359,23 +311,10 @@ def vary_intensity(
 
 
 def uniform(keys: Tensor, count: int, low: float, high: float) -> Tensor:
-    """Pseudo-random numbers in (low, high), the same on every device.
+    """Pseudo-random numbers (B, count) in (low, high) from int32 keys (B, 2), as on every device.
 
     Each 32-bit hash (Wellons' "lowbias32") of an index gives two numbers of 16 bits. The first key
     multiplies the index, the second is added.
-
-    Parameters
-    ----------
-    keys : Tensor, shape (B, 2), int32
-        One stream of numbers for each row.
-    count : int
-        Numbers of each stream.
-    low, high : float
-        Range.
-
-    Returns
-    -------
-    Tensor, float32, shape (B, count)
     """
     places = torch.arange((count + 1) // 2, dtype=torch.int32, device=keys.device)
     x = places * (keys[:, :1] | 1) + keys[:, 1:]  # (B, count / 2); products wrap around

@@ -51,7 +51,9 @@ from patchifier.io import (
     replaced_file,
     require_file,
     silent,
+    write_json,
     write_skipped,
+    write_text,
 )
 from patchifier.tasks import Task
 
@@ -189,11 +191,7 @@ def _claim(out: Path, config: SpectrogramConfig) -> None:
         return
     if has_others(out, "cache.json"):
         raise RequestError(f"{out} exists and is not a cache: choose another --out.")
-    with replaced_file(facts) as new:
-        new.write_text(
-            json.dumps({"format": FORMAT, "spectrogram": to_dict(config)}, indent=1) + "\n",
-            encoding="utf-8",
-        )
+    write_json(facts, {"format": FORMAT, "spectrogram": to_dict(config)})
 
 
 def _settings(path: Path) -> SpectrogramConfig:
@@ -295,28 +293,20 @@ class _ShardWriter:
     """Collects log-mels and writes them out, a shard at a time."""
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        self.number = 1 + max(
-            (int(path.stem) for path in (out / "shards").glob("*.npy") if path.stem.isdecimal()),
-            default=-1,
-        )
-        self.parts: list[np.ndarray] = []
-        self.frames = 0
-        self.rows: list[dict[str, Any]] = []
-        self.added = 0
-        self.opened_s = time.monotonic()
+        shards = (path.stem for path in (out / "shards").glob("*.npy"))
+        last = max((int(stem) for stem in shards if stem.isdecimal()), default=-1)
+        self.out, self.added = out, 0
+        self._open(last + 1)
+
+    def _open(self, number: int) -> None:
+        self.number, self.frames, self.opened_s = number, 0, time.monotonic()
+        self.parts, self.rows = list[np.ndarray](), list[dict[str, Any]]()
 
     def add(self, clip: Clip, found: _Decoded) -> dict[str, Any]:
         part = found.log_mel
         assert part is not None
-        row = {
-            "clip": clip.id,
-            "key": found.key,
-            "shard": self.number,
-            "first": self.frames,
-            "frames": len(part),
-            "crc32": zlib.crc32(part.data),
-        }
+        row = {"clip": clip.id, "key": found.key, "shard": self.number, "first": self.frames}
+        row |= {"frames": len(part), "crc32": zlib.crc32(part.data)}
         self.parts.append(part)
         self.frames += len(part)
         self.rows.append(row)
@@ -334,17 +324,9 @@ class _ShardWriter:
                 )
                 # one array, which is never in memory twice
                 stream.writelines(part.data for part in self.parts)
-            with replaced_file(_shard(self.out, self.number).with_suffix(".jsonl")) as new:
-                new.write_text(
-                    "".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8"
-                )
-        self.parts, self.frames, self.rows, self.number, self.opened_s = (
-            [],
-            0,
-            [],
-            self.number + 1,
-            time.monotonic(),
-        )
+            lines = "".join(json.dumps(row) + "\n" for row in self.rows)
+            write_text(_shard(self.out, self.number).with_suffix(".jsonl"), lines)
+        self._open(self.number + 1)
 
 
 def _shard(path: Path, number: int) -> Path:
@@ -521,6 +503,15 @@ class Cache:
                     f"which clip {clip.id} needs: {AGAIN}"
                 )
 
+    def require_task(self) -> Task:
+        """Task of the clips; a cache without targets is refused."""
+        if self.task is None:
+            raise RequestError(
+                f"the clips of cache {self.path} have no targets: prepare it from a manifest with "
+                "a target column."
+            )
+        return self.task
+
     @property
     def hours(self) -> float:
         """Hours of music in all clips."""
@@ -613,20 +604,17 @@ class Cache:
             row[: last - first] = self.log_mel(int(index), int(first), int(last))
         return batch
 
-    def _verify_index(self) -> list[str]:
-        first, *lines = read_text(self.path / "index.jsonl").splitlines()
-        header = parse_json(first)
-        stated = header.pop("crc32", None)  # indexes of older versions do not state it
-        changed = stated not in (None, _index_checksum(self.path, header, lines))
-        changed = changed or header.keys() != {"name", "task", "clips"}
-        return ["index.jsonl or cache.json: not as 'patchifier prepare' wrote it"] * changed
-
     def verify(self) -> list[str]:
         """Check every clip against its checksum, and the index against its own.
 
         Returns a line for each damaged clip, and for an index that was changed.
         """
-        problems = self._verify_index()
+        first, *lines = read_text(self.path / "index.jsonl").splitlines()
+        header = parse_json(first)
+        stated = header.pop("crc32", None)  # indexes of older versions do not state it
+        changed = stated not in (None, _index_checksum(self.path, header, lines))
+        changed = changed or header.keys() != {"name", "task", "clips"}
+        problems = ["index.jsonl or cache.json: not as 'patchifier prepare' wrote it"] * changed
         for index, (clip, row) in enumerate(zip(self.clips, self._rows, strict=True)):
             values = np.ascontiguousarray(self.log_mel(index))
             if len(values) != row["frames"]:

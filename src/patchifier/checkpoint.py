@@ -143,10 +143,7 @@ def graphs_of(config: Config, task: Task | None) -> dict[str, bytes]:
 def add_graphs(folder: str | Path) -> list[Path]:
     """Write the graphs of a model folder that has none, and return their paths.
 
-    Raises
-    ------
-    RequestError
-        If the folder is no model, onnx is not installed, or the model's settings have no graph.
+    Refused: no model, onnx that is not installed, settings of which there is no graph.
     """
     loaded, path = load(folder), model_folder.read(folder).path
     need("onnx")
@@ -224,13 +221,7 @@ def embedder_of(checkpoint: Checkpoint, *, device: str = "cpu") -> Embedder:
 
 
 def checkpoint_of(embedder: Embedder, facts: Mapping[str, Any] | None = None) -> Checkpoint:
-    """The model in memory of an Embedder.
-
-    Raises
-    ------
-    RequestError
-        If it runs by ONNX Runtime.
-    """
+    """The model in memory of an Embedder; one that runs by ONNX Runtime is refused."""
     network = embedder.network
     if not isinstance(network, TorchNetwork):
         raise RequestError(
@@ -361,13 +352,7 @@ def without_other_statistics(model: Patchifier, config: Config) -> tuple[Patchif
 
 
 def find_device(name: str) -> str:
-    """A device by torch's name for it; "auto" is the best that is there.
-
-    Raises
-    ------
-    RequestError
-        If there is no such device.
-    """
+    """A device by torch's name for it, which must be there; "auto" is the best that is."""
     if name == "auto":
         return (
             "cuda"

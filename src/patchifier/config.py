@@ -819,12 +819,7 @@ ADDED: dict[str, dict[str, Any]] = {
 }
 """Fields added since the first edition, with the values that mean what that edition did."""
 
-LATER = {
-    "optimiser": "adamw",
-    "pitch_hop": 1,
-    "note_labels": "",
-    "n_similarity": 0,
-}
+LATER = {"optimiser": "adamw", "pitch_hop": 1, "note_labels": "", "n_similarity": 0}
 """Fields added later still, whose defaults mean what there was before."""
 
 PATHS = {
@@ -942,15 +937,9 @@ def current_form(values: dict[str, Any], *, whole: bool = False) -> dict[str, An
     """Return a config that any version wrote as one of today, with the same meaning.
 
     Old names and values are replaced (:data:`patchifier.config_names.RENAMED`). In a section that
-    an earlier version wrote whole, fields added since get the values that mean what it did.
-
-    Parameters
-    ----------
-    values : dict
-        Nested as a :class:`Config`.
-    whole : bool
-        Whether `values` is known to be a whole config. Otherwise a section counts as whole if it
-        has every field of the first edition, so that a recipe gets today's defaults.
+    an earlier version wrote whole, fields added since get the values that mean what it did. `whole`
+    is whether all sections are known to be so. Otherwise a section counts as whole if it has every
+    field of the first edition, so that a recipe gets today's defaults.
 
     Raises
     ------

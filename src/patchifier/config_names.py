@@ -103,11 +103,8 @@ def new_name(dotted: str) -> str | None:
 def with_new_names(values: Values) -> Values:
     """Replace old names and values in a config, or in a part of one, nested as a `Config`.
 
-    Raises
-    ------
-    ValueError
-        If a field is given by both names, if a constant has another value, or if the spectrogram
-        and the model have different numbers of bands.
+    A ValueError says that a field is given by both names, a constant has another value, or the
+    spectrogram and the model have different numbers of bands.
     """
     values = copy.deepcopy(values)
     _move_bands(values)

@@ -18,10 +18,7 @@ class DeviceError(RequestError):
 
 # Providers of ONNX Runtime by device. Products are of float32, as on a CPU, not of 19 bits.
 ACCELERATORS = {
-    "cuda": (
-        "CUDAExecutionProvider",
-        {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
-    )
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})
 }
 
 

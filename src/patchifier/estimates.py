@@ -271,7 +271,8 @@ def chords(found: Features) -> tuple[Chord, ...]:
     best = [fit.reshape(len(energy), 12, -1).max(2) for fit in modes]  # (Q, 12) of both modes
     fit = np.stack(best, axis=2).reshape(len(energy), 24)
     fit = np.concatenate([fit, np.full((len(fit), 1), NO_CHORD)], axis=1)
-    states = _viterbi(SHARPNESS * fit)
+    change_cost = math.log(STAY) - math.log((1 - STAY) / (fit.shape[1] - 1))
+    states = smooth_path(SHARPNESS * fit, change_cost)
     step_s = STEP_FRAMES * found.frame_s
     edges = [0, *(np.flatnonzero(np.diff(states)) + 1).tolist(), len(states)]
     return tuple(
@@ -307,18 +308,22 @@ def _correlations(values: np.ndarray, profiles: np.ndarray) -> np.ndarray:
     return values @ profiles.T / np.maximum(sizes, 1e-9)
 
 
-def _viterbi(scores: np.ndarray) -> np.ndarray:
-    """Most probable states (Q,) of log scores (Q, S), if a state lasts with probability STAY."""
+def smooth_path(scores: np.ndarray, change_cost: float) -> np.ndarray:
+    """Most probable states (Q,) of log scores (Q, S), where a change costs as many nats: Viterbi.
+
+    Examples
+    --------
+    >>> smooth_path(np.log([[0.9, 0.1], [0.4, 0.6], [0.9, 0.1]]), 2.0).tolist()
+    [0, 0, 0]
+    """
     n_states = scores.shape[1]
-    change = math.log((1 - STAY) / (n_states - 1)) - math.log(STAY)
     total, came_from = scores[0], np.zeros(scores.shape, int)
     for step in range(1, len(scores)):
         best = int(total.argmax())
-        stays = total >= total[best] + change
+        stays = total >= total[best] - change_cost
         came_from[step] = np.where(stays, np.arange(n_states), best)
-        total = np.where(stays, total, total[best] + change) + scores[step]
-    states = np.zeros(len(scores), int)
-    states[-1] = int(total.argmax())
+        total = np.where(stays, total, total[best] - change_cost) + scores[step]
+    states = np.full(len(scores), total.argmax())
     for step in range(len(scores) - 1, 0, -1):
         states[step - 1] = came_from[step, states[step]]
     return states

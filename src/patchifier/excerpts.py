@@ -50,20 +50,9 @@ def read_each(
 ) -> list[Result]:
     """Call `read` for each excerpt, and decode a file with several of them once.
 
-    Parameters
-    ----------
-    excerpts : sequence of (path, start_s, end_s)
-        In any order.
-    read : callable
-        Called with the number of an excerpt and what gives its blocks; None, if it is decoded
-        alone. Calls are in the order of time within each file.
-    mix_lfe : bool
-        As for :class:`patchifier.decode.Decoding`.
-
-    Returns
-    -------
-    list
-        Results in the order of the excerpts.
+    It is called with the number of an excerpt and what gives its blocks; None, if it is decoded
+    alone. Calls are in the order of time within each file, results in that of the excerpts (path,
+    start_s, end_s). `mix_lfe` is as for :class:`patchifier.decode.Decoding`.
     """
     by_file: dict[str, list[int]] = {}
     for number, (path, _, _) in enumerate(excerpts):

@@ -21,23 +21,10 @@ def how_to_install(package: str, extra: str = "") -> str:
 
 
 def need(module: str, extra: str = "") -> Any:
-    """Import a module of an optional package.
+    """Import a module of an optional package, such as "sklearn.base".
 
-    Parameters
-    ----------
-    module : str
-        Dotted name, such as "sklearn.base". Its package is a key of :data:`EXTRAS`.
-    extra : str
-        To name in the message, where another one than that of :data:`EXTRAS` is smaller.
-
-    Returns
-    -------
-    module
-
-    Raises
-    ------
-    RequestError
-        If the package is not installed; the message has the pip command.
+    Its package is a key of :data:`EXTRAS`. If it is not installed, a RequestError has the pip
+    command, with `extra` where another one than that of :data:`EXTRAS` is smaller.
     """
     package = module.partition(".")[0]
     try:

@@ -286,9 +286,7 @@ def _is_plain(value: Any, deep: int = 0) -> bool:
     return value is None
 
 
-def _kind_and_limits(
-    values: Mapping[str, Any],
-) -> tuple[Kind, tuple[float, float, float] | None]:
+def _kind_and_limits(values: Mapping[str, Any]) -> tuple[Kind, tuple[float, float, float] | None]:
     """Kind of a head, and the limits of what it knows."""
     kind, known = values.get("kind", "one-of"), values.get("known")
     if kind not in get_args(Kind):
@@ -302,13 +300,7 @@ def _kind_and_limits(
 
 
 def require_names(names: Any) -> tuple[str, ...]:
-    """Return the labels of a head: 2 to 1,000 different texts of one line.
-
-    Raises
-    ------
-    RequestError
-        Naming the label that is none.
-    """
+    """Return the labels of a head: 2 to 1,000 different texts of one line; refuse others."""
     if not isinstance(names, list | tuple) or not 2 <= len(names) <= MOST_NAMES:
         raise RequestError("a head has 2 to 1,000 labels, in a list: give as many.")
     for name in names:

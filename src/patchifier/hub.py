@@ -35,23 +35,8 @@ def from_hub(
 ) -> Path:
     """Download a model folder to the hub's cache, or find it there without a network.
 
-    Parameters
-    ----------
-    name : str
-        "owner/name" or "owner/name@revision", with or without "hf://".
-    cache_dir : str or Path
-        Folder for downloads; that of huggingface_hub by default.
-    token : str or bool
-        Access token for private repositories.
-    local_files_only : bool
-        Whether to use the cache only.
-    force_download : bool
-        Whether to download files again that are in the cache.
-
-    Returns
-    -------
-    Path
-        A folder for :func:`patchifier.load`.
+    `name` is "owner/name" or "owner/name@revision", with or without "hf://". Options are those of
+    huggingface_hub, whose cache and access token are the defaults.
 
     Raises
     ------

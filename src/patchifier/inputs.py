@@ -30,23 +30,9 @@ def log_mel(
 ) -> Iterator[np.ndarray]:
     """Yield the log-mel of one piece of music in pieces (M, T').
 
-    Parameters
-    ----------
-    x : str, Path, bytes, open file, array, or iterator of arrays
-        A path may begin with "~". An open file is read from where it stands. An iterator of pieces
-        of a log-mel is checked and passed on.
-    sample_rate : int
-        Of an array, in Hz.
-    config : Config
-        Of the model.
-    start_s, end_s : float
-        Part of a file.
-
-    Raises
-    ------
-    RequestError
-        For anything else, and as :func:`patchifier.audio.load` and
-        :func:`patchifier.audio.as_waveform`.
+    A path may begin with "~". An open file is read from where it stands. An iterator of pieces of a
+    log-mel is checked and passed on. `sample_rate` is of an array, start and end are of a file.
+    Anything else is refused.
     """
     settings = config.spectrogram
     a_file = isinstance(x, (str, Path, *ENCODED)) or hasattr(x, "read")

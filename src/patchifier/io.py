@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-FORMULA = re.compile(
-    r"'*[=+\-@\t\r]"
-)  # how text begins that a spreadsheet may compute, or that is guarded
+# how text begins that a spreadsheet may compute, or that is guarded
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
 Progress = Callable[[int, int, str], None]
 """Called with what is done, how much there is in all, and a note.
 
 0 in all is unknown; :class:`Hundredths` in all are parts of a job, and no items.
 """
+ProgressOf = Callable[[str], Progress]
+"""Given a title, returns a function that shows progress."""
 SAYS = " Its decoder says: "
 """What the output of a decoder follows, at the end of the reason for a skipped file."""
 REMEDY = re.compile(r"(\.)?(?(1) (?:To|For) [^.:]*): (pip install .*?)\.?$")
@@ -38,6 +39,11 @@ RESTORE_S = 10.0  # longest wait for a process that is about to put a folder in 
 
 def silent(done: int, total: int, note: str) -> None:
     """Show no progress."""
+
+
+def silent_of(title: str) -> Progress:
+    """Show no progress of anything."""
+    return silent
 
 
 class Hundredths(int):
@@ -139,10 +145,7 @@ def save_array(path: Path, array: "np.ndarray") -> None:
 def leftover(path: Path) -> Path | None:
     """New file that a killed :func:`replaced_file` left beside `path`; its lock is removed.
 
-    Raises
-    ------
-    OSError
-        If another process is writing the new file.
+    It is an OSError if another process is writing the new file.
 
     Examples
     --------
@@ -157,14 +160,9 @@ def leftover(path: Path) -> Path | None:
 
 
 def has_others(folder: Path, *names: str, lock: str = "") -> bool:
-    """Whether a folder has files of others, beside what a kill leaves.
+    """Whether a folder has files of others, beside what a kill leaves and a lock file.
 
-    Parameters
-    ----------
-    folder : Path
-        A folder that lacks the files `names`, which :func:`replaced_file` writes first.
-    lock : str
-        Name of a lock file that may be there.
+    The folder lacks the files `names`, which :func:`replaced_file` writes first.
 
     Examples
     --------
@@ -368,30 +366,48 @@ def to_cell(value: Any) -> Any:
     return value
 
 
+def plain_stem(name: str) -> str:
+    """Name with letters and digits alone, for a file; others become "-"."""
+    return "".join(letter if letter.isalnum() else "-" for letter in name)
+
+
 def from_cell(cell: str) -> str:
     """Return the text of a cell that :func:`to_cell` made."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a CSV table, beside and renamed."""
+    with (
+        replaced_file(path) as new,
+        new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
+        csv.writer(stream).writerows([to_cell(cell) for cell in row] for row in (columns, *rows))
+
+
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows with the same keys as CSV, beside and renamed."""
     rows = list(rows)
-    names = list(rows[0])
-    with replaced_file(path) as new, new.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(stream)
-        table.writerow(map(to_cell, names))
-        table.writerows([to_cell(row[name]) for name in names] for row in rows)
+    write_table(path, list(rows[0]), ([row[name] for name in rows[0]] for row in rows))
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Join names by commas, but for those beyond so many, which are counted.
+
+    Examples
+    --------
+    >>> listed(["one", "two", "three"], 2)
+    'one, two and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def skipped_lines(skipped: Iterable[tuple[str, str]]) -> list[str]:
     """Text about skipped files: one line for each, then each ``pip install`` that would help, once.
 
-    What decoders printed is left out; the list of skipped files has it.
-
-    Parameters
-    ----------
-    skipped : iterable of (path, reason)
-        Most reasons begin with the path.
+    What decoders printed is left out; the list of skipped files has it. Most reasons begin with the
+    path.
     """
     lines, remedies = list[str](), dict[str, int]()
     for path, reason in skipped:
@@ -408,14 +424,11 @@ def write_skipped(path: Path, columns: Sequence[str], rows: Sequence[Sequence[st
 
     The last two columns are a path and the reason, which the path is taken out of.
     """
-    with (
-        replaced_file(path) as new,
-        new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
-    ):
-        table = csv.writer(stream)
-        table.writerow(columns)
-        for *others, named, reason in rows:
-            table.writerow(map(to_cell, (*others, named, reason.removeprefix(f"{named}: "))))
+    write_table(
+        path,
+        columns,
+        ((*others, named, why.removeprefix(f"{named}: ")) for *others, named, why in rows),
+    )
 
 
 def read_skipped(path: Path) -> tuple[tuple[str, str], ...]:

@@ -53,29 +53,19 @@ def run(
     """Yield the result of each item, in order, from worker processes.
 
     A batch whose process dies is done again in a process of its own. If that one dies too, each of
-    its items is done alone, and an item that kills its process again is skipped. `work` calls
-    :func:`attempt` for each file. If the caller stops early, the processes have :data:`GRACE_S` to
-    end.
+    its items is done alone, and an item that kills its process again is skipped: its result is the
+    reason. `work` calls :func:`attempt` for each file. If the caller stops early, the processes
+    have :data:`GRACE_S` to end.
 
     Parameters
     ----------
     work : callable
         Called with `shared` and a batch; returns one result for each item. It must be a function of
         a module, so that another process finds it.
-    batches : sequence of sequences
-        The items.
-    workers : int
-        Largest number of processes, at least 1.
     shared : object
         Sent to each process once.
     name : callable
         Gives the name of an item for the reason why it is skipped; its `path` by default.
-
-    Yields
-    ------
-    object or str
-        The result of each item, in order. For an item that killed its process: the reason why it is
-        skipped.
 
     Raises
     ------
@@ -142,15 +132,9 @@ def _retry(
 
 
 class _Shared:
-    """An object that each process gets once, through a file.
+    """An object that each process gets once, through a file, written when the first one starts.
 
     A process that cannot start reads no pipe, and its parent would wait for ever.
-
-    Parameters
-    ----------
-    value : object
-    path : Path
-        Where the file is written when the first process starts.
     """
 
     def __init__(self, value: Any, path: Path) -> None:
@@ -272,18 +256,8 @@ def _do(work: Work[Item, Result], batch: Sequence[Item]) -> Sequence[Result]:
 def attempt(path: str, work: Callable[..., Result], *arguments: Any) -> Result | str:
     """Do the work on one file within the limits of :mod:`patchifier.sandbox`.
 
-    Parameters
-    ----------
-    path : str
-        The file.
-    work : callable
-        Called with `arguments`.
-
-    Returns
-    -------
-    object or str
-        What `work` returns. If it raises one of :data:`BAD_ITEM`, or ended a process because it
-        made no progress: the reason why the file is skipped, with the output of its decoder.
+    If it raises one of :data:`BAD_ITEM`, or ended a process because it made no progress, the result
+    is the reason why the file is skipped, with the output of its decoder.
     """
     if sandbox.gave_up(path):
         return f"{path}: {sandbox.hung_reason()}"

@@ -119,25 +119,11 @@ def with_levels(
     noise: tuple[Tensor, Tensor, Tensor] | None,
     config: SpectrogramConfig,
 ) -> Tensor:
-    """Add noise, then offsets, to patches (B, N, 1, M, W); not below silence.
+    """Add noise, then offsets (B, M), to patches (B, N, 1, M, W) that are silent where padded.
 
-    A value that is silence counts as no power at all: noise can raise it, and a gain cannot.
-
-    Parameters
-    ----------
-    patches : Tensor, float32, shape (B, N, 1, M, W)
-        Log-mels; padding is silence.
-    offsets : Tensor, shape (B, M)
-        Added to each row.
-    noise : three Tensors, shape (K,), (K, M), (K,), or None
-        Clips with noise, its power in each row, and the frames of these clips without padding.
-    config : SpectrogramConfig
-        Of the log-mels.
-
-    Returns
-    -------
-    Tensor, float32, shape (B, N, 1, M, W)
-        A copy; padding may be raised.
+    Noise is of the clips (K,), with its power (K, M) in each row and their frames (K,) without
+    padding. Values do not fall below silence, but padding may be raised. A value that is silence
+    counts as no power at all: noise can raise it, and a gain cannot.
     """
     floor = config.silence * (1 - HALF_PRECISION)  # and what a cache makes of silence
     levelled = functional.threshold(patches, floor, -math.inf)

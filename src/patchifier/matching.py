@@ -77,15 +77,7 @@ class Match(NamedTuple):
 
 
 class PrintIndex:
-    """Codes of some pieces of music, and the frames of each.
-
-    Parameters
-    ----------
-    parts : sequence of ndarray (T', 2)
-        Bits of their fingerprints.
-    config : SpectrogramConfig
-        Which gives the duration of a frame.
-    """
+    """Codes of some pieces of music, from the bits (T', 2) of each, and the frames of each code."""
 
     def __init__(self, parts: Sequence[np.ndarray], config: SpectrogramConfig) -> None:
         self.config = config

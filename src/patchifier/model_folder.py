@@ -90,13 +90,7 @@ class ModelFolder:
         return dict(counts)
 
     def tensors(self) -> Arrays:
-        """Tensors by name, floats as float32.
-
-        Raises
-        ------
-        RequestError
-            If the file cannot be read, or holds NaN or infinity.
-        """
+        """Tensors by name, floats as float32; NaN and infinity are refused."""
         self.shapes()
         with _weights(self.path) as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict

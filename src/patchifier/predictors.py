@@ -19,17 +19,9 @@ def band_means(patches: np.ndarray) -> np.ndarray:
 
 
 def visible_mean(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Mean over the visible patches of a clip, the same for each of its patches.
+    """Mean over the visible patches of a clip, the same for each of its patches: (B, N, M).
 
-    Parameters
-    ----------
-    bands : ndarray, shape (B, N, M)
-    visible : ndarray, shape (B, N), bool
-
-    Returns
-    -------
-    ndarray, shape (B, N, M)
-        NaN for a clip without a visible patch.
+    NaN for a clip without a visible patch.
     """
     count = visible.sum(1)[:, None, None]  # (B, 1, 1)
     total = (bands * visible[..., None]).sum(1, keepdims=True, dtype=np.float64)  # (B, 1, M)
@@ -38,10 +30,7 @@ def visible_mean(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def interpolation(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Linear interpolation over the patch index between visible patches, constant beyond them.
-
-    Parameters and returned array are those of :func:`visible_mean`.
-    """
+    """Interpolate linearly over the patch index between visible patches, constant beyond."""
     B, N = visible.shape
     index = np.broadcast_to(np.arange(N), (B, N))
     before = np.maximum.accumulate(np.where(visible, index, -1), axis=1)
@@ -69,15 +58,7 @@ UNTRAINED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 def untrained_mse(patches: np.ndarray, masked: np.ndarray) -> dict[str, float]:
     """Mean squared error of each predictor of :data:`UNTRAINED` on the masked patches of one clip.
 
-    Parameters
-    ----------
-    patches : ndarray, shape (N, M, W)
-    masked : ndarray, shape (N,), bool
-
-    Returns
-    -------
-    dict of str to float
-        By the predictor's name; empty if no patch is masked or all are.
+    Patches are (N, M, W), their mask is (N,). Empty if no patch is masked or all are.
     """
     if masked.all() or not masked.any():
         return {}

@@ -50,12 +50,7 @@ def variable(name: str) -> str:
 
 
 def limits() -> Limits:
-    """Limits of the environment.
-
-    Raises
-    ------
-    RequestError
-        If a variable holds no positive number.
+    """Limits of the environment; a variable that holds no positive number is refused.
 
     Examples
     --------
@@ -98,13 +93,7 @@ def hung_reason() -> str:
 
 
 class _Bench:
-    """Files in which a worker process writes what it works on, and its parent reads why it ended.
-
-    Parameters
-    ----------
-    folder : Path
-        Shared by the processes of a job.
-    """
+    """Files of a process about what it works on, from which its parent reads why it ended."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -152,10 +141,7 @@ def _flush() -> None:
 def enter(folder: Path) -> None:
     """Watch this process from now on, and limit its memory where the system can (Linux).
 
-    Parameters
-    ----------
-    folder : Path
-        In which the processes of a job say what they work on.
+    In the folder, the processes of a job say what they work on.
     """
     global _bench
     _bench = _Bench(folder)

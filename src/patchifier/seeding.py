@@ -66,23 +66,11 @@ def _order(seed: int, epoch: int, clips: int, part: int) -> np.ndarray:
 def random_masking(
     generator: np.random.Generator, valid: np.ndarray, ratio: float, *, ends: float = 0.0
 ) -> np.ndarray:
-    """Draw which patches are masked (4.2): uniformly, or all but one run of patches.
+    """Draw which patches are masked (4.2), (B, N): uniformly, or all but one run of patches.
 
-    Parameters
-    ----------
-    generator : numpy.random.Generator
-        Source of one uniform number for each patch.
-    valid : ndarray, shape (B, N), bool
-        False for padding, which is never masked.
-    ratio : float
-        Fraction of each clip's patches to mask, in (0, 1). The count is rounded. At least one patch
-        is masked, and one stays visible where there are two.
-    ends : float
-        Fraction of clips in which the visible patches are one run.
-
-    Returns
-    -------
-    ndarray, shape (B, N), bool
+    `valid` (B, N) is False for padding, which is never masked. `ratio` is the fraction of each
+    clip's patches to mask, rounded; at least one patch is masked, and one stays visible where there
+    are two. `ends` is the fraction of clips in which the visible patches are one run.
 
     Examples
     --------

@@ -9,12 +9,12 @@ draws whole groups, because the clips of a group (a track, a piece) are not inde
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from patchifier.io import Progress, silent
+from patchifier.io import Progress, Steps, silent
 
 Statistic = Callable[[np.ndarray], float]
 SHOWN_S = 0.5  # seconds between two reports of progress
@@ -78,20 +78,7 @@ def resample(
 ) -> np.ndarray:
     """Draw the bootstrap distribution of a statistic by resampling whole groups with replacement.
 
-    Parameters
-    ----------
-    groups : sequence of str, length n
-        Group of each clip.
-    statistic : callable
-        Takes indices of clips (with repetition) and returns a number.
-    draws, seed : int
-        Number of draws, and the seed of the generator.
-    progress : callable
-        Called with draws done, draws in all and an empty note, at most twice a second.
-
-    Returns
-    -------
-    ndarray, shape (draws,)
+    `groups` has the group of each clip. Progress counts draws, at most twice a second.
     """
     generator = np.random.default_rng(seed)
     members = [np.flatnonzero(np.asarray(groups) == group) for group in dict.fromkeys(groups)]
@@ -216,6 +203,31 @@ def paired(
         low, high = agreeing_interval(value, n_groups, least=-1.0)
         p = max(p or 0.0, 2 * 0.5**n_groups) if n_groups > 1 else 1.0  # of the sign test
     return Score(metric, value, low, high, n, p, agree)
+
+
+def paired_rows(
+    metric: str,
+    groups: Sequence[str],
+    pairs: Sequence[tuple[tuple[str, Statistic], tuple[str, Statistic]]],
+    *,
+    progress: Progress = silent,
+) -> list[dict[str, Any]]:
+    """Rows of paired differences, each between two named statistics of the same clips.
+
+    They hold ``first``, ``second``, the fields of :func:`paired`, and ``p_holm``, corrected for the
+    number of pairs.
+    """
+    steps, scores = Steps(progress, len(pairs)), list[Score]()
+    for (name, one), (other_name, other) in pairs:
+        shown = steps.next(f"{name} and {other_name}", "draws")
+        scores.append(paired(metric, groups, one, other, progress=shown))
+    if pairs:
+        steps.finish()
+    corrected = holm([score.p for score in scores])
+    return [
+        {"first": first, "second": second} | asdict(score) | {"p_holm": p}
+        for ((first, _), (second, _)), score, p in zip(pairs, scores, corrected, strict=True)
+    ]
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:

@@ -4,7 +4,6 @@ Those libraries read strangers' files. pip does not show them, and a wheel may b
 of a library inside it.
 """
 
-import importlib.util
 import platform
 import re
 import ssl
@@ -12,6 +11,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,7 @@ REFUSED = "this package refuses that codec; open no stranger's file with PyAV by
 
 @dataclass(frozen=True)
 class Library:
-    """A C library.
-
-    Attributes
-    ----------
-    name : str
-    version : str
-        Empty if it cannot be known.
-    package : str
-        What brings it: a Python package, "Python" or "system".
-    """
+    """A C library; its version is empty if it cannot be known. The package is what brings it."""
 
     name: str
     version: str
@@ -53,17 +44,7 @@ class Library:
 
 @dataclass(frozen=True)
 class Advisory:
-    """A known vulnerability of a library.
-
-    Attributes
-    ----------
-    library : str
-    below : str
-        First version that is not known to have it.
-    cve : str
-    remedy : str
-        What to do.
-    """
+    """A known vulnerability of a library below a version, and a remedy."""
 
     library: str
     below: str
@@ -99,15 +80,10 @@ def describe() -> dict[str, Any]:
         "patchifier": patchifier.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": _packages(),
+        "packages": {name: metadata.version(name) for name in PACKAGES if find_spec(name)},
         "libraries": [asdict(library) for library in found],
         "warnings": warnings(found),
     }
-
-
-def _packages() -> dict[str, str]:
-    installed = [name for name in PACKAGES if importlib.util.find_spec(name)]
-    return {name: metadata.version(name) for name in installed}
 
 
 def warnings(found: Sequence[Library]) -> list[str]:
@@ -157,7 +133,7 @@ def libraries() -> list[Library]:
 
 def _codecs() -> list[Library]:
     """Codecs inside libsndfile; none if it is the system's, whose codecs are files of their own."""
-    wheel = importlib.util.find_spec("_soundfile_data")
+    wheel = find_spec("_soundfile_data")
     folders = list(wheel.submodule_search_locations or ()) if wheel else []
     files = [file for folder in folders for file in Path(folder).glob("libsndfile*")]
     return codecs(files[0].read_bytes()) if files else []
@@ -173,7 +149,7 @@ def codecs(binary: bytes) -> list[Library]:
 
 
 def _ffmpeg() -> list[Library]:
-    if not importlib.util.find_spec("av"):
+    if not find_spec("av"):
         return []
     import av
 

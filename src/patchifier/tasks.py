@@ -28,6 +28,7 @@ import numpy as np
 
 from patchifier import statistics
 from patchifier.config import RequestError
+from patchifier.io import listed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -289,12 +290,7 @@ def key_score_matrix(names: tuple[str, ...]) -> np.ndarray:
     """MIREX's weighted score of every estimated key (column) against every true one (row): (C, C).
 
     1 for the key itself, 0.5 a fifth above in the same mode, 0.3 for the relative, 0.2 for the
-    parallel key, else 0.
-
-    Raises
-    ------
-    RequestError
-        If a name is not a key such as "Eb minor".
+    parallel key, else 0. A name that is not a key such as "Eb minor" is refused.
     """
     from mir_eval import key
 
@@ -309,13 +305,6 @@ def key_score_matrix(names: tuple[str, ...]) -> np.ndarray:
 def undefined_note(task: Task, targets: np.ndarray) -> str:
     """Name the tags or numbers that have no score on these clips; empty if there are none.
 
-    Parameters
-    ----------
-    task : Task
-        The task.
-    targets : ndarray, shape (n, ...)
-        As :func:`encode_targets` gives them.
-
     Examples
     --------
     >>> undefined_note(Task("numbers", ("bpm",)), np.array([[120.0], [120.0]]))
@@ -326,12 +315,11 @@ def undefined_note(task: Task, targets: np.ndarray) -> str:
     names = [task.names[index] for index in np.flatnonzero(~_varied(targets))]
     if not names:
         return ""
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     what = "It is" if len(names) == 1 else "They are"
     metric = "R2" if task.kind == "numbers" else "ROC-AUC"
     return (
-        f"{shown}: the same for all {len(targets)} tested clips, so there is no {metric}. "
-        f"{what} left out of the mean."
+        f"{listed(names, 5)}: the same for all {len(targets)} tested clips, so there is no "
+        f"{metric}. {what} left out of the mean."
     )
 
 

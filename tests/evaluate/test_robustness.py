@@ -249,17 +249,17 @@ def test_a_perturbed_set_keeps_ids_order_and_targets_and_is_not_made_twice(
 
 
 def test_a_set_that_was_cut_off_goes_on_where_it_was(beats, tmp_path, monkeypatch, threads):
-    written, write = [], robustness._write_clip
+    written, write = [], robustness._write
 
-    def counted(*arguments):
-        written.append(arguments[2].id)
-        write(*arguments)
+    def counted(shared, tasks):
+        written.extend(clip.id for clip, _ in tasks)
+        return write(shared, tasks)
 
     def interrupt(done, total, note):
         if done == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(robustness, "_write_clip", counted)
+    monkeypatch.setattr(robustness, "_write", counted)
     monkeypatch.setattr(jobs, "AHEAD", 1)
     with pytest.raises(KeyboardInterrupt):
         perturb(beats, [0, 1, 2], "gain-20", tmp_path, workers=1, progress=interrupt)

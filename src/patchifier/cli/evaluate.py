@@ -109,7 +109,7 @@ def comparison_text(results: dict[str, Any]) -> str:
 
 def results_table(rows: list[dict[str, Any]]) -> str:
     """Lay rows of results out for a terminal."""
-    from patchifier.evaluate.report.advice import learnt_nothing_notes
+    from patchifier.evaluate.report.tables import learnt_nothing_notes
 
     width = max([12, *(len(row["encoder"]) + 2 for row in rows)])
     lines = [f"{'encoder':<{width}}{'method':<20}{'metric':<10}{'value':>7}   95 % interval     n"]

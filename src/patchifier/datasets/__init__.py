@@ -172,7 +172,11 @@ def load(source: str | Path, root: str | Path | None = None, *, partial: bool = 
     if path.is_dir():
         return folder.load(path)
     if path.suffix.lower() in manifest.SUFFIXES and path.is_file():
-        return _require_names(manifest.load(path))
+        dataset = manifest.load(path)
+        good, lost = well_named(dataset.clips)
+        if not good:
+            raise RequestError(lost[0][1])
+        return replace(dataset, clips=tuple(good), lost=tuple(lost))
     raise RequestError(
         f"{source!s} is no data set: expected 'demo', a folder of audio, or a manifest "
         f"({', '.join(manifest.SUFFIXES)}) that exists; or, with --root DIR, a published data set "
@@ -194,13 +198,6 @@ def well_named(clips: Sequence[Clip]) -> tuple[list[Clip], list[tuple[str, str]]
         else:
             good.append(clip)
     return good, lost
-
-
-def _require_names(dataset: Dataset) -> Dataset:
-    good, lost = well_named(dataset.clips)
-    if not good:
-        raise RequestError(lost[0][1])
-    return replace(dataset, clips=tuple(good), lost=tuple(lost))
 
 
 def find_sheet(source: str) -> "tuple[Sheet, str]":

@@ -76,26 +76,11 @@ def fetch(
     progress: Progress = silent,
     retry: RetryPolicy = transfer.DEFAULT_RETRY,
 ) -> Fetched:
-    """Download what a data sheet lists, check it, join parts and unpack archives.
+    """Download what a data sheet lists into a folder, check it, join parts and unpack archives.
 
-    Files that are there already are checked and kept.
-
-    Parameters
-    ----------
-    sheet : Sheet
-        The data set.
-    root : str or Path
-        Folder for its files; made if it is not there.
-    progress : callable
-        Called with megabytes done, megabytes in all, and what is being done; file by file. With
-        0 in all, the note is what it connects to.
-    retry : RetryPolicy
-        When a connection has stalled, and when the next mirror is tried.
-
-    Returns
-    -------
-    Fetched
-        A file that cannot be had stops nothing else: it is listed in `missing`.
+    Files that are there already are checked and kept. A file that cannot be had stops nothing else:
+    it is listed in `missing`. `progress` counts megabytes, file by file; with 0 in all, the note is
+    what it connects to. `retry` decides when a connection has stalled.
 
     Raises
     ------

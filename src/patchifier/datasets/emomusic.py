@@ -74,13 +74,7 @@ RATING_COLUMNS = ("song_id", "mean_arousal", "std_arousal", "mean_valence", "std
 
 
 def read(root: Path, variant: str) -> Dataset:
-    """List the clips, whether their files exist or not.
-
-    Raises
-    ------
-    RequestError
-        If a table is missing, not as published, or has no ratings of a song.
-    """
+    """List the clips, whether their files exist or not; refuse other tables than the published."""
     tables = fullest([root / "annotations", root], ["songs_info.csv", "static_annotations.csv"])
     ratings = {
         _number(row): row for row in read_table(tables / "static_annotations.csv", RATING_COLUMNS)

@@ -11,7 +11,7 @@ import numpy as np
 from patchifier.audio import SUFFIXES
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
-from patchifier.io import require_file
+from patchifier.io import listed, require_file
 
 NAMED = 5  # clips or files in a message
 
@@ -56,22 +56,11 @@ def require_vector(name: str, clip: str, row: np.ndarray, first: np.ndarray) -> 
 
 
 class FeatureFiles:
-    """Files of a folder by their path below it and by their name, both without the suffix.
+    """Files .npy and .npz of a folder by their path below it and by their name, without the suffix.
 
     A file belongs to a clip if its path below the folder, or else its name, is the clip's id (with
-    or without the audio file's suffix) or the name of the clip's audio file.
-
-    Parameters
-    ----------
-    name : str
-        Name of the features in messages.
-    root : Path
-        Folder with .npy or .npz files, in subfolders or not.
-
-    Raises
-    ------
-    RequestError
-        If the folder holds no such file.
+    or without the audio file's suffix) or the name of the clip's audio file. `name` is that of the
+    features in messages. A folder without such a file is refused.
     """
 
     def __init__(self, name: str, root: Path) -> None:
@@ -94,20 +83,17 @@ class FeatureFiles:
             self.by_stem.setdefault(path.stem, []).append(path)
 
     def match(self, clips: Sequence[Clip], indices: Sequence[int]) -> dict[int, Path]:
-        """Return the file of each clip that has one, and refuse a file that belongs to two clips.
+        """Return the file of each clip that has one.
 
-        Raises
-        ------
-        RequestError
-            If one of `indices` has no file, a clip has several, or a file belongs to two clips.
+        Refused: one of `indices` without a file, a clip with several, a file that belongs to two
+        clips.
         """
         found = {index: self.file(clip) for index, clip in enumerate(clips)}
         missing = [clips[index].id for index in dict.fromkeys(indices) if found[index] is None]
         if missing:
-            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             raise RequestError(
                 f"{self.name}: {self.root} has no file for the clips "
-                f"{', '.join(missing[:NAMED])}{more}: expected <clip id>.npy or .npz."
+                f"{listed(missing, NAMED)}: expected <clip id>.npy or .npz."
             )
         taken: dict[Path, str] = {}
         for index, path in found.items():
@@ -149,13 +135,7 @@ def _without_ending(name: str) -> str:
 
 
 def read(path: Path) -> np.ndarray:
-    """Read one array (E,), or the mean over time of one (T, E).
-
-    Raises
-    ------
-    RequestError
-        If the file cannot be read or holds something else.
-    """
+    """Read one array (E,), or the mean over time of one (T, E); refuse anything else."""
     values = _array(path)
     if not np.issubdtype(values.dtype, np.number) or np.issubdtype(
         values.dtype, np.complexfloating

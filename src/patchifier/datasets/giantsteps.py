@@ -50,13 +50,7 @@ KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in TONIC
 
 
 def read(root: Path, variant: str) -> Dataset:
-    """List the clips, whether their files exist or not.
-
-    Raises
-    ------
-    RequestError
-        If a repository or one of its tables is missing or not as published.
-    """
+    """List the clips, whether their files exist or not; refuse other tables than the published."""
     clips = _development(_repository(root, "giantsteps-mtg-key-dataset")) + _test(
         _repository(root, "giantsteps-key-dataset")
     )
@@ -110,16 +104,13 @@ def valid_artists(tracks: list[list[str]]) -> set[str]:
     Chosen by a hash of the name, then collaborators, in two passes in the table's order.
     """
     everybody = {name for names in tracks for name in names}
-    held = {name for name in everybody if _sha1(name.lower()) % 116 >= 100}
+    hashes = {name: hashlib.sha1(name.lower().encode()).hexdigest() for name in everybody}
+    held = {name for name in everybody if int(hashes[name], 16) % 116 >= 100}
     for _hop in range(2):
         for names in tracks:
             if held & set(names):
                 held |= set(names)
     return held
-
-
-def _sha1(text: str) -> int:
-    return int(hashlib.sha1(text.encode()).hexdigest(), 16)
 
 
 def _test(repository: Path) -> list[Clip]:
@@ -149,13 +140,7 @@ def _clip(repository: Path, track: str, text: str, split: str, *, group: str | N
 
 
 def key(text: str) -> str:
-    """Spell a key given as tonic and mode, such as "D# minor", as in `KEYS`: "Eb minor".
-
-    Raises
-    ------
-    RequestError
-        If the text is no tonic and mode.
-    """
+    """Spell a key, such as "D# minor", as in `KEYS`: "Eb minor"; refuse what is none."""
     parts = text.split()
     if len(parts) == 2:
         tonic = parts[0][:1].upper() + parts[0][1:]

@@ -51,13 +51,7 @@ FOLDS = 10
 
 
 def read(root: Path, variant: str) -> Dataset:
-    """List the clips of a variant, whether their files exist or not.
-
-    Raises
-    ------
-    RequestError
-        If no genre folder is found in any of the known layouts.
-    """
+    """List the clips, whether their files exist or not; refuse other tables than the published."""
     base = fullest([root / layout for layout in LAYOUTS], GENRES)
     if not any((base / genre).is_dir() for genre in GENRES):
         raise RequestError(

@@ -24,36 +24,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from patchifier.config import RequestError
-from patchifier.datasets import Clip, Dataset, gtzan, manifest
+from patchifier.datasets import Dataset, gtzan, manifest
 from patchifier.datasets.sheet import Sheet, Variant
 
 FILES = tuple(f"GTZANBeatTracking.{split}.jsonl" for split in ("train", "val", "test"))
 
 
 def read(root: Path, variant: str) -> Dataset:
-    """List the clips with their beats, whether their files exist or not.
-
-    Raises
-    ------
-    RequestError
-        If one of the three tables is missing or has a row that cannot be read.
-    """
+    """List the clips with their beats, whether their files exist or not."""
     missing = [name for name in FILES if not (root / name).is_file()]
     if missing:
         raise RequestError(
             f"{root / missing[0]} is not there, expected MARBLE's tables of GTZAN's beats: "
             f"{', '.join(FILES)}."
         )
-    dataset = manifest.load_all([root / name for name in FILES], "gtzan-beats")
-    return replace(dataset, clips=tuple(_at_home(clip, root) for clip in dataset.clips))
-
-
-def _at_home(clip: Clip, root: Path) -> Clip:
-    """Return the clip with its file below the root, named by its track."""
-    genre, file = Path(clip.path).parts[-2:]
-    return replace(
-        clip, path=str(root / "genres" / genre / file), id=Path(file).stem, group=Path(file).stem
-    )
+    dataset, clips = manifest.load_all([root / name for name in FILES], "gtzan-beats"), []
+    for clip in dataset.clips:
+        genre, file = Path(clip.path).parts[-2:]
+        path, track = root / "genres" / genre / file, Path(file).stem
+        clips.append(replace(clip, path=str(path), id=track, group=track))
+    return replace(dataset, clips=tuple(clips))
 
 
 SHEET = Sheet(

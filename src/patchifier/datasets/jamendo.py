@@ -41,13 +41,7 @@ HUNDRED = tuple(f"{number:02d}" for number in range(100))
 
 
 def read(root: Path, variant: str) -> Dataset:
-    """List the clips of a variant, whether their files exist or not.
-
-    Raises
-    ------
-    RequestError
-        If a list of the split is missing or not as published.
-    """
+    """List the clips, whether their files exist or not; refuse other tables than the published."""
     lists = fullest(
         [root / "data/splits/split-0", root / "mtg-jamendo-dataset/data/splits/split-0"],
         [f"autotagging_{variant}-train.tsv"],

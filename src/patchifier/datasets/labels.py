@@ -16,9 +16,10 @@ JSON: list of lists            ``[time]``, ``[time, position]`` or ``[start, end
 Blank lines and lines that begin with ``#`` are skipped. :func:`infer_task` finds the task.
 """
 
+import contextlib
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,9 @@ from patchifier.tasks import Task
 SUFFIXES = (".beats", ".lab", ".jams")
 Row = list[Any]  # [start_s, end_s, label]
 Kind = Literal["beats", "chords", "boundaries", "intervals"]
+NAMESPACES: dict[str, Kind] = {  # of JAMS; and segment_*
+    "beat": "beats", "beat_position": "beats", "chord": "chords", "chord_harte": "chords",
+}  # fmt: skip
 
 TONICS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 CHORDS = ("N", *(f"{tonic}:maj" for tonic in TONICS), *(f"{tonic}:min" for tonic in TONICS))
@@ -62,14 +66,7 @@ class Annotation:
 
 
 def read(path: Path, metric: str = "") -> Annotation:
-    """Read a label file.
-
-    Parameters
-    ----------
-    path : Path
-        ``.beats``, ``.lab`` or ``.jams``.
-    metric : "beats", "chords", "boundaries" or ""
-        Kind to read where a .jams holds several.
+    """Read a label file: ``.beats``, ``.lab`` or ``.jams``; of several kinds that of the metric.
 
     Raises
     ------
@@ -77,20 +74,30 @@ def read(path: Path, metric: str = "") -> Annotation:
         If the file cannot be read; with file and line.
     """
     try:
-        text = read_text(path, encoding="utf-8-sig")
-    except OSError as error:
-        raise RequestError(f"{path}: labels cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save "
-            "it so."
-        ) from error
+        with reading(path, "labels "):
+            text = read_text(path, encoding="utf-8-sig")
+    except RequestError:
+        raise
     except ValueError as error:  # a zero byte or half a character in the name
         reason = f"labels cannot be read ({error}): correct their name."
         raise RequestError(f"{written_name(path)}: {reason}") from error
     if path.suffix.lower() == ".jams":
         return _jams(text, str(path), metric)
     return _parse_lines(text, str(path), events=path.suffix.lower() == ".beats")
+
+
+@contextlib.contextmanager
+def reading(path: Path, what: str = "") -> Iterator[None]:
+    """Name a text file in errors about reading it."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"{path}: {what}cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save "
+            "it so."
+        ) from error
 
 
 def is_file(value: Any) -> bool:
@@ -134,22 +141,12 @@ def within(rows: Sequence[Row], start_s: float = 0.0, end_s: float | None = None
 
 
 def infer_task(annotations: Sequence[tuple[str, Annotation]], metric: str = "") -> Task:
-    """Find the task of a table of labels.
+    """Find the task of (place, labels) of every clip that has labels.
 
-    Parameters
-    ----------
-    annotations : sequence of (where, Annotation)
-        Of every clip that has labels; `where` names it in messages.
-    metric : str
-        Kind that all labels must have. By default events are beats; intervals are chords if every
-        label is one and some label is more than a letter, which a segment could have too; else
-        boundaries.
-
-    Returns
-    -------
-    Task
-        Beats: "beat", and "downbeat" where a position is 1. Chords: N, 12 major, 12 minor.
-        Boundaries: "boundary".
+    Without a metric, events are beats; intervals are chords if every label is one and some label is
+    more than a letter, which a segment could have too; else boundaries. Beats have the names
+    "beat", and "downbeat" where a position is 1; chords N, 12 major and 12 minor; boundaries
+    "boundary".
 
     Raises
     ------
@@ -234,7 +231,8 @@ def _jams(text: str, path: str, metric: str) -> Annotation:
         raise RequestError(f"{path}: has no list of 'annotations', expected a JAMS file.")
     found: dict[str, dict[str, Any]] = {}
     for annotation in given:
-        kind = _namespace_kind(str(annotation.get("namespace")))
+        namespace = str(annotation.get("namespace"))
+        kind = "boundaries" if namespace.startswith("segment_") else NAMESPACES.get(namespace)
         if kind:
             found.setdefault(kind, annotation)
     wanted = metric or (next(iter(found)) if len(found) == 1 else "")
@@ -245,14 +243,6 @@ def _jams(text: str, path: str, metric: str) -> Annotation:
             "which is meant."
         )
     return _jams_annotation(wanted, found[wanted], path)
-
-
-def _namespace_kind(namespace: str) -> Kind | None:
-    if namespace in ("beat", "beat_position"):
-        return "beats"
-    if namespace in ("chord", "chord_harte"):
-        return "chords"
-    return "boundaries" if namespace.startswith("segment_") else None
 
 
 def _jams_annotation(kind: str, annotation: dict[str, Any], path: str) -> Annotation:

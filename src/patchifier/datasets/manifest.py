@@ -95,7 +95,9 @@ def load_all(paths: Sequence[Path], name: str) -> Dataset:
         ]
     with naming(", ".join(map(str, paths))):
         task = infer([clip.target for clip in clips])
-    return Dataset(name, tuple(clips), stated.with_metric(task), reason=stated.reason_of(task))
+    if task and stated.metric:
+        task = replace(task, metric=stated.metric)
+    return Dataset(name, tuple(clips), task, reason=stated.reason_of(task))
 
 
 def near_columns(names: Collection[str]) -> dict[str, str]:
@@ -145,20 +147,9 @@ def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], stated: 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a manifest.
+    """One row of a manifest: its cells, file and row for messages, split in the name of the file.
 
-    Attributes
-    ----------
-    row : dict
-        Cells by column.
-    where : str
-        File and row, for messages.
-    split : str or None
-        Split in the name of the file.
-    root : Path
-        Folder at which relative paths start.
-    is_text : bool
-        Whether all cells are text, as in CSV.
+    Relative paths start at `root`. `is_text` is whether all cells are text, as in CSV.
     """
 
     row: dict[str, Any]
@@ -171,15 +162,8 @@ class Entry:
 def list_entries(path: Path) -> list[Entry]:
     """Read the rows of one manifest."""
     is_text = path.suffix.lower() != ".jsonl"
-    try:
+    with labels.reading(path):
         rows = _read_csv(path) if is_text else _read_jsonl(path)
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save "
-            "it so."
-        ) from error
     if not rows:
         raise RequestError(f"{path}: no rows, expected one for each clip.")
     words = [word for word in path.stem.lower().split(".")[1:] if word in SPLIT_NAMES]
@@ -197,7 +181,8 @@ def _stated(entries: Sequence[Entry]) -> Stated:
     metric, where = _only(entries, "metric")
     if word and word not in KIND_NAMES:
         raise RequestError(f"{place}: task is {word!r}, expected {', '.join(KIND_NAMES)}.")
-    if any(_is_frame_wise(entry) for entry in entries) and word in ("", "frame-wise"):
+    written = any(labels.is_file(_label(e.row)) or labels.is_value(_value(e)) for e in entries)
+    if written and word in ("", "frame-wise"):
         expected = METRICS["per-frame"]
     else:
         expected = METRICS[KIND_NAMES[word]] if word else tuple(METRIC_KINDS)
@@ -246,7 +231,10 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
                 f"{path}, row {len(rows) + 1}: cannot be read ({error}): "
                 "name files of labels (.beats, .lab, .jams), or write JSONL."
             ) from error
-    return rows if delimiter == "," else [_with_points(row) for row in rows]
+    if delimiter == ",":
+        return rows
+    points = ({name: _with_point(row[name]) for name in NUMERIC if name in row} for row in rows)
+    return [row | with_points for row, with_points in zip(rows, points)]
 
 
 def _columns(header: Sequence[str], path: Path) -> list[str]:
@@ -267,12 +255,8 @@ def _cells(row: dict[Any, Any], where: str) -> dict[str, str]:
     return {name: value.strip() for name, value in row.items()}
 
 
-def _with_points(row: dict[str, Any]) -> dict[str, Any]:
-    """Write decimal commas as points, in columns that hold numbers."""
-    return row | {name: _with_point(row[name]) for name in NUMERIC if name in row}
-
-
 def _with_point(cell: str) -> str:
+    """Write decimal commas as points."""
     parts = [part.strip() for part in cell.split("|")]
     return "|".join(
         part.replace(",", ".") if DECIMAL_COMMA.fullmatch(part) else part for part in parts
@@ -364,11 +348,6 @@ def _fold(row: dict[str, Any], where: str) -> int | None:
     if value is not None and not value.is_integer():
         raise RequestError(f"{where}: fold is {row['fold']!r}, expected a whole number.")
     return None if value is None else int(value)
-
-
-def _is_frame_wise(entry: Entry) -> bool:
-    """Whether a label, as it is written, is frame-wise."""
-    return labels.is_file(_label(entry.row)) or labels.is_value(_value(entry))
 
 
 def _value(entry: Entry) -> Any:

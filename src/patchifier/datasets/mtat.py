@@ -69,13 +69,7 @@ KNOWN_BAD = {
 
 
 def read(root: Path, variant: str) -> Dataset:
-    """List the clips of a variant, whether their files exist or not.
-
-    Raises
-    ------
-    RequestError
-        If a table is missing or not as published.
-    """
+    """List the clips, whether their files exist or not; refuse other tables than the published."""
     clips = list(_clips(root))
     if variant in SELECTIONS:
         chosen = SELECTIONS[variant](clips)
@@ -88,7 +82,11 @@ def read(root: Path, variant: str) -> Dataset:
 
 def _clips(root: Path) -> Iterator[Clip]:
     """Yield every usable clip, with its split and all of its tags."""
-    tags = _annotations(root / "annotations_final.csv")
+    columns = ("clip_id", *TAGS188, "mp3_path")
+    annotated = {
+        row["clip_id"]: (row["mp3_path"], [tag for tag in TAGS188 if row[tag] == "1"])
+        for row in read_table(root / "annotations_final.csv", columns, delimiter="\t")
+    }
     base = fullest([root, root / "mp3", root / "audio"], list(SPLIT_OF))
     path = root / "clip_info_final.csv"
     for row in read_table(
@@ -102,10 +100,10 @@ def _clips(root: Path) -> Iterator[Clip]:
                 f"{path}: clip {row['clip_id']} has the path {name!r}, expected one that starts "
                 "with a folder 0 to f."
             )
-        annotated, present = tags.get(row["clip_id"], ("", ()))
-        if annotated != name:
+        path_there, present = annotated.get(row["clip_id"], ("", []))
+        if path_there != name:
             raise RequestError(
-                f"annotations_final.csv has {annotated or 'no path'!r} for clip {row['clip_id']}, "
+                f"annotations_final.csv has {path_there or 'no path'!r} for clip {row['clip_id']}, "
                 f"expected {name!r} as in {path.name}."
             )
         yield Clip(
@@ -113,18 +111,9 @@ def _clips(root: Path) -> Iterator[Clip]:
             path=str(base / name),
             split=SPLIT_OF[name[0]],
             group=row["url"].rstrip("/").rsplit("/", 1)[-1],
-            target=list(present),
+            target=present,
             info={key: row[key] for key in ("artist", "title", "album") if row[key]},
         )
-
-
-def _annotations(path: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Read path and tags of each annotated clip, tags in the order of the columns."""
-    rows = read_table(path, ("clip_id", *TAGS188, "mp3_path"), delimiter="\t")
-    return {
-        row["clip_id"]: (row["mp3_path"], tuple(tag for tag in TAGS188 if row[tag] == "1"))
-        for row in rows
-    }
 
 
 def _tags(clip: Clip, names: tuple[str, ...]) -> list[str]:
@@ -147,10 +136,8 @@ def _paper16k(clips: list[Clip]) -> list[Clip]:
     In the order of the table.
     """
     candidates = [clip for clip in clips if clip.split != "test"]
-    ranked = sorted(
-        candidates, key=lambda clip: hashlib.sha256(f"paper16k/{clip.id}".encode()).digest()
-    )
-    chosen = {clip.id for clip in ranked[:PAPER_CLIPS]}
+    hashed = {hashlib.sha256(f"paper16k/{c.id}".encode()).digest(): c.id for c in candidates}
+    chosen = {hashed[digest] for digest in sorted(hashed)[:PAPER_CLIPS]}
     return [clip for clip in candidates if clip.id in chosen]
 
 

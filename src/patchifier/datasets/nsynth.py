@@ -40,13 +40,7 @@ PITCHES = tuple(str(pitch) for pitch in range(128))
 
 
 def read(root: Path, variant: str) -> Dataset:
-    """List the clips of a variant, whether their files exist or not.
-
-    Raises
-    ------
-    RequestError
-        If an examples.json is missing or a note lacks the target.
-    """
+    """List the clips, whether their files exist or not; refuse other tables than the published."""
     clips = [
         _clip(root, split, note, facts, variant)
         for split in SPLITS

@@ -145,13 +145,8 @@ def read_table(
 ) -> Iterator[dict[str, str]]:
     """Read the rows of a published table, quoted or not, by the names in its header.
 
-    White space around values is removed.
-
-    Raises
-    ------
-    RequestError
-        If the file is missing, not UTF-8 or empty, lacks one of these columns, or has a row of
-        another length.
+    White space around values is removed. Refused: a file that is missing, not UTF-8 or empty, lacks
+    one of these columns, or has a row of another length.
     """
     rows = read_rows(path, delimiter=delimiter)
     header = next(rows, [])

@@ -15,6 +15,7 @@ import numpy as np
 
 from patchifier.config import PretrainConfig, RequestError
 from patchifier.datasets import SPLITS, Clip
+from patchifier.io import listed
 from patchifier.seeding import generator
 from patchifier.tasks import Task
 
@@ -176,14 +177,9 @@ def cross_validation(clips: Sequence[Clip]) -> list[list[str]]:
 
 
 def untrained_note(task: Task, clips: Sequence[Clip], splits: Sequence[Splits]) -> list[str]:
-    """Name classes and tags of test clips that no training clip of the same fold has.
+    """Name classes and tags of test clips that no training clip of the same fold has, in a note.
 
-    Those whose clips are all of one group are named with what to do.
-
-    Returns
-    -------
-    list of str
-        One note, or none.
+    Those whose clips are all of one group are named with what to do. No note if there are none.
     """
     if task.kind not in ("one-of", "many-of"):
         return []
@@ -200,12 +196,16 @@ def untrained_note(task: Task, clips: Sequence[Clip], splits: Sequence[Splits]) 
     if not found:
         return []
     note = "Tested, but in no training clip, so that nothing can predict them: "
-    note += f"{_listed(found)}."
-    if alone := [name for name in names if len(_groups_with(name, clips)) == 1]:
+    note += f"{listed(found, SHOWN)}."
+
+    def groups_with(name: str) -> set[str]:
+        return {clip.group for clip in clips if clip.group and name in _names_of(clip)}
+
+    if alone := [name for name in names if len(groups_with(name)) == 1]:
         note += (
-            f" All clips of a label are of one group ({_listed(alone)}), and a group is never on "
-            "both sides of a split: each of these clips counts as wrong, whatever the encoder. Add "
-            "clips of a second group, or leave the label out."
+            f" All clips of a label are of one group ({listed(alone, SHOWN)}), and a group is "
+            "never on both sides of a split: each of these clips counts as wrong, whatever the "
+            "encoder. Add clips of a second group, or leave the label out."
         )
     return [note]
 
@@ -213,10 +213,7 @@ def untrained_note(task: Task, clips: Sequence[Clip], splits: Sequence[Splits]) 
 def ungrouped_note(clips: Sequence[Clip]) -> list[str]:
     """Say that clips without groups may have relatives on the other side of a split made here.
 
-    Returns
-    -------
-    list of str
-        One note, or none: where the data set has its own split or folds, or every clip has a group.
+    No note where the data set has its own split or folds, or every clip has a group.
     """
     alone = sum(not clip.group for clip in clips)
     if not alone or any(clip.split for clip in clips) or folds_of(clips):
@@ -227,17 +224,6 @@ def ungrouped_note(clips: Sequence[Clip]) -> list[str]:
         "sides of a split, which makes scores too high. A column 'group' in the list of clips "
         "keeps them together."
     ]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
-
-
-def _groups_with(name: str, clips: Sequence[Clip]) -> set[str]:
-    """Groups that have clips of a class or tag."""
-    groups = zip(clips, groups_of(clips), strict=True)
-    return {group for clip, group in groups if clip.group and name in _names_of(clip)}
 
 
 def _names_of(clip: Clip) -> Sequence[str]:
@@ -293,24 +279,10 @@ def grouped_folds(clips: Sequence[Clip], *, count: int) -> list[int]:
 
 
 def inner_folds(splits: Splits, *, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Divide the training clips into folds for cross-validation; no group is in two folds.
+    """Divide the training clips, in whole groups, into folds of about the same size.
 
-    Parameters
-    ----------
-    splits : Splits
-        Its training clips are divided. Folds have about the same size.
-    count : int
-        Number of folds, at most one for each group.
-
-    Returns
-    -------
-    list of (ndarray, ndarray)
-        For each fold the indices of the clips to fit on, and of the clips to score.
-
-    Raises
-    ------
-    RequestError
-        If all training clips are of one group.
+    Returns for each fold the clips to fit on and those to score; at most one fold for each group.
+    Training clips that are all of one group are refused.
     """
     groups = splits.groups[splits.train]
     names, sizes = np.unique(groups, return_counts=True)
@@ -331,13 +303,7 @@ def inner_folds(splits: Splits, *, count: int) -> list[tuple[np.ndarray, np.ndar
 
 
 def with_validation(splits: Splits, seed: int) -> Splits:
-    """Take a tenth of the training clips, in whole groups, as validation split if there is none.
-
-    Raises
-    ------
-    RequestError
-        If all training clips are of one group.
-    """
+    """Take a tenth of the training clips, in whole groups, for validation if there is none."""
     if len(splits.valid):
         return splits
     groups = splits.groups[splits.train]

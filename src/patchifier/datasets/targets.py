@@ -8,7 +8,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from patchifier.config import RequestError
@@ -46,10 +46,6 @@ class Stated:
     metric: str
     column: str
 
-    def with_metric(self, task: Task | None) -> Task | None:
-        """Return a task with the stated metric."""
-        return replace(task, metric=self.metric) if task and self.metric else task
-
     def reason_of(self, task: Task | None) -> str:
         """Why the task is of its kind; empty without a task."""
         if task is None:
@@ -65,28 +61,11 @@ def is_missing(value: Any) -> bool:
 
 
 def read_target(value: Any, kind: Kind | None, *, is_text: bool, where: str) -> Any:
-    """Read a target of a whole clip.
+    """Read a target of a whole clip: str, list of str, float or list of float.
 
-    Parameters
-    ----------
-    value : str, number, bool or list
-        As it is in a manifest.
-    kind : kind of task or None
-        Stated kind; inferred from the value where it is None.
-    is_text : bool
-        Whether the value is from a table of text, in which ``1`` is a number and ``|`` is between
-        several names.
-    where : str
-        Names the row in messages.
-
-    Returns
-    -------
-    str, list of str, float or list of float
-
-    Raises
-    ------
-    RequestError
-        If the value is not of this kind.
+    Its kind is inferred from the value where `kind` is None. `is_text` is whether the value is from
+    a table of text, in which ``1`` is a number and ``|`` is between several names. A value of
+    another kind is refused; `where` names the row.
     """
     several, parts = isinstance(value, list), value if isinstance(value, list) else [value]
     if is_text and isinstance(value, str) and kind != "one-of":

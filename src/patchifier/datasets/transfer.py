@@ -68,12 +68,9 @@ DEFAULT_RETRY = RetryPolicy()
 def download(
     remote: Remote, url: str, path: Path, *, retry: RetryPolicy, progress: Progress
 ) -> None:
-    """Download a file, check it and put it at `path`.
+    """Download a file, check it and put it at `path`; UnavailableError has the reason.
 
-    Raises
-    ------
-    UnavailableError
-        With the reason. The unfinished file stays in ``NAME.part``, unless it is known to be wrong.
+    The unfinished file stays in ``NAME.part``, unless it is known to be wrong.
     """
     transfer = _Transfer(remote, url, part_of(path), retry.timeout_s, progress)
     path.parent.mkdir(parents=True, exist_ok=True)

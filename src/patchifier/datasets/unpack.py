@@ -49,10 +49,7 @@ class DamagedArchiveError(Exception):
 def relative(name: str) -> Path:
     """Path of a member below the folder that it is unpacked into.
 
-    Raises
-    ------
-    RefusedArchiveError
-        If it leads elsewhere, on this system or another.
+    One that leads elsewhere, on this system or another, is a RefusedArchiveError.
     """
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     leaves = any(not part.strip(". ") or re.match(r"[A-Za-z]:", part) for part in parts)
@@ -69,10 +66,7 @@ def relative(name: str) -> Path:
 def unpack(path: Path, into: Path, *, most_b: int, progress: Progress) -> int:
     """Write every member below an empty folder; return the number of files.
 
-    Raises
-    ------
-    RefusedArchiveError, DamagedArchiveError
-        With the reason; the folder then holds a part of the archive.
+    After a RefusedArchiveError or DamagedArchiveError the folder holds a part of the archive.
     """
     name, left_b, files, total_b = "", most_b, 0, path.stat().st_size
     try:

@@ -1,7 +1,7 @@
 """Compare encoders by the same probe on the same clips, with intervals and paired differences."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from patchifier.evaluate import robustness
 from patchifier.evaluate.encoders import Encoder, holds
 from patchifier.evaluate.evaluator import Evaluator
 from patchifier.evaluate.leak_notes import leak_notes
-from patchifier.io import Progress, silent, write_json, write_rows
+from patchifier.io import ProgressOf, silent_of, write_json, write_rows
 from patchifier.tasks import Task
 from patchifier.train.run import Run, facts_of, refuse_other_files
 
@@ -35,7 +35,7 @@ def compare(
     protocol: str = "linear",
     robust: bool = False,
     seed: int = 0,
-    progress: Callable[[str], Progress] = lambda title: silent,
+    progress: ProgressOf = silent_of,
 ) -> dict[str, Any]:
     """Evaluate encoders on one task.
 
@@ -112,29 +112,20 @@ def compare(
 
 def require_fit(data: Cache, out: Path) -> Task:
     """Task of a cache; refuse one without targets, and a folder where this cannot be written."""
-    if data.task is None:
-        raise RequestError(
-            f"the clips of cache {data.path} have no targets: prepare it from a manifest with a "
-            "target column."
-        )
+    task = data.require_task()
     before = facts_of(out)
+    path = str(before.get("cache"))  # wherever the command was run
+    same_path = path == str(data.path) or Path(path).resolve() == data.path.resolve()
     if not before:
         refuse_other_files(out)
     elif before.get("kind") != "compare":
         raise RequestError(f"{out} was made by another command: choose another --out.")
-    elif not _is_of(data, before):
+    elif not (same_path and before.get("dataset") == data.name):
         raise RequestError(
             f"{out} holds a run already, of cache {before.get('cache')} (data set "
             f"{before.get('dataset')}): choose another --out."
         )
-    return data.task
-
-
-def _is_of(data: Cache, before: Mapping[str, Any]) -> bool:
-    """Whether a comparison was one of this cache, wherever the command was run."""
-    path = str(before.get("cache"))
-    same_path = path == str(data.path) or Path(path).resolve() == data.path.resolve()
-    return same_path and before.get("dataset") == data.name
+    return task
 
 
 def other_log_mels_note(encoders: Sequence[Encoder], data: Cache) -> str:

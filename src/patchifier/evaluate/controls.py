@@ -1,6 +1,6 @@
 """Baseline rows of a fine-tuning table: majority, features without a model, random weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config
 from patchifier.datasets.splits import Splits, groups_of, partition
 from patchifier.evaluate import encoders, probes
-from patchifier.io import Progress, silent, write_json
+from patchifier.io import ProgressOf, silent_of, write_json
 from patchifier.tasks import Task
 from patchifier.train import precision
 from patchifier.train.finetune import paired_rows, test_folds
@@ -31,41 +31,32 @@ def controls(
     tuned: Sequence[Tuned] = (),
     resume: bool = False,
     device: str = "auto",
-    progress: Callable[[str], Progress] = lambda title: silent,
+    progress: ProgressOf = silent_of,
 ) -> list[dict[str, Any]]:
-    """Compute the baseline rows of a fine-tuning table.
+    """Compute the baseline rows of a fine-tuning table, in ``controls/`` of the run folder.
+
+    Arguments are those of :func:`patchifier.train.finetune.finetune`; the same clips are tested.
+    Majority and regression on mel statistics need no validation clips and train on them too. If
+    they fail, the state of the run is "failed".
 
     Parameters
     ----------
-    model, cache, config, resume, device, progress
-        As for :func:`patchifier.train.finetune.finetune`; the same clips are tested.
-    out : str or Path
-        The run folder; gets ``controls/``. If they fail, the state of the run is "failed".
     random : bool
-        Also train a linear probe on the same architecture with random, calibrated weights. They
+        Also train a linear probe on the same architecture with random, calibrated weights, which
         are drawn once.
     tuned : sequence of Tuned
-        Results of the model. Its linear probe is compared with that of random weights, in
-        ``controls/differences.json``.
-
-    Returns
-    -------
-    list of dict
-        Rows of the results table. Majority and regression on mel statistics need no validation
-        clips and train on them too.
+        Results of the model, whose linear probe is compared with that of random weights.
     """
     start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
     config = config or start.config
     config = replace(config, model=start.config.model, spectrogram=start.config.spectrogram)
     data = Cache(cache).require(config.spectrogram)
-    assert data.task is not None, "finetune() has refused a cache without targets"
+    task = data.require_task()
     folds = test_folds(data.clips, config.finetune)
     with continued(Path(out), "controls") as keep_time:
-        rows = _untrained_rows(data, data.task, folds)
+        rows = _untrained_rows(data, task, folds)
         if random:
-            tuning = _random_weights(
-                data, data.task, config, folds[0], device=device, resume=resume
-            )
+            tuning = _random_weights(data, task, config, folds[0], device=device, resume=resume)
             first = Splits.partitioned(data.clips, test_fold=folds[0])
             arithmetic = precision.of_run(Path(out)) or precision.decide(
                 config.finetune.precision, device, lambda: [tuning.trial(first)]
@@ -81,7 +72,7 @@ def controls(
                 (_named(one), _named(untrained)) for one in tuned if one.method == untrained.method
             ]:
                 shown = progress("model and random weights")
-                differences = paired_rows(data, data.task, pairs, progress=shown)
+                differences = paired_rows(data, task, pairs, progress=shown)
                 write_json(Path(out) / "controls" / "differences.json", differences)
         write_json(Path(out) / "controls" / "results.json", {"rows": rows})
     return rows

@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from patchifier.datasets.splits import groups_of
 from patchifier.evaluate import encoders, probes
 from patchifier.evaluate.controls import controls
 from patchifier.evaluate.report import report
-from patchifier.io import Progress, silent, write_json
+from patchifier.evaluate.report.folders import read_columns
+from patchifier.io import ProgressOf, silent_of, write_json
 from patchifier.train.finetune import METHODS, Tuned, finetune
 from patchifier.train.pretrain import pretrain, split
 from patchifier.train.sameness import equal_predictions
@@ -56,25 +57,12 @@ class DemoResult:
 
 
 def demo(
-    out: str | Path = "runs/demo",
-    *,
-    config: Config | None = None,
-    progress: Callable[[str], Progress] = lambda title: silent,
+    out: str | Path = "runs/demo", *, config: Config | None = None, progress: ProgressOf = silent_of
 ) -> DemoResult:
     """Run the demo; an interrupted run is resumed.
 
-    Parameters
-    ----------
-    out : str or Path
-        Gets ``model/``, ``results.json``, ``report/index.html`` and the runs they come from.
-    config : Config
-        ``recipes/demo.json`` by default.
-    progress : callable
-        Given a title, returns a function that shows progress.
-
-    Returns
-    -------
-    DemoResult
+    `out` gets ``model/``, ``results.json``, ``report/index.html`` and the runs they come from. The
+    config is ``recipes/demo.json`` by default.
     """
     started, out = time.monotonic(), Path(out)
     # of a call that was interrupted
@@ -106,7 +94,11 @@ def demo(
         "seconds": round(before_s + time.monotonic() - started, 1),
         "parameters": models["patchifier"].model.parameter_count(),
         "rows": tables.rows,
-        "stage_two": stage_two_figures(out / "pretrain" / "stage-two" / "validation.csv"),
+        "stage_two": {
+            name: float(column[-1])
+            for name, column in read_columns(out / "pretrain/stage-two/validation.csv").items()
+            if name.endswith("_mse")
+        },
         "differences": tables.differences(),
         "notes": notes(data, config),
     }
@@ -115,7 +107,7 @@ def demo(
 
 
 def tune(
-    start: Checkpoint, out: Path, encoder: str, config: Config, progress: Callable[[str], Progress]
+    start: Checkpoint, out: Path, encoder: str, config: Config, progress: ProgressOf
 ) -> list[Tuned]:
     """Fine-tune: the linear probe over all folds, then all methods on fold 3."""
     probed = finetune(
@@ -136,8 +128,7 @@ class Tables:
     """Rows of the results table, and paired differences between rows tested on the same clips."""
 
     def __init__(self, data: Cache) -> None:
-        assert data.task is not None
-        self.data, self.task = data, data.task
+        self.data, self.task = data, data.require_task()
         self.targets = tasks.encode_targets(self.task, [clip.target for clip in data.clips])
         self.groups = groups_of(data.clips)
         self.folds = [clip.fold or 0 for clip in data.clips]
@@ -162,7 +153,8 @@ class Tables:
         features = {
             name: encode(self.data, everything) for name, encode in encoders.ENCODERS.items()
         }
-        features |= {name: embed_cache(self.data, start) for name, start in models.items()}
+        for name, start in models.items():
+            features[name] = embedder_of(start).embed_log_mels(map(self.data.array, everything))
         for name, values in features.items():
             self.add_features(name, values)
 
@@ -228,12 +220,8 @@ def cross_validate(
 ) -> np.ndarray:
     """Predict each fold from the others: (n, C).
 
-    Parameters
-    ----------
-    folds : sequence of int, length n
-        Fold of each clip.
-    predict : callable
-        Takes two masks (n,), of training and of test clips; returns predictions of the test clips.
+    `predict` takes two masks (n,), of training and of test clips; returns predictions of the
+    latter.
     """
     numbers = np.asarray(folds)
     found = [
@@ -243,19 +231,6 @@ def cross_validate(
     for test, rows in found:
         predictions[test] = rows
     return predictions
-
-
-def embed_cache(data: Cache, start: Checkpoint) -> np.ndarray:
-    """Embeddings of every clip of a cache: (n, E)."""
-    log_mels = map(data.array, range(len(data.clips)))
-    return embedder_of(replace(start, config=replace(start.config))).embed_log_mels(log_mels)
-
-
-def stage_two_figures(table: Path) -> dict[str, float]:
-    """Last validation of stage II: MSE of masked patches, and of predictors without a model."""
-    header, *_, last = (line.split(",") for line in table.read_text(encoding="utf-8").splitlines())
-    figures = dict(zip(header, last, strict=True))
-    return {name: float(value) for name, value in figures.items() if name.endswith("_mse")}
 
 
 def notes(data: Cache, config: Config) -> list[str]:

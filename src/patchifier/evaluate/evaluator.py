@@ -2,8 +2,8 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits
 from patchifier.evaluate import frames, probes
 from patchifier.evaluate.encoders import Encoder, cached, note_of
-from patchifier.io import Progress, Steps, write_rows
+from patchifier.io import ProgressOf, Steps, plain_stem, write_rows
 from patchifier.tasks import Task
 from patchifier.train.sameness import equal_predictions
 from patchifier.train.tuning import prediction_rows
@@ -23,6 +23,7 @@ from patchifier.train.tuning import prediction_rows
 Results = dict[str, Any]
 TIMED_CLIPS = 8  # clips on which the cost of an encoder is measured, whatever is stored
 SHOTS = (1, 2, 5, 10)
+PLAIN: Results = {"subset": "", "condition": "", "seconds_per_second": None}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Evaluator:
     seed: int
     perturbed: Mapping[str, Cache]
     folder: Path
-    progress: Callable[[str], Progress]
+    progress: ProgressOf
     written: set[Path] = field(default_factory=set)
 
     @functools.cached_property
@@ -87,9 +88,9 @@ class Evaluator:
     def whole_clips(self, by_name: Mapping[str, Sequence[Encoder]]) -> Results:
         """Train the probe for each encoder and fold; test it on clean and perturbed clips."""
         targets = tasks.encode_targets(self.task, [clip.target for clip in self.data.clips])
-        free: Results = {"seconds_per_second": None, "parameters": 0, "chosen": []}
         runs = [{"": self.majority(targets)}]
-        rows = self.rows("majority", targets, runs, free, self.steps("majority", 0))
+        more: Results = {"seconds_per_second": None, "parameters": 0, "chosen": []}
+        rows = self.rows("majority", targets, runs, more, self.steps("majority", 0))
         clean: dict[str, statistics.Statistic] = {}
         predicted: dict[str, list[np.ndarray]] = {}
         for name, repeated in by_name.items():
@@ -193,40 +194,32 @@ class Evaluator:
         """Features of all clips, and of those tested under perturbations; stored ones are read."""
         caches = {"": self.data} | ({} if encoder.precomputed else dict(self.perturbed))
         folder, found = self.folder / "features", {}
+        wanted = [self.data.clips[index].id for index in self.tested]
         for name, data in caches.items():
-            if name:
-                self.require_tested(data, name)
+            if name and [clip.id for clip in data.clips] != wanted:
+                raise RequestError(
+                    f"{name}: {len(data.clips)} perturbed clips for {len(wanted)} tested ones; "
+                    f"{data.path / 'skipped.csv'} names those that could not be read."
+                )
             shown = steps.next(f"features {name}".strip(), "clips")
             clips = range(len(data.clips))
             found[name] = cached(encoder, data, clips, folder, progress=shown)
         return found.pop(""), found
 
-    def require_tested(self, data: Cache, name: str) -> None:
-        """Refuse perturbed clips that are not the tested ones in their order."""
-        wanted = [self.data.clips[index].id for index in self.tested]
-        if [clip.id for clip in data.clips] != wanted:
-            raise RequestError(
-                f"{name}: {len(data.clips)} perturbed clips for {len(wanted)} tested ones; "
-                f"{data.path / 'skipped.csv'} names those that could not be read."
-            )
-
     def majority(self, targets: np.ndarray) -> np.ndarray:
         """Predict class proportions or means of each fold's training clips: (n_test, C)."""
-        return np.concatenate(
-            [
-                probes.majority(
-                    self.task, targets[np.concatenate([split.train, split.valid])], len(split.test)
-                )
-                for split in self.splits
-            ]
-        )
+        parts = []
+        for split in self.splits:
+            known = targets[np.concatenate([split.train, split.valid])]
+            parts.append(probes.majority(self.task, known, len(split.test)))
+        return np.concatenate(parts)
 
     def cost(self, encoder: Encoder) -> Results:
         """Measure the seconds that an encoder needs for a second of audio, on a few clips.
 
         Count its parameters.
         """
-        indices = list(range(min(TIMED_CLIPS, len(self.data.clips))))
+        indices = list(range(len(self.data.clips)))[:TIMED_CLIPS]
         audio_s = float(self.data.frames[indices].sum()) * self.data.spectrogram.frame_s
         encoder.encode(self.data, indices[:1])  # imports and tables are not its cost
         started = time.perf_counter()
@@ -247,32 +240,20 @@ class Evaluator:
         P values are corrected for their number. `predicted` holds the predictions of each encoder,
         where they are known.
         """
-        first, *others = by_name
-        steps = Steps(self.progress("paired differences"), len(others))
-        groups, scores = self.groups.tolist(), []
-        for other in others:
-            shown, pair = steps.next(other, "draws"), (by_name[first], by_name[other])
-            scores.append(statistics.paired(metric, groups, *pair, progress=shown))
-        if others:
-            steps.finish()
-        corrected = statistics.holm([score.p for score in scores])
-        return [
-            {"first": first, "second": other}
-            | asdict(score)
-            | {"p_holm": p}
-            | {
-                "equal_predictions": predicted is not None
-                and equal_predictions(predicted[first], predicted[other])
-            }
-            for other, score, p in zip(others, scores, corrected, strict=True)
-        ]
+        first, *others = by_name.items()
+        pairs, shown = [(first, other) for other in others], self.progress("paired differences")
+        rows = statistics.paired_rows(metric, self.groups.tolist(), pairs, progress=shown)
+        for row in rows:
+            row["equal_predictions"] = predicted is not None and equal_predictions(
+                predicted[row["first"]], predicted[row["second"]]
+            )
+        return rows
 
     def write_predictions(self, name: str, runs: Sequence[np.ndarray]) -> None:
         """Write the predictions of the tested clips, averaged over repeated runs."""
         clips = [self.data.clips[index] for index in self.tested]
         rows = prediction_rows(self.task, clips, np.mean(runs, axis=0))
-        stem = "".join(letter if letter.isalnum() else "-" for letter in name)
-        path = self.folder / "predictions" / f"{stem}.csv"
+        path = self.folder / "predictions" / f"{plain_stem(name)}.csv"
         write_rows(path, rows)
         self.written.add(path)
 
@@ -302,29 +283,19 @@ class Evaluator:
         """Row of the most frequent class, which draws nothing."""
         value = tasks.main_score(self.task, targets[self.tested], self.majority(targets))
         score = statistics.Score(self.task.metric, value, value, value, len(self.tested))
-        more = {"subset": "", "condition": "", "seconds_per_second": None, "parameters": 0}
-        return score.row("majority", "none") | more
+        return score.row("majority", "none") | PLAIN | {"parameters": 0}
 
     def few_shot_rows(
         self, name: str, repeated: Sequence[Encoder], targets: np.ndarray, shots: Sequence[int]
     ) -> list[Results]:
         """Rows of one encoder, one for each number of examples."""
         steps, found = self.steps(name, len(repeated)), []
+        probe = functools.partial(probes.few_shot, self.task, shots=shots, seed=self.seed)
         for encoder in repeated:
             clean, _ = self.features(encoder, steps)
             for number, split in enumerate(self.splits, 1):
                 shown = steps.next(f"probe of fold {number}")
-                found.append(
-                    probes.few_shot(
-                        self.task,
-                        clean,
-                        targets,
-                        split,
-                        shots=shots,
-                        seed=self.seed,
-                        progress=shown,
-                    )
-                )
+                found.append(probe(clean, targets, split, progress=shown))
         steps.finish()
         rows = []
         for same in zip(*found, strict=True):
@@ -332,9 +303,8 @@ class Evaluator:
                 float(np.mean([row[key] for row in same])) for key in ("value", "low", "high")
             )
             score = statistics.Score(self.task.metric, value, low, high, len(self.tested))
-            row = score.row(name, f"few-shot, {same[0]['k']} a class")
-            more = {"subset": "", "condition": "", "note": note_of(repeated)}
-            rows.append(row | more | self.cost(repeated[0]))
+            row = score.row(name, f"few-shot, {same[0]['k']} a class") | PLAIN
+            rows.append(row | {"note": note_of(repeated)} | self.cost(repeated[0]))
         return rows
 
     # --- frames ---
@@ -363,8 +333,7 @@ class Evaluator:
             metric = found[0][0].metric
             by_encoder[name] = statistic = frames.over_folds(found)
             size = by_name[name][0].parameters if name in by_name else 0
-            more = {"subset": "", "condition": "", "seconds_per_second": None, "parameters": size}
-            more |= {"note": note_of(by_name.get(name, ()))}
+            more = PLAIN | {"parameters": size, "note": note_of(by_name.get(name, ()))}
             shown = steps.next("interval", "draws")
             score = statistics.estimate(metric, self.groups.tolist(), statistic, progress=shown)
             steps.finish()
@@ -373,15 +342,11 @@ class Evaluator:
 
     def probe_frames(self, features: frames.Features, steps: Steps) -> list[frames.FrameResult]:
         """Result of each fold."""
-        results = []
-        for number, split in enumerate(self.splits, 1):
-            shown = steps.next(f"fold {number}")
-            results.append(
-                frames.probe_frames(
-                    self.task, self.data, features, split, seed=self.seed, progress=shown
-                )
-            )
-        return results
+        probe = functools.partial(frames.probe_frames, self.task, self.data, features)
+        return [
+            probe(split, seed=self.seed, progress=steps.next(f"fold {number}"))
+            for number, split in enumerate(self.splits, 1)
+        ]
 
     def refuse_perturbed(self) -> None:
         """Refuse perturbations where the protocol does not test whole clips."""

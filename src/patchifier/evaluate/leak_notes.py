@@ -1,8 +1,9 @@
 """Notes on leaks: for each trained encoder, whether clips of its training data are tested."""
 
+import contextlib
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from patchifier.config import RequestError, digest
 from patchifier.datasets import demo
 from patchifier.evaluate import leaks
 from patchifier.evaluate.encoders import Encoder
-from patchifier.io import Progress, silent
+from patchifier.io import ProgressOf, silent_of
 
 MOST_NAMED = 5  # clips of a test
 UNKNOWN = "so leaks into the test could not be looked for"
@@ -24,27 +25,12 @@ def leak_notes(
     tested: Sequence[int],
     folder: Path,
     *,
-    progress: Callable[[str], Progress] = lambda title: silent,
+    progress: ProgressOf = silent_of,
 ) -> list[str]:
-    """Name the tested clips that are part of an encoder's training data.
+    """Name the tested clips that are part of an encoder's training data: a note for each encoder.
 
-    Parameters
-    ----------
-    encoders : sequence of Encoder
-        Those without ``trained_on`` get no note.
-    data : Cache
-        The clips of the comparison.
-    tested : sequence of int
-        Indices of the tested clips.
-    folder : Path
-        Gets ``leaks-NAME.csv`` for each training cache.
-    progress : callable
-        Given a title, returns a function that shows progress.
-
-    Returns
-    -------
-    list of str
-        One note for each trained encoder. It says so where the training data is not available.
+    One without ``trained_on`` gets none. A note says so where the training data is not available.
+    `folder` gets ``leaks-NAME.csv`` for each training cache.
     """
     ids = {data.clips[index].id for index in tested}
     n_tested = len(ids)
@@ -99,7 +85,11 @@ def _note(trained_on: Path, data: Cache, search: Callable[[Path], str]) -> str:
     facts: dict[str, Any] = next(
         (json.loads(place.read_text(encoding="utf-8")) for place in places if place.exists()), {}
     )
-    training = _training_cache(facts)
+    training = None
+    with contextlib.suppress(KeyError, RequestError):
+        found = Cache(facts["cache"], partial=True)
+        same = facts.get("music") in (None, digest(list(found.keys)))  # clips as then
+        training = found if same else None
     if training is None:
         note = f"its training data is not available, {UNKNOWN} ('patchifier leaks')."
     elif training.path.resolve() == data.path.resolve():
@@ -109,12 +99,3 @@ def _note(trained_on: Path, data: Cache, search: Callable[[Path], str]) -> str:
     if "init" not in facts:
         return note
     return f"{note} Started from {facts['init']}: {_note(Path(facts['init']).parent, data, search)}"
-
-
-def _training_cache(facts: Mapping[str, Any]) -> Cache | None:
-    """Cache of a run's training data, if it exists and still holds the same clips."""
-    try:
-        found = Cache(facts["cache"], partial=True)
-    except (KeyError, RequestError):
-        return None
-    return found if facts.get("music") in (None, digest(list(found.keys))) else None

@@ -47,7 +47,6 @@ share, and a chorus that is pasted twice. The score measures confidence; a perso
 pairs below about 0.9.
 """
 
-import csv
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -59,7 +58,7 @@ import numpy as np
 from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.fingerprint import fingerprint
-from patchifier.io import Progress, replaced_file, silent, to_cell
+from patchifier.io import Progress, silent, write_table
 from patchifier.matching import SAME, SIMILAR, PrintIndex, print_of
 
 BLOCK_FRAMES = 2**22  # of the second set are indexed at once: about 27 hours, 0.2 GB
@@ -176,13 +175,7 @@ def leaks(
 
 def save(found: Sequence[Leak], path: str | Path) -> None:
     """Write leaks as a CSV file, a row each, in their order; with none, the header alone."""
-    with (
-        replaced_file(Path(path)) as new,
-        new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
-    ):
-        table = csv.writer(stream)
-        table.writerow(field.name for field in fields(Leak))
-        table.writerows(map(to_cell, astuple(leak)) for leak in found)
+    write_table(Path(path), [field.name for field in fields(Leak)], map(astuple, found))
 
 
 # --- comparing ---

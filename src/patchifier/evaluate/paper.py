@@ -28,15 +28,7 @@ BASELINES = ("mfcc", "mel-stats")
 
 @dataclass(frozen=True)
 class Step:
-    """One command.
-
-    Attributes
-    ----------
-    section : str
-        Section of the paper, and what the step is for.
-    words : tuple of str
-        The command line without the program's name.
-    """
+    """One command: section of the paper, and the command line without the program's name."""
 
     section: str
     words: tuple[str, ...]
@@ -50,16 +42,7 @@ class Step:
 def steps(data: Path, out: Path, config: str, *, seeds: int = SEEDS) -> list[Step]:
     """List the commands in order.
 
-    Parameters
-    ----------
-    data : Path
-        Folder with mtat, gtzan and emomusic.
-    out : Path
-        Gets caches, runs and the report.
-    config : str
-        Config file or name of a recipe.
-    seeds : int
-        Of fine-tuning.
+    `data` holds mtat, gtzan and emomusic; `out` gets caches, runs and the report.
     """
     shared = ("--config", config)
     tuned = (*shared, "--finetune.n_seeds", str(seeds), "--resume")
@@ -119,27 +102,10 @@ def steps(data: Path, out: Path, config: str, *, seeds: int = SEEDS) -> list[Ste
 def run(
     todo: Sequence[Step], out: Path, *, say: Callable[[str], None] = lambda line: None
 ) -> list[dict[str, Any]]:
-    """Run steps one after another.
+    """Run steps one after another; ``steps.json`` gets section, command and seconds of each.
 
-    Run again after an interruption, finished trainings are not repeated.
-
-    Parameters
-    ----------
-    todo : sequence of Step
-    out : Path
-        Gets ``steps.json``: section, command and seconds of each step.
-    say : callable
-        Shows a title before each section and each command.
-
-    Returns
-    -------
-    list of dict
-        What ``steps.json`` holds.
-
-    Raises
-    ------
-    RequestError
-        If a step fails. A step that skipped some files is no failure.
+    Run again after an interruption, finished trainings are not repeated. A step that skipped some
+    files is no failure; one that fails is a RequestError. `say` shows titles.
     """
     done: list[dict[str, Any]] = []
     for number, step in enumerate(todo, 1):

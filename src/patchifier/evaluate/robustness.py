@@ -90,17 +90,9 @@ def to_mp3(waveform: np.ndarray, sample_rate: int, kbits: int) -> bytes:
     highest, lowest = MP3_RATES[sample_rate]
     # libsndfile 1.2.2 refuses 1, its own lowest rate
     level = min(0.9999, (highest - kbits) / (highest - lowest))
-    file = io.BytesIO()
-    soundfile.write(
-        file,
-        waveform / max(1.0, float(np.abs(waveform).max(initial=0.0))),
-        sample_rate,
-        format="MP3",
-        subtype="MPEG_LAYER_III",
-        bitrate_mode="CONSTANT",
-        compression_level=level,
-    )
-    return file.getvalue()
+    form = {"format": "MP3", "subtype": "MPEG_LAYER_III"}
+    rate = {"bitrate_mode": "CONSTANT", "compression_level": level}
+    return audio.encoded(waveform, sample_rate, **form, **rate)
 
 
 @functools.lru_cache(maxsize=16)
@@ -151,13 +143,8 @@ def _low_pass(waveform: np.ndarray, sample_rate: int, generator: np.random.Gener
 def _pitch(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
     from librosa import effects
 
-    shifted = effects.pitch_shift(
-        _long_enough(waveform),
-        sr=sample_rate,
-        n_steps=SEMITONES,
-        res_type="soxr_hq",
-        n_fft=VOCODER_FFT,
-    )
+    how: dict[str, Any] = {"n_steps": SEMITONES, "res_type": "soxr_hq", "n_fft": VOCODER_FFT}
+    shifted = effects.pitch_shift(_long_enough(waveform), sr=sample_rate, **how)
     return _fitted(shifted, len(waveform))
 
 
@@ -190,11 +177,8 @@ PERTURBATIONS: dict[str, Perturbation] = {
 
 def generator_of(clip_id: str) -> np.random.Generator:
     """Random numbers of a clip: the same in every process, on every machine."""
-    return np.random.default_rng(
-        int.from_bytes(
-            hashlib.sha256(clip_id.encode("utf-8", "surrogateescape")).digest()[:16], "big"
-        )
-    )
+    digest = hashlib.sha256(clip_id.encode("utf-8", "surrogateescape")).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 def retimed(rows: Sequence[Sequence[Any]], speed: float) -> list[list[Any]]:
@@ -320,18 +304,12 @@ def _described(
     """Data set of the perturbed clips."""
     speed = PERTURBATIONS[name].speed
     per_frame = data.task is not None and data.task.kind == "per-frame"
-    made = [
-        replace(
-            clip,
-            path=str(path),
-            start_s=0.0,
-            end_s=None,
-            target=retimed(clip.target, speed)
-            if per_frame and clip.target is not None
-            else clip.target,
-        )
-        for clip, path in zip(clips, paths, strict=True)
-    ]
+    made = []
+    for clip, path in zip(clips, paths, strict=True):
+        target = clip.target
+        if per_frame and target is not None:
+            target = retimed(target, speed)
+        made.append(replace(clip, path=str(path), start_s=0.0, end_s=None, target=target))
     return Dataset(f"{data.name}, {name}", tuple(made), data.task)
 
 
@@ -343,14 +321,10 @@ def _finished(
         return None
     there = Cache(path)
     there.require(data.spectrogram)
-    if [Path(clip.path).stem for clip in there.clips] != [stem.name for stem in stems]:
+    paths = [Path(clip.path) for clip in there.clips]
+    if [path.stem for path in paths] != [stem.name for stem in stems]:
         return None
-    return (
-        there
-        if there.clips
-        == _described(data, clips, name, [Path(clip.path) for clip in there.clips]).clips
-        else None
-    )
+    return there if there.clips == _described(data, clips, name, paths).clips else None
 
 
 def _write_all(
@@ -378,23 +352,13 @@ def _write_all(
 
 
 def _write(shared: tuple[str, int], tasks: Sequence[tuple[Clip, Path]]) -> list[None]:
+    """Perturb clips. Runs in a worker process."""
+    name, rate = shared
     for clip, stem in tasks:
-        _write_clip(*shared, clip, stem)
+        waveform = audio.load(clip.path, sample_rate=rate, start_s=clip.start_s, end_s=clip.end_s)
+        perturbed = PERTURBATIONS[name].apply(waveform, rate, generator_of(clip.id))
+        fits = float(np.abs(perturbed).max()) < 1
+        form, subtype = ("FLAC", "PCM_24") if fits else ("WAV", "FLOAT")
+        with replaced_file(stem.with_suffix(f".{form.lower()}")) as new:
+            soundfile.write(new, perturbed, rate, format=form, subtype=subtype)
     return [None] * len(tasks)
-
-
-def _write_clip(name: str, sample_rate: int, clip: Clip, stem: Path) -> None:
-    """Perturb one clip. Runs in a worker process."""
-    waveform = audio.load(
-        clip.path, sample_rate=sample_rate, start_s=clip.start_s, end_s=clip.end_s
-    )
-    perturbed = PERTURBATIONS[name].apply(waveform, sample_rate, generator_of(clip.id))
-    fits = float(np.abs(perturbed).max()) < 1
-    with replaced_file(stem.with_suffix(".flac" if fits else ".wav")) as new:
-        soundfile.write(
-            new,
-            perturbed,
-            sample_rate,
-            format="FLAC" if fits else "WAV",
-            subtype="PCM_24" if fits else "FLOAT",
-        )

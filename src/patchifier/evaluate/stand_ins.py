@@ -8,7 +8,7 @@ Folds 0 and 1 of the bundled clips stand for MagnaTagATune, fold 2 for GTZAN, fo
 no track is in two of them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from patchifier.datasets.emomusic import RATING_COLUMNS, SONG_COLUMNS
 from patchifier.datasets.gtzan import GENRES
 from patchifier.datasets.mtat import TAGS188
 from patchifier.datasets.sheet import packaged
-from patchifier.io import Progress, write_text
+from patchifier.io import Progress, ProgressOf, write_text
 from patchifier.seeding import generator
 
 MTAT_S, TASK_S = 10.0, 2.3  # seconds of each clip: of pre-training, of the tasks
@@ -34,16 +34,8 @@ Its labels are drawn at random. No figure computed from it is a result.
 """
 
 
-def build(root: Path, *, progress: Callable[[str], Progress]) -> None:
-    """Write the folders mtat, gtzan and emomusic below a root; those that are complete stay.
-
-    Parameters
-    ----------
-    root : Path
-        Made if needed; 110 MB.
-    progress : callable
-        Given a title, returns a function that shows files done.
-    """
+def build(root: Path, *, progress: ProgressOf) -> None:
+    """Write the folders mtat, gtzan and emomusic (110 MB) below a root; complete ones stay."""
     for name, (fill, folds) in {
         "mtat": (mtat, (0, 1)),
         "gtzan": (gtzan, (2,)),

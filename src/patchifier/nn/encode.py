@@ -18,18 +18,10 @@ from patchifier.windows import Batch, Encoded
 
 
 class TorchNetwork:
-    """A model in evaluation mode that encodes batches of windows.
+    """A model in evaluation mode, on a device, that encodes batches of windows.
 
-    Parameters
-    ----------
-    model : Patchifier
-        Changed in place: accelerated and put into evaluation mode.
-    config : Config
-        What it was made with. ``config.embed`` says how a sequence becomes a vector.
-    head, task : Head, Task
-        Of a fine-tuned model.
-    device : str
-        Where to compute.
+    The model is changed in place: accelerated and put into evaluation mode. ``config.embed`` says
+    how a sequence becomes a vector; head and task are of a fine-tuned model.
     """
 
     def __init__(

@@ -50,32 +50,13 @@ def identity(mean: Tensor) -> Tensor:
     return mean
 
 
-class Estimator(nn.Module):
-    """Estimates a position on an axis from a descriptor, and aligns the descriptor to it."""
-
-    descriptor: str
-    bins: int  # K
-    layers: nn.Sequential
-
-    def align(self, values: Tensor, probabilities: Tensor) -> Tensor:
-        """Shift a descriptor (B, size) to the position: the mean over probabilities (B, K)."""
-        raise NotImplementedError
-
-    def consistency_loss(
-        self,
-        patches: Tensor,
-        valid: Tensor,
-        config: Config,
-        over_processes: OverProcesses = identity,
-    ) -> Tensor:
-        """Loss on clips (B, N, M, T), in units of the loss of a uniform guess.
-
-        `over_processes` turns a mean over these clips into one over the clips of all processes.
-        """
-        raise NotImplementedError
+# An estimator gives probabilities (B, K) of a position on an axis from a descriptor (B, size);
+# `align` shifts the descriptor to it, the mean over probabilities. `consistency_loss` of clips
+# (B, N, M, T) is in units of that of a uniform guess; `over_processes` turns a mean over these
+# clips into one over those of all processes.
 
 
-class TonicEstimator(Estimator):
+class TonicEstimator(nn.Module):
     """Probabilities of 36 tonics, by circular convolutions over pitch classes."""
 
     descriptor = "harmony"
@@ -120,7 +101,7 @@ class TonicEstimator(Estimator):
         return cross_entropy(one, other)
 
 
-class TempoEstimator(Estimator):
+class TempoEstimator(nn.Module):
     """Probabilities of 64 beat lags, by convolutions over the log lag."""
 
     descriptor = "pulse"
@@ -173,6 +154,7 @@ class TempoEstimator(Estimator):
         return torch.stack(terms).mean() / 2 + (1 - entropy) / 2
 
 
+Estimator = TonicEstimator | TempoEstimator
 ESTIMATORS: dict[str, type[Estimator]] = {"tonic": TonicEstimator, "tempo": TempoEstimator}
 
 
@@ -194,13 +176,7 @@ ESTIMATES = {  # by the names that configs and tables store
 
 
 def require_estimators(names: Sequence[str], config: Config, *, field: str) -> None:
-    """Check that the model has the estimators of these names, and the bands that they need.
-
-    Raises
-    ------
-    RequestError
-        Naming the field and the estimate.
-    """
+    """Check that the model has the estimators of these names, and the bands that they need."""
     for name in names:
         by = ESTIMATES[name].by if name in ESTIMATES else name if name in ESTIMATORS else None
         if by is not None and by not in config.model.estimators:
@@ -232,17 +208,9 @@ def summarise(
     valid: Tensor,
     config: Config,
 ) -> list[Tensor]:
-    """Descriptors and estimates (B, size) of clips, in the order of their names.
+    """Descriptors and estimates (B, size) of clips (B, N, M, T), in the order of their names.
 
-    Parameters
-    ----------
-    names : sequence of str
-    estimators : ModuleDict or None
-        Of the model.
-    patches : Tensor or SharedPatches, shape (B, N, M, T)
-    valid : Tensor, shape (B, N), bool or int
-        As in :mod:`patchifier.nn.descriptors`.
-    config : Config
+    `valid` is as in :mod:`patchifier.nn.descriptors`.
     """
     exact = patches.double()
 

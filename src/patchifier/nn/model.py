@@ -19,11 +19,7 @@ from patchifier.config import Config, ModelConfig
 from patchifier.nn.equivariant import ESTIMATORS
 from patchifier.nn.masking import gather, masked_scatter, masked_select, pack, scatter, visible
 from patchifier.nn.pitch import PitchModules
-from patchifier.nn.transformer import (
-    EPSILON,
-    PatchColumnTransformer,
-    TransformerEncoder,
-)
+from patchifier.nn.transformer import EPSILON, PatchColumnTransformer, TransformerEncoder
 from patchifier.nn.whitening import Whitening
 
 

@@ -16,13 +16,7 @@ from patchifier.nn.shared_patches import Patches
 
 
 def require_embed(config: Config) -> None:
-    """Check that the model has the layers and can compute the summaries of ``config.embed``.
-
-    Raises
-    ------
-    RequestError
-        Naming the layer or the summary.
-    """
+    """Check that the model has the layers and can compute the summaries of ``config.embed``."""
     deepest, embed = config.model.n_layers, config.embed
     for layer in embed.layers:
         if not -1 - deepest <= layer <= deepest:
@@ -44,13 +38,7 @@ def require_embed(config: Config) -> None:
 
 
 def require_whitening(config: Config) -> None:
-    """Check ``embed.n_components`` and ``embed.n_similarity`` against what they are made from.
-
-    Raises
-    ------
-    RequestError
-        Naming the field.
-    """
+    """Check the numbers of components of ``config.embed`` against what they are made from."""
     kept, pooled = config.embed.n_components, config.pooled_size
     if kept > pooled:
         raise RequestError(

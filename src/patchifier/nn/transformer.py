@@ -40,11 +40,7 @@ class TransformerLayer(nn.TransformerEncoderLayer):
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Turn a sequence (B, L, D) into (B, L, D).
 
-        Parameters
-        ----------
-        x : Tensor, shape (B, L, D)
-        bias : Tensor, shape (B, 1, 1, L)
-            Added to the attention scores; -inf excludes a key.
+        A bias (B, 1, 1, L) is added to the attention scores; -inf excludes a key.
         """
         if self.norm_first:
             x = x + self.dropout1(self.attend(self.norm1(x), bias))

@@ -6,9 +6,7 @@ from torch import Tensor, nn
 from patchifier.config import Config
 
 LEAST_DEVIATION = 1e-6  # of an element: one that varies less keeps its scale
-LEAST_VARIANCE = (
-    1e-3  # of a component, relative to an element: smaller ones are noise, not enlarged
-)
+LEAST_VARIANCE = 1e-3  # of a component, relative to an element: smaller ones are noise
 # squared length of "similarity" over that of all other numbers: the cosine of vectors is mostly its
 SIMILARITY_RATIO = 8.0
 LEAST_PREDICTED = 1e-4  # deviation of what is predicted: smaller ones are rounding
@@ -61,7 +59,8 @@ class Whitening(nn.Module):
         self.scale.copy_(torch.where(deviation > LEAST_DEVIATION, deviation, 1.0))
         scores = ((examples - self.mean) / self.scale)[:, : self.pooled].double()
         if "directions" in self.projected:
-            self.directions.copy_(principal_directions(scores, self.directions.shape[1]))
+            variances, vectors = principal_components(scores, self.directions.shape[1])
+            self.directions.copy_(signed(vectors / (variances + LEAST_VARIANCE).sqrt()))
         if "similarity" in self.projected:
             D, scale = self.embed_dim, self.scale[: self.embed_dim].double()
             weights = torch.eye(D).to(scale) if head is None else head.to(scale)
@@ -78,12 +77,6 @@ class Whitening(nn.Module):
             similar = [pooled @ self.similarity] if "similarity" in self.projected else []
             scores = torch.cat([*similar, layers, rest], dim=-1)
         return scores
-
-
-def principal_directions(scores: Tensor, count: int) -> Tensor:
-    """Directions (D, count) of the largest variance of z-scores (n, D), over their deviations."""
-    variances, vectors = principal_components(scores, count)
-    return signed(vectors / (variances + LEAST_VARIANCE).sqrt())
 
 
 def predicted_directions(scores: Tensor, weights: Tensor, count: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,9 +15,11 @@ from patchifier.augment import AugmentParameters, Resampling
 from patchifier.cache import Cache
 from patchifier.config import AugmentConfig, Config, RequestError, TrainingConfig
 from patchifier.datasets.splits import groups_of
+from patchifier.io import listed
 from patchifier.seeding import batch_indices, generator, random_masking
-from patchifier.train.diagnosis import describe_batch
 
+MOST_NAMED = 40  # clips of a batch that are listed
+BLOCK = 100_000  # frames that are looked at together
 EXAMPLES = 8  # batches: 6,400 patches at the paper's batch of 32
 
 
@@ -71,21 +73,9 @@ def to_device(values: Tensors, device: torch.device) -> Tensors:
 class Batches:
     """Map a step to this process's slice of its batch, a pure function of the seed and the step.
 
-    Parameters
-    ----------
-    data : Cache
-        Log-mels.
-    parts : sequence of ndarray of int
-        Training clips; each part fills its own indices of every batch, so a process that takes only
-        those indices never reads the other parts.
-    config : Config
-    stage : "one" or "two"
-    training : TrainingConfig
-        Of the stage.
-    device : torch.device
-        Where the model is.
-    rank_slice : slice
-        Indices of the batch that belong to this process.
+    Each of `parts`, clips of the cache, fills its own indices of every batch, so a process that
+    takes only those indices never reads the other parts. `rank_slice` has the indices of this
+    process.
     """
 
     def __init__(
@@ -99,26 +89,15 @@ class Batches:
         device: torch.device | None = None,
         rank_slice: slice | None = None,
     ) -> None:
-        self.data, self.parts, self.config, self.stage, self.training = (
-            data,
-            parts,
-            config,
-            stage,
-            training,
-        )
-        settings = config.pretrain
+        self.data, self.parts, self.config = data, parts, config
+        self.stage, self.training, settings = stage, training, config.pretrain
         self.seed = settings.seed * 2 + (stage == "two")  # the stages draw apart
         self.pairs = stage == "two" and settings.pairs
-        self.partners = (
-            [Partners(part, group_numbers(data, part)) for part in parts] if self.pairs else []
-        )
-        self.layout: Any = (
-            settings.stage_one_patches if stage == "one" else settings.stage_two_patches
-        )
-        self.device, self.rank_slice = (
-            device or torch.device("cpu"),
-            rank_slice or slice(0, training.batch_size),
-        )
+        paired = parts if self.pairs else []
+        self.partners = [Partners(part, group_numbers(data, part)) for part in paired]
+        self.layout: Any = getattr(settings, f"stage_{stage}_patches")
+        self.device = device or torch.device("cpu")
+        self.rank_slice = rank_slice or slice(0, training.batch_size)
 
     def __call__(self, step: int) -> Batch:
         """Draw clips, augmentation and mask of a step; the batch is on the device."""
@@ -169,13 +148,8 @@ class Batches:
 def group_numbers(data: Cache, clips: np.ndarray) -> np.ndarray:
     """Hash of each clip's group, int64; a clip without a group is a group of its own."""
     names = groups_of([data.clips[clip] for clip in clips])
-    return np.array(
-        [
-            int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-            for name in names
-        ],
-        np.int64,
-    )
+    hashes = (hashlib.sha256(name.encode()).digest()[:8] for name in names)
+    return np.array([int.from_bytes(each, "big", signed=True) for each in hashes], np.int64)
 
 
 def require_groups(data: Cache, train: np.ndarray) -> None:
@@ -277,11 +251,8 @@ def _patches(
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Patches as the model sees them and targets, (B, N, 1, M, T) each, on a device."""
-    frames, width, silence = (
-        data.frames[clips],
-        config.model.patch_frames,
-        config.spectrogram.silence,
-    )
+    frames, width = data.frames[clips], config.model.patch_frames
+    silence = config.spectrogram.silence
     spans = augment.span(drawn, frames, width)
     log_mels = torch.from_numpy(data.read(clips, spans))  # (B, frames, M)
     first = np.arange(len(clips)) * log_mels.shape[1] - spans[:, 0]
@@ -291,3 +262,49 @@ def _patches(
     levelled = augment.change_levels(clean, crops, config=config.spectrogram)
     augmented = augment.vary_intensity(levelled, crops, config=augmentation, silence=silence)
     return augmented, augmented if config.pretrain.reconstruction_target == "augmented" else clean
+
+
+# --- what a step that failed was trained on, in words ---
+
+
+def describe_batch(
+    data: Cache, rows: Sequence[int] | np.ndarray, *, before: Iterable[int] = ()
+) -> str:
+    """Name the clips of a batch, and those whose log-mels are not finite, with a remedy.
+
+    `rows` are indices in the cache; `before` are clips of other batches on which the step depends.
+    """
+    rows = list(dict.fromkeys(int(row) for row in rows))
+    named = listed([_named(data, row) for row in rows], MOST_NAMED)
+    words = f"Clips of this step, with their rows in {data.path}: {named}."
+    bad = [
+        row
+        for row in dict.fromkeys([*rows, *(int(row) for row in before)])
+        if not is_finite(data, row)
+    ]
+    if not bad:
+        return f"{words} Their log-mels are finite."
+    files = ", ".join(str(path.with_suffix(".*")) for path in data.shard_files(np.array(bad)))
+    return (
+        f"{words} Log-mels with values that are not finite: "
+        f"{', '.join(_named(data, row) for row in bad)}: delete {files} and run 'patchifier "
+        "prepare' again, or leave these clips out."
+    )
+
+
+def _named(data: Cache, row: int) -> str:
+    return f"{data.clips[row].id} (row {row})"
+
+
+def is_finite(data: Cache, row: int) -> bool:
+    """Whether all values of a clip's log-mel are finite.
+
+    True of one in a shard that this machine does not have.
+    """
+    try:
+        starts = range(0, int(data.frames[row]), BLOCK)
+        return all(
+            bool(np.isfinite(data.log_mel(row, start, start + BLOCK)).all()) for start in starts
+        )
+    except RequestError:
+        return True

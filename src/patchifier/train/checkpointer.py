@@ -40,10 +40,7 @@ class State:
 def set_length(state: State, total: int, config: TrainingConfig, folder: Path) -> None:
     """Set the number of steps, which may differ from that of the interrupted run.
 
-    Raises
-    ------
-    RequestError
-        If the learning rate of steps already taken would have been another one.
+    Refused if the learning rate of steps already taken would have been another one.
     """
     if state.total not in (0, total):
         flat = min(config.flat_steps(state.total), config.flat_steps(total))
@@ -88,19 +85,14 @@ class Checkpointer:
         *,
         settings: Sequence[str],
     ) -> None:
-        self.path, self.model, self.optimiser, self.settings = (
-            folder / STATE_FILE,
-            model,
-            optimiser,
-            settings,
-        )
+        self.path, self.settings = folder / STATE_FILE, settings
+        self.model, self.optimiser = model, optimiser
         self.best: dict[str, Tensor] = {}
 
     def keep_best(self) -> None:
         """Keep a copy of the current weights as the best."""
-        self.best = {
-            name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()
-        }
+        weights = self.model.state_dict().items()
+        self.best = {name: tensor.detach().clone() for name, tensor in weights}
 
     def save(self, state: State) -> None:
         """Write the checkpoint.
@@ -112,10 +104,8 @@ class Checkpointer:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         for index, moments in self.optimiser.state_dict()["state"].items():
-            tensors |= {
-                f"optimiser.{index}.{name}": torch.as_tensor(value)
-                for name, value in moments.items()
-            }
+            for name, value in moments.items():
+                tensors[f"optimiser.{index}.{name}"] = torch.as_tensor(value)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         metadata = {"state": json.dumps(dataclasses.asdict(state)), "settings": self.settings[0]}
         with replaced_file(self.path) as new:
@@ -124,10 +114,7 @@ class Checkpointer:
     def load(self) -> State:
         """Restore weights and moments; returns a new state if nothing was saved.
 
-        Raises
-        ------
-        RequestError
-            If the file is damaged or belongs to other settings.
+        A damaged file, or one of other settings, is refused.
         """
         if not self.path.exists():
             return State()
@@ -154,20 +141,15 @@ class Checkpointer:
         self.model.load_state_dict(parts["model"])
         self.best = parts["best"]
         moments: dict[int, dict[str, Tensor]] = {}
-        parameters = [
-            parameter for group in self.optimiser.param_groups for parameter in group["params"]
-        ]
+        parameters = [each for group in self.optimiser.param_groups for each in group["params"]]
         for name, tensor in parts["optimiser"].items():
-            index, kind = int(name.split(".")[0]), name.split(".")[1]
+            index, kind = name.split(".")
+            like = parameters[int(index)]
             # The fused step needs moments in the memory format of their parameter (channels last),
             # not of the file.
-            like = parameters[index]
-            moments.setdefault(index, {})[kind] = (
-                torch.empty_like(like, requires_grad=False).copy_(tensor)
-                if tensor.shape == like.shape
-                else tensor
-            )
-        self.optimiser.load_state_dict(
-            {"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]}
-        )
+            if tensor.shape == like.shape:
+                tensor = torch.empty_like(like, requires_grad=False).copy_(tensor)
+            moments.setdefault(int(index), {})[kind] = tensor
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
         return State(**parse_json(state))

@@ -30,18 +30,11 @@ def launch(
 ) -> "Fabric":
     """Find the devices, start the other processes, and return the Fabric.
 
-    Parameters
-    ----------
-    device : str
-        An accelerator's name, as Lightning Fabric knows it: "auto", "cpu", "cuda", "mps".
-    devices : int
-        Processes on this machine, one a device. The first starts the others with its own command
-        line. Where torchrun or SLURM has started them all, their numbers count.
-    nodes : int
-        Machines. On each the same command is started, with NODE_RANK, MASTER_ADDR and MASTER_PORT
-        set, or by torchrun or SLURM.
-    precision : "32", "bf16" or "64"
-        Of forward and backward pass; with "bf16" weights stay in float32.
+    `device` is an accelerator's name, as Lightning Fabric knows it. The first of `devices`
+    processes starts the others with its own command line. Where torchrun or SLURM has started them
+    all, their numbers count. On each of `nodes` machines the same command is started, with
+    NODE_RANK, MASTER_ADDR and MASTER_PORT set, or by torchrun or SLURM. With the precision "bf16"
+    weights stay in float32.
 
     Raises
     ------
@@ -128,13 +121,7 @@ def rank_slice(fabric: "Fabric", batch: int) -> slice:
 
 
 def require_even(batch: int, processes: int) -> int:
-    """Return the number of clips of each process.
-
-    Raises
-    ------
-    RequestError
-        If the batch cannot be divided evenly.
-    """
+    """Return the number of clips of each process; refuse a batch that cannot be divided evenly."""
     if batch % processes:
         raise RequestError(
             f"a batch of {batch} clips cannot be shared by {processes} processes: choose a batch "

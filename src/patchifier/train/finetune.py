@@ -7,8 +7,8 @@ with it.
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import numpy as np
 from patchifier import checkpoint, statistics, tasks, weights
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import Config, FinetuneConfig, RequestError, digest
+from patchifier.config import Config, FinetuneConfig, digest
 from patchifier.datasets import Clip
 from patchifier.datasets.splits import Splits, folds_of, groups_of, untrained_note
-from patchifier.io import Progress, Steps, silent, write_json
+from patchifier.io import Progress, ProgressOf, silent, silent_of, write_json
 from patchifier.nn.encode import model_hash
 from patchifier.tasks import Task
 from patchifier.train import precision
@@ -44,7 +44,7 @@ def finetune(
     encoder: str = "",
     resume: bool = False,
     device: str = "auto",
-    progress: Callable[[str], Progress] = lambda title: silent,
+    progress: ProgressOf = silent_of,
 ) -> list[Tuned]:
     """Fine-tune a model on a cache whose clips have targets, and test it.
 
@@ -92,20 +92,16 @@ def finetune(
     config = config or start.config
     config = replace(config, model=start.config.model, spectrogram=start.config.spectrogram)
     data = Cache(cache).require(config.spectrogram)
-    if data.task is None:
-        raise RequestError(
-            f"the clips of cache {data.path} have no targets: prepare it from a manifest with a "
-            "target column."
-        )
+    task = data.require_task()
     folds = test_folds(data.clips, config.finetune)
     tunings = [
-        Tuning(start, data, data.task, method, config, device=device, resume=resume)
+        Tuning(start, data, task, method, config, device=device, resume=resume)
         for method in methods
     ]
     splits = [Splits.partitioned(data.clips, test_fold=fold) for fold in folds]
     for split in splits:
         split.require_clips(f"cache {data.path}")
-    for note in untrained_note(data.task, data.clips, splits):
+    for note in untrained_note(task, data.clips, splits):
         log.warning(note)
     require_devices(device)
     facts = {
@@ -114,8 +110,8 @@ def finetune(
         "cache": str(data.path.resolve()),
         "music": digest(list(data.keys)),
         "dataset": data.name,
-        "task": {"kind": data.task.kind, "names": list(data.task.names)},
-        "metric": data.task.metric,
+        "task": {"kind": task.kind, "names": list(task.names)},
+        "metric": task.metric,
         "methods": list(methods),
         "split": describe_split(data.clips, folds),
         "parameters": start.model.parameter_count(),
@@ -142,20 +138,10 @@ def finetune(
             )
         if len(results) > 1:
             shown = progress("paired differences")
-            rows = method_differences(data, data.task, results, progress=shown)
+            pairs = itertools.combinations([(tuned.method, tuned) for tuned in results], 2)
+            rows = paired_rows(data, task, list(pairs), progress=shown)
             write_json(run.path / "differences.json", rows)
     return results
-
-
-def method_differences(
-    data: Cache, task: Task, results: Sequence[Tuned], *, progress: Progress = silent
-) -> list[dict[str, Any]]:
-    """Compare each two methods on the test clips: rows with ``first``, ``second`` and interval.
-
-    The score is the mean over seeds, as in the results table; p values are Holm-corrected.
-    """
-    named = [(tuned.method, tuned) for tuned in results]
-    return paired_rows(data, task, list(itertools.combinations(named, 2)), progress=progress)
 
 
 def paired_rows(
@@ -167,27 +153,22 @@ def paired_rows(
 ) -> list[dict[str, Any]]:
     """Differences between results on the same test clips, each with its name.
 
-    Rows have ``first``, ``second``, the paired interval and whether the predictions are equal.
+    Rows of :func:`patchifier.statistics.paired_rows`, and whether the predictions are equal.
     """
-    steps, scores = Steps(progress, len(pairs)), []
-    for (name, one), (other_name, other) in pairs:
-        assert np.array_equal(one.test, other.test), "a paired comparison needs the same clips"
-        clips = [data.clips[index] for index in one.test]
-        targets = tasks.encode_targets(task, [clip.target for clip in clips])
-        both = (tasks.mean_score(task, targets, tuned.predictions) for tuned in (one, other))
-        shown = steps.next(f"{name} and {other_name}", "draws")
-        scores.append(statistics.paired(task.metric, groups_of(clips), *both, progress=shown))
-    steps.finish()
-    corrected = statistics.holm([score.p or 0.0 for score in scores])
-    return [
-        {"first": name, "second": other_name}
-        | asdict(score)
-        | {"p_holm": p}
-        | {"equal_predictions": equal_predictions(one.predictions, other.predictions)}
-        for ((name, one), (other_name, other)), score, p in zip(
-            pairs, scores, corrected, strict=True
-        )
-    ]
+    test = pairs[0][0][1].test
+    same = (np.array_equal(tuned.test, test) for pair in pairs for _, tuned in pair)
+    assert all(same), "a paired comparison needs the same clips"
+    clips = [data.clips[index] for index in test]
+    targets = tasks.encode_targets(task, [clip.target for clip in clips])
+
+    def scored(name: str, tuned: Tuned) -> tuple[str, statistics.Statistic]:
+        return name, tasks.mean_score(task, targets, tuned.predictions)
+
+    scores = [(scored(*one), scored(*other)) for one, other in pairs]
+    rows = statistics.paired_rows(task.metric, groups_of(clips), scores, progress=progress)
+    for row, ((_, one), (_, other)) in zip(rows, pairs, strict=True):
+        row["equal_predictions"] = equal_predictions(one.predictions, other.predictions)
+    return rows
 
 
 def test_folds(clips: Sequence[Clip], config: FinetuneConfig) -> list[int | None]:

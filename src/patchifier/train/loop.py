@@ -164,35 +164,12 @@ def fit(
 ) -> State:
     """Train a task's model in place.
 
-    Parameters
-    ----------
-    task : TrainTask
-        What to train, on what.
-    folder : Path
-        Gets ``metrics.csv``, ``validation.csv`` and ``state.safetensors``.
-    config : TrainingConfig
-        Steps, learning rate and the rest.
-    seed : int
-        Of every draw.
-    validate_every : int
-        Steps between validations; one is made before the first step and one after the last.
-    fabric : Fabric
-        From :func:`patchifier.train.distributed.launch`; one device in float32 by default.
-    patience : int
-        Steps without a better score after which training stops.
-    checkpoint_every_s : float
-        Seconds between checkpoints; 0 saves after every step.
-    resume : bool
-        Go on from ``state.safetensors``, if it is there.
-    progress : callable
-        Called with steps done, steps in all, and a note.
-    keep_time : callable
-        Called after each checkpoint, and between them every 10 s: writes the time so far.
-
-    Returns
-    -------
-    State
-        The model holds the best weights if the task has a score, else the last.
+    The model then holds the best weights if the task has a score, else the last. The folder gets
+    ``metrics.csv``, ``validation.csv`` and ``state.safetensors``, from which `resume` goes on. One
+    validation is made before the first step and one after the last. Training stops after `patience`
+    steps without a better score. The state is saved every `checkpoint_every_s` seconds; 0 saves
+    after every step. `keep_time` is called after each checkpoint, and between them every 10 s: it
+    writes the time so far. `fabric` is one device in float32 by default.
 
     Raises
     ------

@@ -1,5 +1,6 @@
 """Loggers of metrics.csv and validation.csv: one row for each step."""
 
+import contextlib
 import csv
 import math
 import os
@@ -33,11 +34,8 @@ class CSVLogger:
         kept = []
         if step and path.exists() and is_first():
             with path.open(newline="", encoding="utf-8") as stream:
-                kept = [
-                    row
-                    for row in csv.DictReader(stream)
-                    if row["step"].isdigit() and int(row["step"]) <= step
-                ]
+                rows = [row for row in csv.DictReader(stream) if row["step"].isdigit()]
+            kept = [row for row in rows if int(row["step"]) <= step]
         self.last_step = int(kept[-1]["step"]) if kept else -1
         self.columns: list[str] = list(kept[0]) if kept else []
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +44,12 @@ class CSVLogger:
         self.stream = self.path.open(
             "a" if kept else "w", newline="", encoding="utf-8", buffering=1
         )
-        self.board = _board(path.parent / "tensorboard", step) if is_first() else None
+        self.board: Any = None
+        if is_first():
+            with contextlib.suppress(ImportError):  # it is not installed
+                from torch.utils.tensorboard import SummaryWriter
+
+                self.board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=step)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Append a row to the CSV and TensorBoard; columns of an existing CSV stay as they are."""
@@ -71,15 +74,6 @@ class CSVLogger:
         self.stream.close()
         if self.board:
             self.board.close()
-
-
-def _board(folder: Path, step: int) -> Any:
-    """Return a TensorBoard writer, or None where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step)
 
 
 class MetricBuffer:
@@ -129,16 +123,8 @@ class MetricBuffer:
         for (step, rate, _), (loss, norm) in zip(self.waiting, values, strict=True):
             self._require_finite(step, loss, norm)
             epoch = step * self.config.batch_size / self.clips
-            self.logger.write(
-                step,
-                {
-                    "epoch": epoch,
-                    "clips_per_s": clips_per_s,
-                    "learning_rate": rate,
-                    "loss": loss,
-                    "gradient_norm": norm,
-                },
-            )
+            speed = {"epoch": epoch, "clips_per_s": clips_per_s, "learning_rate": rate}
+            self.logger.write(step, {**speed, "loss": loss, "gradient_norm": norm})
         self.progress(step, self.total, f"loss {loss:.4g}, {clips_per_s:.1f} clips/s")
         self.waiting = []
 
@@ -149,18 +135,15 @@ class MetricBuffer:
         """
         if math.isfinite(loss) and (math.isfinite(norm) or not self.config.max_grad_norm):
             return
-        what = (
-            f"the loss is {loss}"
-            if not math.isfinite(loss)
-            else f"the norm of the gradient is {norm}"
-        )
+        what = f"the norm of the gradient is {norm}"
+        if not math.isfinite(loss):
+            what = f"the loss is {loss}"
         precision = {"32-true": "float32", "bf16-mixed": "bf16", "64-true": "float64"}.get(
             precision_of(self.fabric), "another precision"
         )
         advice = ["precision 32"] if precision == "bf16" else []
-        advice += [f"a lower learning_rate ({self.config.learning_rate:g})"] + (
-            [] if self.config.max_grad_norm else ["max_grad_norm 1"]
-        )
+        advice += [f"a lower learning_rate ({self.config.learning_rate:g})"]
+        advice += [] if self.config.max_grad_norm else ["max_grad_norm 1"]
         described = f"{self.describe(step - 1)} Otherwise" if self.describe else "What to"
         raise RequestError(
             f"{what} at step {step}, in {precision}. {described} try: {', '.join(advice)}."

@@ -25,24 +25,10 @@ EXAMPLE_LENGTH = 25  # patches of the crops from which base rates are counted
 
 
 class NoteLabels:
-    """Label files of the clips of a cache.
+    """Label files ``<clip id without suffix>.json`` in a folder, of the clips of a cache.
 
-    Parameters
-    ----------
-    folder : str or Path
-        With ``<clip id without suffix>.json``; clips without a file have no labels.
-    clips : sequence of Clip
-    frame_s : float
-        Seconds between frames.
-    patch_frames : int
-        Frames of a patch.
-    training : sequence of int
-        Clips that train; base rates are those of at most 256 of them that have a file.
-
-    Raises
-    ------
-    RequestError
-        If no training clip has a file, or a file is damaged; the message names it.
+    Clips without a file have no labels. Base rates are those of at most 256 training clips that
+    have one. A damaged file is refused, and a folder without one of any training clip.
     """
 
     def __init__(
@@ -71,9 +57,9 @@ class NoteLabels:
         name: str,
         clips: Sequence[int],
         *,
-        starts: Sequence[float] | np.ndarray,
-        scale: Sequence[float] | np.ndarray,
-        semitones: Sequence[float] | np.ndarray,
+        starts: np.ndarray,
+        scale: np.ndarray,
+        semitones: np.ndarray,
         n_patches: int,
     ) -> Tensor:
         """Targets of crops: int64 (B, N, S), (B, N) or (B,); -1 where unknown."""
@@ -99,16 +85,9 @@ class NoteLabels:
 
     def base_rates(self, name: str) -> Tensor:
         """Share of ones of each element (S,) of a multilabel target, over first patches."""
-        clips = self.examples
-        zeros = [0.0] * len(clips)
-        found = self.targets(
-            name,
-            clips,
-            starts=zeros,
-            scale=[1.0] * len(clips),
-            semitones=zeros,
-            n_patches=EXAMPLE_LENGTH,
-        ).flatten(0, -2)
+        zeros = np.zeros(len(self.examples))
+        crops = {"starts": zeros, "scale": zeros + 1, "semitones": zeros}
+        found = self.targets(name, self.examples, **crops, n_patches=EXAMPLE_LENGTH).flatten(0, -2)
         known = found[found[:, 0] != UNKNOWN].double()
         return (known.sum(0) + 1) / (len(known) + 2)  # never 0 or 1
 
@@ -128,13 +107,7 @@ def note_labels(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Not
 
 
 def read(path: Path) -> Score | None:
-    """Read a label file, or return None if there is none.
-
-    Raises
-    ------
-    RequestError
-        If it is damaged.
-    """
+    """Read a label file, or return None if there is none; one that is damaged is refused."""
     try:
         return Score.of(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -148,13 +121,8 @@ def read(path: Path) -> Score | None:
 class NoteHeads(nn.Module):
     """Linear heads of targets from notes, and their losses.
 
-    Parameters
-    ----------
-    targets : sequence of str
-        Objectives; those of :data:`patchifier.train.notes.NOTE_TARGETS` get a head, or are
-        predicted by an estimator of the model.
-    labels : NoteLabels
-    embed_dim : int
+    Targets of :data:`patchifier.train.notes.NOTE_TARGETS` get a head, or are predicted by an
+    estimator of the model.
     """
 
     def __init__(self, targets: Sequence[str], labels: NoteLabels, embed_dim: int) -> None:
@@ -171,17 +139,13 @@ class NoteHeads(nn.Module):
             name for name in targets if name in NOTE_TARGETS and NOTE_TARGETS[name].estimator
         ]
         for name in self.heads:
-            self._begin_with_base_rates(name)
-
-    def _begin_with_base_rates(self, name: str) -> None:
-        """Let a head of several labels first predict base rates, and keep the loss of a guess."""
-        target, guess = NOTE_TARGETS[name], torch.tensor(math.log(NOTE_TARGETS[name].size))
-        if target.kind == "multilabel":
-            rates = self.labels.base_rates(name)
-            self.heads[name].bias.data = torch.logit(rates).float()
-            entropy = -(rates * rates.log() + (1 - rates) * (1 - rates).log())
-            guess = entropy.mean().float()
-        self.register_buffer(f"{name}_guess", guess, persistent=False)
+            target, guess = NOTE_TARGETS[name], torch.tensor(math.log(NOTE_TARGETS[name].size))
+            if target.kind == "multilabel":  # begins with base rates
+                rates = labels.base_rates(name)
+                self.heads[name].bias.data = torch.logit(rates).float()
+                entropy = -(rates * rates.log() + (1 - rates) * (1 - rates).log())
+                guess = entropy.mean().float()
+            self.register_buffer(f"{name}_guess", guess, persistent=False)  # loss of a guess
 
     def forward(
         self,
@@ -194,15 +158,9 @@ class NoteHeads(nn.Module):
     ) -> dict[str, Tensor]:
         """Cross entropy of each target, relative to that of base rates.
 
-        Parameters
-        ----------
-        context, prediction : Tensor, shape (B, N, D)
-            A target of patches is predicted from the context of visible ones and from the
-            prediction of masked ones; both count the same.
-        mean_context : Tensor, shape (B, D)
-            A target of clips is predicted from it.
-        keep : Tensor, shape (B, N), bool
-            True for visible patches.
+        A target of patches is predicted from the context (B, N, D) of visible ones and from the
+        prediction (B, N, D) of masked ones; both count the same. A target of clips is predicted
+        from the mean context (B, D). `keep` (B, N) is True for visible patches.
         """
         errors = {}
         for name in self.heads:
@@ -240,14 +198,9 @@ class NoteHeads(nn.Module):
 
     def _targets(self, name: str, batch: Batch) -> Tensor:
         """Targets of the batch's crops, on its device."""
-        return self.labels.targets(
-            name,
-            batch.clips.tolist(),
-            starts=batch.starts,
-            scale=batch.scale,
-            semitones=batch.semitones,
-            n_patches=batch.mask.shape[1],
-        ).to(batch.mask.device)
+        crops = {"starts": batch.starts, "scale": batch.scale, "semitones": batch.semitones}
+        clips, n_patches = batch.clips.tolist(), batch.mask.shape[1]
+        return self.labels.targets(name, clips, **crops, n_patches=n_patches).to(batch.mask.device)
 
     def _cross_entropy(self, name: str, vectors: Tensor, target: Tensor) -> Tensor:
         """Mean over the rows whose target is known; 0 if there is none."""

@@ -53,9 +53,9 @@ from patchifier.nn.masking import masked_select, visible
 from patchifier.nn.model import Patchifier
 from patchifier.train import distributed
 from patchifier.train.batches import Batch, to_device
-from patchifier.train.ema import EMATeacher
 from patchifier.train.note_labels import NoteHeads, NoteLabels
 from patchifier.train.notes import NOTE_TARGETS
+from patchifier.train.teacher import EMATeacher
 
 PIXELS = "pixels"
 CONTRAST = "contrast"
@@ -179,19 +179,9 @@ def of_patches(name: str) -> bool:
 class Objectives(nn.Module):
     """A model with the heads, uncertainty weights and teacher that its targets need.
 
-    Parameters
-    ----------
-    model : Patchifier
-    config : Config
-        ``pretrain.objectives`` names the losses.
-    examples : iterable of (Tensor, Tensor or None)
-        Target patches (B, N, 1, M, T) of this process's share of training, and which are valid (B,
-        N). Targets are standardised by those of all processes.
-    teacher_features : Tensor, shape (clips, E)
-        Standardised features of every clip of the cache, for the target "distil". Rows of NaN have
-        no loss.
-    note_labels : NoteLabels
-        Notes of the cache's rendered clips, for the targets of :mod:`patchifier.train.notes`.
+    ``pretrain.objectives`` names the losses. Targets are standardised by the examples of all
+    processes: target patches (B, N, 1, M, T) of this one's share of training, and which are valid
+    (B, N). Rows of NaN of `teacher_features` (clips, E), for the target "distil", have no loss.
     """
 
     def __init__(

@@ -108,10 +108,8 @@ def make_optimiser(
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rate = next(
-                (rate for prefix, rate in rates.items() if name.startswith(prefix)),
-                config.learning_rate,
-            )
+            own = (rate for prefix, rate in rates.items() if name.startswith(prefix))
+            rate = next(own, config.learning_rate)
             table = name.endswith(("positions", "places", "cls", "mask_token"))
             matrix = parameter.ndim >= 2 and not table
             decay = config.weight_decay if matrix else 0.0
@@ -150,7 +148,5 @@ def rate_factor(step: int, total: int, config: TrainingConfig) -> float:
 
 def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
     """Learning rate of the extractor in stage II by prefix of its parameters' names."""
-    return dict.fromkeys(
-        ("extractor.", "model.extractor."),
-        settings.extractor_lr_scale * settings.stage_two.learning_rate,
-    )
+    rate = settings.extractor_lr_scale * settings.stage_two.learning_rate
+    return {"extractor.": rate, "model.extractor.": rate}

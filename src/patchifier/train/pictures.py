@@ -28,12 +28,7 @@ def reconstructions(
 ) -> dict[str, np.ndarray]:
     """Original patches of one clip and, for each mask ratio, the mask and what a model predicts.
 
-    Parameters
-    ----------
-    reconstruct : callable
-        Takes a mask (N,), returns patches and reconstructed patches, (N, M, T) each.
-    n_patches, seed : int
-        Length N and seed of the masks.
+    `reconstruct` takes a mask (N,), returns patches and reconstructed patches, (N, M, T) each.
     """
     arrays: dict[str, np.ndarray] = {}
     for ratio in PICTURE_RATIOS:

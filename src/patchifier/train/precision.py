@@ -136,16 +136,10 @@ def decide(
         )
     precision = "32" if result.failed else "bf16"
     progress(result.operations, result.operations, _in_words(precision, result))
-    facts = {
-        "precision": precision,
-        "seconds": round(time.monotonic() - started, 1),
-        "operations": result.operations,
-    }
-    facts |= {
-        "refused": list(result.refused),
-        "float32 kernels": [list(kernel) for kernel in result.kernels],
-        **_machine(),
-    }
+    seconds = round(time.monotonic() - started, 1)
+    facts = {"precision": precision, "seconds": seconds, "operations": result.operations}
+    facts |= {"refused": list(result.refused)}
+    facts |= {"float32 kernels": [list(kernel) for kernel in result.kernels], **_machine()}
     return Arithmetic(precision, () if result.failed else result.kernels, facts)
 
 
@@ -186,13 +180,8 @@ def _machine() -> dict[str, Any]:
     """Properties of this machine on which the result of a self-test depends."""
     amx = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-    return {
-        "processor": processor(),
-        "amx": amx,
-        "ONEDNN_MAX_CPU_ISA": limit,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+    facts = {"processor": processor(), "amx": amx, "ONEDNN_MAX_CPU_ISA": limit}
+    return {**facts, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def agree(fabric: "Fabric", run: Run, arithmetic: Arithmetic) -> Arithmetic:
@@ -204,9 +193,7 @@ def agree(fabric: "Fabric", run: Run, arithmetic: Arithmetic) -> Arithmetic:
         use_float32(fabric)
         return record(run, Arithmetic("32", (), arithmetic.test))
     kernels = sorted({kernel for other in others for kernel in other.kernels})
-    test = (
-        arithmetic.test | {"float32 kernels": [list(kernel) for kernel in kernels]}
-        if arithmetic.test
-        else {}
-    )
+    test = arithmetic.test
+    if test:
+        test = test | {"float32 kernels": [list(kernel) for kernel in kernels]}
     return record(run, Arithmetic(arithmetic.precision, tuple(kernels), test))

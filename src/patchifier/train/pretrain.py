@@ -18,7 +18,7 @@ from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, PretrainConfig, RequestError, digest
 from patchifier.datasets.splits import Splits, pretraining_splits
-from patchifier.io import Progress, silent
+from patchifier.io import ProgressOf, silent_of
 from patchifier.nn.encode import model_hash
 from patchifier.nn.fast import accelerate, keep_in_float32
 from patchifier.nn.model import Patchifier
@@ -45,7 +45,6 @@ from patchifier.train.objectives import (
 )
 from patchifier.train.optimiser import bf16_optimiser, extractor_rates
 from patchifier.train.pictures import write_reconstructions
-from patchifier.train.plan import plan, stage_steps
 from patchifier.train.run import Run, is_first
 from patchifier.train.self_test import Trial
 from patchifier.train.teacher import teacher_features
@@ -74,7 +73,7 @@ def pretrain(
     device: str = "auto",
     devices: int = 1,
     nodes: int = 1,
-    progress: Callable[[str], Progress] = lambda title: silent,
+    progress: ProgressOf = silent_of,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Pre-train a Patchifier on a cache of log-mels.
@@ -98,7 +97,7 @@ def pretrain(
     progress : callable
         Given a stage's title, returns a function that shows its progress.
     say : callable
-        Given a line about the steps to come (:func:`patchifier.train.plan.plan`), before anything
+        Given a line about the steps to come (:func:`plan`), before anything
         long begins.
 
     Returns
@@ -185,29 +184,49 @@ def pretrain(
         if is_first():
             model.cpu()
             if config.pretrain.stages != "one":
-                write_reconstructions(
-                    run.path / "stage-two" / "reconstructions.safetensors",
-                    model,
-                    data,
-                    splits.valid,
-                    config,
-                    kriging=training_statistics(data, splits.slices[0], config).kriging,
-                )
+                file = run.path / "stage-two" / "reconstructions.safetensors"
+                kriging = training_statistics(data, splits.slices[0], config).kriging
+                write_reconstructions(file, model, data, splits.valid, config, kriging=kriging)
             if config.embed.whiten:  # of the first part alone: this machine may have no other
                 examples = examples_of(data, splits.slices[0])
                 fit_whitening(model, config, examples, distil_weights(module))
-            described = {
-                name: run.facts[name]
-                for name in ("dataset", "clips", "seed", "init", "command", "machine", "started")
-                if name in run.facts
-            }
-            steps = {
-                f"steps, stage {stage}": number
-                for stage, number in stage_steps(config.pretrain, len(splits.train)).items()
-            }
-            checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described | steps))
+            names = ("dataset", "clips", "seed", "init", "command", "machine", "started")
+            described = {name: run.facts[name] for name in names if name in run.facts}
+            steps = stage_steps(config.pretrain, len(splits.train))
+            described |= {f"steps, stage {stage}": number for stage, number in steps.items()}
+            checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described))
             run.facts["model weights"] = model_hash(model)
     return run.path / "model"
+
+
+def stage_steps(config: PretrainConfig, clips: int) -> dict[str, int]:
+    """Optimiser steps of each stage that runs."""
+    stages = {"one": config.stage_one, "two": config.stage_two}
+    return {
+        name: training.total_steps(clips)
+        for name, training in stages.items()
+        if config.stages in ("both", name)
+    }
+
+
+def plan(config: PretrainConfig, clips: int) -> str:
+    """Say how many steps each stage takes, and how many passes through the clips that is.
+
+    Examples
+    --------
+    >>> plan(PretrainConfig(stages="one"), 5000)
+    '5,000 training clips; stage I: 156,250 steps of 32 clips, 1,000 passes'
+    """
+    parts = []
+    for stage, steps in stage_steps(config, clips).items():
+        training = config.stage_one if stage == "one" else config.stage_two
+        passes = steps * training.batch_size / clips
+        counted = f"{passes:,.0f}" if passes >= 10 else f"{passes:.1f}"
+        parts.append(
+            f"stage {'I' if stage == 'one' else 'II'}: {steps:,} steps of {training.batch_size} "
+            f"clips, {counted} passes"
+        )
+    return "; ".join([f"{clips:,} training clips", *parts])
 
 
 def split(data: Cache, config: PretrainConfig) -> Splits:
@@ -222,10 +241,9 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
     No estimator of it may stay as it was drawn.
     """
     loaded = None if init is None else checkpoint.load(init)
-    known = (
-        *(trained_estimators(config) if config.pretrain.stages != "one" else ()),
-        *(loaded.config.model.estimators if loaded else ()),
-    )
+    known = set[str](loaded.config.model.estimators if loaded else ())
+    if config.pretrain.stages != "one":
+        known |= trained_estimators(config)
     for estimator in config.model.estimators:
         if estimator not in known:
             raise RequestError(
@@ -235,16 +253,14 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
             )
     if loaded is None:
         return accelerate(Patchifier(config, seed=config.pretrain.seed))
-    differ = [
-        f"model.{name}"
-        for name in _differing(config.model, loaded.config.model)
-        if name != "estimators"
-    ]
+    differ = []
+    for section in ("model", "spectrogram"):
+        ours, theirs = getattr(config, section), getattr(loaded.config, section)
+        names = [field.name for field in dataclasses.fields(ours) if field.name != "estimators"]
+        same = (getattr(ours, name) == getattr(theirs, name) for name in names)
+        differ += [f"{section}.{name}" for name, alike in zip(names, same) if not alike]
     if set(loaded.config.model.estimators) - set(config.model.estimators):  # new ones may be added
         differ.append("model.estimators")
-    differ += [
-        f"spectrogram.{name}" for name in _differing(config.spectrogram, loaded.config.spectrogram)
-    ]
     if differ:
         raise RequestError(
             f"the model in {init} differs from the config in {', '.join(differ)}: give the "
@@ -259,15 +275,6 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
     return model
 
 
-def _differing(one: Any, other: Any) -> list[str]:
-    """Fields in which two sections of configs differ."""
-    return [
-        field.name
-        for field in dataclasses.fields(one)
-        if getattr(one, field.name) != getattr(other, field.name)
-    ]
-
-
 def train_stage(
     stage: str,
     model: Patchifier,
@@ -278,7 +285,7 @@ def train_stage(
     *,
     fabric: "Fabric",
     resume: bool,
-    progress: Callable[[str], Progress],
+    progress: ProgressOf,
 ) -> nn.Module:
     """Train stage "one" or "two" and write its log and checkpoints into the run folder.
 
@@ -286,15 +293,11 @@ def train_stage(
     """
     settings = config.pretrain
     training = settings.stage_one if stage == "one" else settings.stage_two
-    batches = Batches(
-        data,
-        splits.slices,
-        config,
-        stage,
-        training,
-        device=fabric.device,
-        rank_slice=rank_slice(fabric, training.batch_size),
-    )
+    part, device = rank_slice(fabric, training.batch_size), fabric.device
+    batches = Batches(data, splits.slices, config, stage, training, device=device, rank_slice=part)
+    validate = None
+    if len(splits.valid):
+        validate = validator(stage, data, splits, config) if is_first() else no_op_validator
     module = stage_module(stage, model, batches, config)
     job = TrainTask(
         module,
@@ -302,11 +305,7 @@ def train_stage(
         batch=batches,
         loss=stage_loss(stage, settings),
         learning_rates=extractor_rates(settings) if stage == "two" else {},
-        validate=None
-        if not len(splits.valid)
-        else validator(stage, data, splits, config)
-        if is_first()
-        else no_op_validator,
+        validate=validate,
         describe=batches.describe,
     )
     fit(
@@ -338,14 +337,8 @@ def trials(
     """First steps of each stage on copies of the model, for the self-test of bf16."""
     for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
         if config.pretrain.stages in ("both", stage):
-            batches = Batches(
-                data,
-                splits.slices,
-                config,
-                stage,
-                training,
-                rank_slice=expected_rank_slice(training.batch_size, devices=devices, nodes=nodes),
-            )
+            part = expected_rank_slice(training.batch_size, devices=devices, nodes=nodes)
+            batches = Batches(data, splits.slices, config, stage, training, rank_slice=part)
             module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
             steps = [batches(step) for step in range(TRIAL_STEPS)]
             loss, optimiser = stage_loss(stage, config.pretrain), bf16_optimiser(module, training)

@@ -72,11 +72,8 @@ class Kriging:
         variance = covariance[:, :1]
         varies = variance > LEAST_VARIANCE * variance.max()
         identity = (np.arange(covariance.shape[1]) == 0).astype(np.float64)
-        return cls(
-            mean,
-            components,
-            np.where(varies, covariance / np.where(varies, variance, 1.0), identity),
-        )
+        correlation = covariance / np.where(varies, variance, 1.0)
+        return cls(mean, components, np.where(varies, correlation, identity))
 
     def correlation(self, n_patches: int) -> np.ndarray:
         """Correlation of patches in each principal component, positive semidefinite: (M, N, N)."""
@@ -87,17 +84,9 @@ class Kriging:
         return (vectors * values.clip(min=0.0)[:, None, :]) @ vectors.transpose(0, 2, 1)
 
     def predict(self, bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
-        """Predict the band means of all patches from those of the visible ones.
+        """Predict the band means (B, N, M) of all patches from those of the visible ones (B, N).
 
-        Parameters
-        ----------
-        bands : ndarray, shape (B, N, M)
-        visible : ndarray, shape (B, N), bool
-
-        Returns
-        -------
-        ndarray, shape (B, N, M)
-            The training mean for a clip without a visible patch.
+        The training mean for a clip without a visible patch.
         """
         seen = visible.astype(np.float64)  # (B, N)
         scores = ((bands - self.mean) @ self.components) * seen[..., None]  # (B, N, C)
@@ -106,11 +95,8 @@ class Kriging:
         diagonal = np.eye(visible.shape[1]) * np.where(visible, RIDGE, 1.0)[:, None, :]
         predicted = np.empty_like(scores)
         for component, correlation in enumerate(self.correlation(visible.shape[1])):
-            # (B, N)
-            weights = np.linalg.solve(correlation * both + diagonal, scores[..., component, None])[
-                ..., 0
-            ]
-            predicted[..., component] = weights @ correlation
+            system, values = correlation * both + diagonal, scores[..., component, None]
+            predicted[..., component] = np.linalg.solve(system, values)[..., 0] @ correlation
         return self.mean + predicted @ self.components.T
 
 
@@ -131,20 +117,11 @@ def covariance_by_lag(sequences: list[np.ndarray]) -> np.ndarray:
 
 
 def sums_of_squares(patches: np.ndarray, masked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split the variance of the masked patches of each clip around the means of its bands.
+    """Split the variance of masked (B, N) patches (B, N, M, W) of each clip: within, between (B,).
 
-    Parameters
-    ----------
-    patches : ndarray, shape (B, N, M, W)
-    masked : ndarray, shape (B, N), bool
-
-    Returns
-    -------
-    within : ndarray, shape (B,)
-        Sum of squares around the band means of each patch: change over time inside patches.
-    between : ndarray, shape (B,)
-        Sum of squares of these band means around their mean over the clip's masked patches: change
-        of level between patches. The two add up to the sum of squares around that mean.
+    Within: sum of squares around the band means of each patch, change over time inside patches.
+    Between: sum of squares of these band means around their mean over the clip's masked patches,
+    change of level between patches. The two add up to the sum of squares around that mean.
     """
     patches = np.asarray(patches, np.float64)
     bands = band_means(patches)  # (B, N, M)
@@ -166,9 +143,8 @@ class OnsetCounts:
     matched: int = 0
 
     def __add__(self, other: "OnsetCounts") -> "OnsetCounts":
-        return OnsetCounts(
-            self.original + other.original, self.drawn + other.drawn, self.matched + other.matched
-        )
+        pairs = zip(vars(self).values(), vars(other).values())
+        return OnsetCounts(*(one + two for one, two in pairs))
 
     @property
     def f(self) -> float:
@@ -186,19 +162,10 @@ def onset_strength(log_mel: np.ndarray) -> np.ndarray:
 
 
 def onsets(log_mel: np.ndarray, *, scale: float = 0.01) -> np.ndarray:
-    """Detect onsets in a log-mel.
+    """Detect onsets in a log-mel (M, T), in which one decibel is `scale`.
 
-    Parameters
-    ----------
-    log_mel : ndarray, shape (M, T)
-    scale : float
-        Value of one decibel in the log-mel.
-
-    Returns
-    -------
-    ndarray of int
-        Frames whose onset strength is the largest within 3 frames on both sides (the first of equal
-        values) and exceeds its mean over 10 frames on both sides by 1 dB.
+    They are the frames whose onset strength is the largest within 3 frames on both sides (the first
+    of equal values) and exceeds its mean over 10 frames on both sides by 1 dB.
     """
     strength = onset_strength(log_mel)
     near, wide = ONSET_PEAK_FRAMES, ONSET_MEAN_FRAMES
@@ -207,10 +174,11 @@ def onsets(log_mel: np.ndarray, *, scale: float = 0.01) -> np.ndarray:
         np.pad(strength, near, constant_values=-np.inf), 2 * near + 1
     )
     peak = (strength > neighbours[:, :near].max(1)) & (strength >= neighbours[:, near:].max(1))
-    ones = np.ones(2 * wide + 1)
-    mean = np.convolve(np.pad(strength, wide), ones, "valid") / np.convolve(
-        np.pad(np.ones(len(strength)), wide), ones, "valid"
+    sums, counts = (
+        np.convolve(np.pad(each, wide), np.ones(2 * wide + 1), "valid")
+        for each in (strength, np.ones(len(strength)))
     )
+    mean = sums / counts
     return np.flatnonzero(peak & (strength > mean + ONSET_DB * scale))
 
 
@@ -229,18 +197,10 @@ def count_matches(one: np.ndarray, other: np.ndarray) -> int:
 def count_onsets(
     original: np.ndarray, drawn: np.ndarray, masked: np.ndarray, *, scale: float = 0.01
 ) -> OnsetCounts:
-    """Compare the onsets of a reconstruction with those of the original.
+    """Compare the onsets of reconstructed patches (N, M, W) of a clip with those of the original.
 
-    Onsets are detected in each run of masked patches alone, so the boundary to a visible patch is
-    not one.
-
-    Parameters
-    ----------
-    original, drawn : ndarray, shape (N, M, W)
-        Patches of one clip.
-    masked : ndarray, shape (N,), bool
-    scale : float
-        Value of one decibel.
+    Onsets are detected in each run of masked (N,) patches alone, so the boundary to a visible patch
+    is not one.
     """
     edges = np.flatnonzero(np.diff(np.concatenate([[0], masked.astype(np.int8), [0]])))
     total = OnsetCounts()

@@ -19,7 +19,7 @@ import torch
 
 import patchifier
 from patchifier.config import Config, RequestError, current_form, to_dict, update
-from patchifier.io import Progress, has_others, parse_json, read_text, write_json
+from patchifier.io import Progress, ProgressOf, has_others, parse_json, read_text, write_json
 from patchifier.jobs import LOCK, folder_lock
 
 
@@ -76,18 +76,9 @@ SETTLED = ("precision", "precision test", "init", "init weights")  # facts that 
 class Run:
     """A run folder: ``config.json`` (valid for --config), ``run.json`` (metadata) and results.
 
-    Of several processes only rank 0 writes; on other ranks writing does nothing.
-
-    Parameters
-    ----------
-    path : str or Path
-        The folder.
-    config : Config or None
-        Everything the run depends on; None for a run whose settings are all in `facts`.
-    resume : bool
-        Continue an existing run; without it, such a folder is refused.
-    facts : dict
-        What else belongs in ``run.json``.
+    Of several processes only rank 0 writes; on other ranks writing does nothing. Without a config,
+    all settings are in `facts`, which belong in ``run.json``. Without `resume`, an existing run is
+    refused.
     """
 
     def __init__(
@@ -111,7 +102,9 @@ class Run:
         self.before = facts_of(self.path)
         self.before_s = float(self.before.get("seconds", 0.0))
         if config is not None and self.before:  # resumed, so what began it counts
-            self.facts |= _first_start(self.before, self.facts)
+            start = {name: self.facts[name] for name in ("command", "started")}
+            self.facts |= {name: self.before[name] for name in start if name in self.before}
+            self.facts["resumed"] = [*self.before.get("resumed", []), start]
         if config is None and self.before:
             self._require_same("kind", "by another command: name another folder")
         if "music" in self.before:  # runs of older versions lack it
@@ -140,10 +133,8 @@ class Run:
                     "--out."
                 )
             if config is not None:
-                before = update(Config(), current_form(_read(old)))
-                differ = _differences(
-                    to_dict(before.without_length), to_dict(config.without_length)
-                )
+                before = update(Config(), current_form(_read(old))).without_length
+                differ = _differences(to_dict(before), to_dict(config.without_length))
                 if differ:
                     raise RequestError(
                         f"{self.path} was started with other settings: {'; '.join(differ)}. "
@@ -158,11 +149,8 @@ class Run:
 
     def write_facts(self, state: str, **more: Any) -> None:
         """Write ``run.json``; seconds add up over resumed parts."""
-        self.facts |= {
-            "state": state,
-            "seconds": round(self.before_s + time.monotonic() - self.started_s, 1),
-            **more,
-        }
+        seconds = round(self.before_s + time.monotonic() - self.started_s, 1)
+        self.facts |= {"state": state, "seconds": seconds, **more}
         if self.writes:
             write_json(self.path / "run.json", self.facts)
 
@@ -170,7 +158,7 @@ class Run:
         """Write the seconds so far, so that a kill loses no more than those since the last call."""
         self.write_facts("running")
 
-    def timed(self, progress: Callable[[str], Progress]) -> Callable[[str], Progress]:
+    def timed(self, progress: ProgressOf) -> ProgressOf:
         """Show progress, and write the seconds so far when a part begins."""
 
         def show(title: str) -> Progress:
@@ -186,9 +174,8 @@ class Run:
         """
         if self.writes:
             self.held.enter_context(folder_lock(self.path, "run"))
-        self.facts = {
-            name: value for name, value in self.before.items() if name in SETTLED
-        } | self.facts
+        kept = {name: self.before[name] for name in SETTLED if name in self.before}
+        self.facts = kept | self.facts
         self.write_facts("running")
         return self
 
@@ -233,17 +220,8 @@ def _ending(
 def continued(path: Path, part: str) -> Iterator[Callable[[], None]]:
     """Go on with a run that has just ended; its state is then how this part of it ends.
 
-    Parameters
-    ----------
-    path : Path
-        The run folder, which is locked meanwhile. It may lack ``run.json``.
-    part : str
-        Name of the part, for an error.
-
-    Yields
-    ------
-    callable
-        Writes the seconds so far.
+    The folder is locked meanwhile, and may lack ``run.json``. An error names the part. Yields a
+    function that writes the seconds so far.
     """
     file = path / "run.json"
     with folder_lock(path, "run"):
@@ -263,13 +241,6 @@ def continued(path: Path, part: str) -> Iterator[Callable[[], None]]:
             write(state, more and {"error": f"{part}: {more['error']}"})
             raise
         write("finished", {})
-
-
-def _first_start(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Command and time of a run's first start, and a list of those of each later one."""
-    names = ("command", "started")
-    later = [*before.get("resumed", []), {name: now[name] for name in names}]
-    return {name: before[name] for name in names if name in before} | {"resumed": later}
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:
@@ -303,9 +274,8 @@ def processor() -> str:
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name
-        )
+        named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        name = next(named, name)
     return name
 
 
@@ -318,9 +288,5 @@ def machine() -> str:
 
 def versions() -> dict[str, str]:
     """Versions on which bits depend."""
-    return {
-        "patchifier": patchifier.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
+    ours = {"patchifier": patchifier.__version__, "python": platform.python_version()}
+    return {**ours, "torch": torch.__version__, "numpy": np.__version__}

@@ -17,24 +17,13 @@ def constant_prediction(
     """Say what models that learnt nothing predict for every clip; empty if one has learnt.
 
     Also empty without clips, for targets that are all the same, and where a prediction is not
-    finite.
-
-    Parameters
-    ----------
-    task : Task
-        The task.
-    targets : sequence of ndarray, shape (n, ...)
-        Of the test clips of each model, as :func:`patchifier.tasks.encode_targets` gives them.
-    predictions : sequence of ndarray, shape (n, C)
-        Of each model.
+    finite. Each model has its test clips: targets (n, ...) and predictions (n, C).
 
     Examples
     --------
     >>> task = Task("one-of", ("jazz", "rock"))
     >>> constant_prediction(task, [np.array([0, 1])], [np.array([[0.6, 0.4], [0.9, 0.1]])])
     'every clip is called jazz'
-    >>> constant_prediction(task, [np.array([0, 1])], [np.array([[0.9, 0.1], [0.4, 0.6]])])
-    ''
     """
     pairs = list(zip(targets, predictions, strict=True))
     if not pairs or not all(_is_constant(task, *pair) for pair in pairs):

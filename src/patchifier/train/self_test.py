@@ -84,12 +84,10 @@ def self_test(
                 kernel for key in failed for kernel in _movable(module, test.kernel_of.get(key))
             }
             if not movable:
-                return SelfTestResult(
-                    len(test.reasons), test.refused(), tuple(sorted(found)), failed=True
-                )
+                return test.result(found, failed=True)
             found |= movable
             keep_in_float32(module, movable)
-    return SelfTestResult(len(test.reasons), test.refused(), tuple(sorted(found)), failed=False)
+    return test.result(found, failed=False)
 
 
 def _movable(module: nn.Module, kernel: Kernel | None) -> Iterator[Kernel]:
@@ -128,9 +126,10 @@ class SelfTest(TorchDispatchMode):
                 trial.module.zero_grad(set_to_none=True)
         return list(self.met)
 
-    def refused(self) -> tuple[str, ...]:
-        """All failed operations with reasons, in order."""
-        return tuple(reason for reason in self.reasons.values() if reason)
+    def result(self, kernels: set[Kernel], *, failed: bool) -> SelfTestResult:
+        """Number of operations, and those that failed in their order."""
+        refused = tuple(filter(None, self.reasons.values()))
+        return SelfTestResult(len(self.reasons), refused, tuple(sorted(kernels)), failed)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Test an operation, then compute it."""
@@ -142,13 +141,16 @@ class SelfTest(TorchDispatchMode):
             with torch.autocast("cpu", torch.bfloat16, enabled=name == LAYER):
                 return func(*values, **kwargs)
 
-        if name == LAYER or (name in OPERATIONS and _has_bf16(args)):
+        in_bf16 = any(tensor.dtype == torch.bfloat16 for tensor in _tensors(args))
+        if name == LAYER or (name in OPERATIONS and in_bf16):
             key = (name, torch.is_grad_enabled(), _signature((args, kwargs)))
             if key not in self.reasons:
                 tested = len(self.reasons) + 1
                 self.progress(tested, 0, f"{tested} operation{'s' if tested > 1 else ''}")
                 reason = examine(operation, args, exact=lambda *values: func(*values, **kwargs))
-                self.reasons[key] = reason and f"{_title(name, args)}: {reason}"
+                shapes = " and ".join(str(tuple(each.shape)) for each in [*_tensors(args)][:3])
+                title = f"{name.removeprefix('aten::')} of {shapes}"
+                self.reasons[key] = reason and f"{title}: {reason}"
                 if name in KERNEL_AT:
                     self.kernel_of[key] = tuple(args[KERNEL_AT[name]].shape)
             if self.reasons[key]:
@@ -166,7 +168,8 @@ def examine(
     Arguments that are not finite are replaced by normal numbers.
     """
     args = _changed(args, _finite)
-    wanted = list(_tensors((exact or operation)(*_changed(args, _to_float32))))
+    floats = _changed(args, lambda each: each.float() if each.dtype == torch.bfloat16 else each)
+    wanted = list(_tensors((exact or operation)(*floats)))
     first: list[Tensor] = []
     for repeat in range(REPEATS):
         _fill_free_memory([*_tensors(args), *first], FILLINGS[repeat % len(FILLINGS)])
@@ -179,17 +182,12 @@ def examine(
         if first and not same:
             return "other bits when it is repeated"
         first = first or results
-    errors = [
-        _relative_error(result, expected) for result, expected in zip(first, wanted, strict=True)
+    errors = [  # root mean square, relative to that of the exact values
+        float((result.float() - expected).norm() / expected.norm().clamp(min=LEAST_NORM))
+        for result, expected in zip(first, wanted, strict=True)
     ]
-    return (
-        "" if all(error <= LARGEST_ERROR for error in errors) else f"{max(errors):.1%} off float32"
-    )
-
-
-def _relative_error(result: Tensor, exact: Tensor) -> float:
-    """Root mean square of the error, relative to that of the exact values."""
-    return float((result.float() - exact).norm() / exact.norm().clamp(min=LEAST_NORM))
+    right = all(error <= LARGEST_ERROR for error in errors)
+    return "" if right else f"{max(errors):.1%} off float32"
 
 
 def _fill_free_memory(like: Iterable[Tensor], value: float) -> None:
@@ -212,10 +210,6 @@ def _finite(tensor: Tensor) -> Tensor:
     )
 
 
-def _to_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-
-
 def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Change the tensors in nested sequences."""
     if isinstance(value, Tensor):
@@ -232,10 +226,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(each)
 
 
-def _has_bf16(args: Any) -> bool:
-    return any(tensor.dtype == torch.bfloat16 for tensor in _tensors(args))
-
-
 def _signature(value: Any) -> Any:
     """Shapes, strides and types of tensors, and the values of other arguments."""
     if isinstance(value, Tensor):
@@ -243,9 +233,3 @@ def _signature(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple((name, _signature(each)) for name, each in value.items())
     return tuple(_signature(each) for each in value) if isinstance(value, (list, tuple)) else value
-
-
-def _title(name: str, args: Any) -> str:
-    """Name and shapes of an operation: "convolution of (480, 128, 4, 2) and (256, 128, 3, 3)"."""
-    shapes = [str(tuple(tensor.shape)) for tensor in _tensors(args)]
-    return f"{name.removeprefix('aten::')} of {' and '.join(shapes[:3])}"

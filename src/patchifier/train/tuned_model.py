@@ -4,7 +4,7 @@ Outputs of frozen modules are computed once.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -83,34 +83,27 @@ class Inputs:
         self.stored: dict[int, list[Tensor]] = {}
 
     @torch.no_grad()
-    def _compute(self, windows: list[Tensor]) -> list[Tensor]:
-        patches, valid = pad_windows(windows, self.config.spectrogram.silence)
-        vectors = self.module.model.extract(patches, valid)  # (K, N, D)
-        if self.kind == "pooled":
-            return list(self.module.pooled(vectors, valid))
-        return [row[: len(window)] for row, window in zip(vectors, windows, strict=True)]
-
     def windows(self, index: int) -> list[Tensor]:
         """Windows of a clip: patches (N, 1, M, W), vectors (N, D) or a pooled vector (D,) each."""
         if index in self.stored:
             return self.stored[index]
-        log_mel = self.data.array(index)
-        cut = cut_windows(log_mel, self.config, silence=False)
+        cut = cut_windows(self.data.array(index), self.config, silence=False)
         windows = [torch.from_numpy(window) for window in cut]
         if self.kind == "patches":
             return windows
-        self.stored[index] = self._compute(windows)
+        patches, valid = pad_windows(windows, self.config.spectrogram.silence)
+        vectors = self.module.model.extract(patches, valid)  # (K, N, D)
+        rows: Any = self.module.pooled(vectors, valid) if self.kind == "pooled" else vectors
+        if self.kind == "vectors":
+            rows = [row[: len(window)] for row, window in zip(rows, windows, strict=True)]
+        self.stored[index] = list(rows)
         return self.stored[index]
 
     def draw(self, indices: np.ndarray, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Draw one window of each clip; returns windows and which patches are valid (B, N)."""
         windows = [self.windows(int(index)) for index in indices]
-        return self.stack(
-            [
-                choices[int(place * len(choices))]
-                for choices, place in zip(windows, chance.random(len(windows)), strict=True)
-            ]
-        )
+        pairs = zip(windows, chance.random(len(windows)), strict=True)
+        return self.stack([choices[int(place * len(choices))] for choices, place in pairs])
 
     def stack(self, windows: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Stack windows, with padding where they differ in length."""
@@ -125,7 +118,7 @@ def predict(
     inputs: Inputs,
     indices: np.ndarray,
     *,
-    activation: Callable[[Tensor], Tensor],
+    activation: Callable[[Tensor], Tensor] = lambda outputs: outputs,
     progress: Progress = silent,
 ) -> Tensor:
     """Return activated outputs (n, C) of clips, each the mean over its windows.
@@ -142,6 +135,5 @@ def predict(
     for start in range(0, len(flat), WINDOWS):
         values, valid = inputs.stack(flat[start : start + WINDOWS])
         outputs.append(activation(module(values.to(device), valid.to(device)).float().cpu()))
-    return torch.stack(
-        [part.mean(0) for part in torch.cat(outputs).split([len(choices) for choices in windows])]
-    )
+    by_clip = torch.cat(outputs).split([len(choices) for choices in windows])
+    return torch.stack([part.mean(0) for part in by_clip])

@@ -21,7 +21,7 @@ from patchifier.io import Progress, replaced_file, silent, write_json, write_row
 from patchifier.nn.fast import keep_in_float32
 from patchifier.seeding import batch_indices, generator
 from patchifier.tasks import Task
-from patchifier.train.diagnosis import describe_batch
+from patchifier.train.batches import describe_batch
 from patchifier.train.distributed import launch
 from patchifier.train.loop import TrainTask, fit
 from patchifier.train.optimiser import bf16_optimiser
@@ -36,12 +36,7 @@ TRIAL_STEPS = 2  # steps in the self-test of bf16
 class FitProgress:
     """Progress of one training, with the clips that are encoded between its steps.
 
-    Parameters
-    ----------
-    progress : callable
-        Called with steps done, steps in all, and a note.
-    title : str
-        Prefix of every note.
+    `title` is the prefix of every note.
     """
 
     def __init__(self, progress: Progress, title: str = "") -> None:
@@ -140,34 +135,18 @@ class Tuning:
         test = np.concatenate(tests)
         predictions = [np.concatenate(run) for run in runs]
         targets = self.encoded(test)
-        groups = groups_of([self.data.clips[index] for index in test])
-        row = tasks.evaluate(self.task, targets, predictions, groups).row(encoder, self.method)
-        if constant := constant_prediction(
-            self.task,
-            [self.encoded(clips) for _ in runs for clips in tests],
-            [part for run in runs for part in run],
-        ):
+        tested = [self.data.clips[index] for index in test]
+        score = tasks.evaluate(self.task, targets, predictions, groups_of(tested))
+        row = score.row(encoder, self.method)
+        true = [self.encoded(clips) for _ in runs for clips in tests]
+        if constant := constant_prediction(self.task, true, [each for run in runs for each in run]):
             row["learnt_nothing"] = constant
         scores = tasks.scores(self.task, targets, np.mean(predictions, axis=0))
-        self.write(folder, test, predictions, row, scores)
-        return Tuned(self.method, test, predictions, row)
-
-    def write(
-        self,
-        folder: Path,
-        test: np.ndarray,
-        predictions: list[np.ndarray],
-        row: Mapping[str, Any],
-        every: Mapping[str, float],
-    ) -> None:
-        """Write predictions, averaged over seeds, and results."""
-        clips = [self.data.clips[index] for index in test]
-        rows = prediction_rows(self.task, clips, np.mean(predictions, axis=0))
+        rows = prediction_rows(self.task, tested, np.mean(predictions, axis=0))
         write_rows(folder / "predictions.csv", rows)
-        write_json(
-            folder / "results.json",
-            {"rows": [dict(row)], "every_metric": dict(every), "seeds": len(predictions)},
-        )
+        results = {"rows": [row], "every_metric": scores, "seeds": len(predictions)}
+        write_json(folder / "results.json", results)
+        return Tuned(self.method, test, predictions, row)
 
     def at_best_rate(
         self, folder: Path, splits: Splits, seed: int, progress: FitProgress
@@ -200,11 +179,11 @@ class Tuning:
     @functools.cached_property
     def inputs(self) -> Inputs:
         """Inputs of the trained modules, computed once for all folds, seeds and rates."""
-        return Inputs(
-            TunedModel(self.start, self.task, self.method, self.config, self.config.finetune.seed),
-            self.data,
-            self.config,
-        )
+        return Inputs(self.module(self.config.finetune.seed), self.data, self.config)
+
+    def module(self, seed: int) -> TunedModel:
+        """Make the model with a new head."""
+        return TunedModel(self.start, self.task, self.method, self.config, seed)
 
     def encoded(self, clips: np.ndarray) -> np.ndarray:
         """Return the targets of clips as the task's loss takes them."""
@@ -254,16 +233,12 @@ class Tuning:
             return loss(model(values, valid), target)
 
         def validate(model: nn.Module) -> dict[str, float]:
-            outputs = predict(
-                model, inputs, valid, activation=lambda outputs: outputs, progress=progress
-            )
+            outputs = predict(model, inputs, valid, progress=progress)
             predictions = tasks.activate(self.task, outputs)
             predictions = predictions * torch.as_tensor(stretch) + torch.as_tensor(shift)
             target = scaled(encoded["valid"])
-            return {
-                "loss": float(loss(outputs, target)),
-                **tasks.scores(self.task, encoded["valid"], predictions.numpy()),
-            }
+            scores = tasks.scores(self.task, encoded["valid"], predictions.numpy())
+            return {"loss": float(loss(outputs, target)), **scores}
 
         def describe(step: int) -> str:
             return describe_batch(self.data, train[chosen(step)])
@@ -275,7 +250,7 @@ class Tuning:
     def trial(self, splits: Splits) -> Trial:
         """First steps on a split, for the self-test of bf16."""
         seed = self.config.finetune.seed
-        module = TunedModel(self.start, self.task, self.method, self.config, seed)
+        module = self.module(seed)
         task = self.train_task(module, splits, seed, self.scaling(splits))
         batches = [task.batch(step) for step in range(TRIAL_STEPS)]
         optimiser = bf16_optimiser(module, self.config.finetune.training)
@@ -291,15 +266,12 @@ class Tuning:
         rate: float | None = None,
     ) -> tuple[float, np.ndarray]:
         """Train on one split; returns the best validation score and test predictions (n, C)."""
-        settings = self.config.finetune
-        module = TunedModel(self.start, self.task, self.method, self.config, seed)
+        settings, module, train = self.config.finetune, self.module(seed), splits.train
         keep_in_float32(module, self.arithmetic.kernels)
         training = replace(settings.training, learning_rate=rate or settings.training.learning_rate)
-        train = splits.train
-        shift, stretch = scaling = self.scaling(splits)
+        scaling = self.scaling(splits)
         task = self.train_task(module, splits, seed, scaling, progress.of_clips("validation"))
-        progress.total = training.total_steps(len(train))
-        progress.done = 0
+        progress.done, progress.total = 0, training.total_steps(len(train))
         state = fit(
             task,
             folder,
@@ -314,27 +286,19 @@ class Tuning:
         )
         module.cpu()
         with torch.no_grad():  # from here on outputs are in the units of the targets
-            module.head.linear.weight.mul_(
-                torch.as_tensor(stretch, dtype=torch.float32).reshape(-1, 1)
-            )
-            module.head.linear.bias.mul_(torch.as_tensor(stretch, dtype=torch.float32)).add_(
-                torch.as_tensor(shift, dtype=torch.float32)
-            )
-            facts = {
-                **self.start.facts,
-                "fine-tuned by": self.method,
-                "fine-tuned on": f"{self.data.name}, {len(train)} clips",
-                "seed": seed,
-            }
-            checkpoint.save(
-                folder / "model",
-                Checkpoint(module.model, self.config, module.head, self.task, facts),
-            )
+            linear = module.head.linear
+            add, scale = (torch.as_tensor(each, dtype=torch.float32) for each in scaling)
+            linear.weight.mul_(scale.reshape(-1, 1))
+            linear.bias.mul_(scale).add_(add)
+            facts = {**self.start.facts, "fine-tuned by": self.method}
+            facts |= {"fine-tuned on": f"{self.data.name}, {len(train)} clips", "seed": seed}
+            tuned = Checkpoint(module.model, self.config, module.head, self.task, facts)
+            checkpoint.save(folder / "model", tuned)
             predictions = predict(
                 module,
                 self.inputs,
                 splits.test,
-                activation=lambda outputs: tasks.activate(self.task, outputs),
+                activation=functools.partial(tasks.activate, self.task),
                 progress=progress.of_clips("test"),
             )
         progress.finish()

@@ -21,9 +21,7 @@ from patchifier.train import references
 from patchifier.train.batches import Batch, make_batch
 from patchifier.train.references import Kriging
 
-HEALTH_CLIPS = (
-    64  # of the held-out clips, evenly spread, for the effect of order, variances and onsets
-)
+HEALTH_CLIPS = 64  # held-out clips, evenly spread, for the effect of order, variances and onsets
 
 
 def validator(
@@ -32,11 +30,8 @@ def validator(
     """Make a function that validates a model on fixed crops and masks, without augmentation."""
     statistics = training_statistics(data, splits.slices[0], config)
     batches = list(validation_batches(data, splits.valid, config))
-    return (
-        validator_one(batches, statistics, config)
-        if stage == "one"
-        else validator_two(batches, statistics, config)
-    )
+    make = validator_one if stage == "one" else validator_two
+    return make(batches, statistics, config)
 
 
 def validator_one(
@@ -44,22 +39,18 @@ def validator_one(
 ) -> Callable[[Any], dict[str, float]]:
     """Make the validation of stage I: the MSE of single patches, and that of the mean patch."""
     bands = config.spectrogram.n_mels
-    mean_patch = {
-        "mean_patch_mse": mean_of(
-            (batch.patches[batch.valid][..., :bands, :] - statistics.mean_patch).square()
-            for batch in batches
-        )
-    }
+    errors = (
+        batch.patches[batch.valid][..., :bands, :] - statistics.mean_patch for batch in batches
+    )
+    mean_patch = {"mean_patch_mse": mean_of(error.square() for error in errors)}
 
     def validate(model: Any) -> dict[str, float]:
         to = next(model.parameters()).device
         errors = (
-            (model.autoencode(batch.patches.to(to)).cpu() - model.mel(batch.patches))[
-                batch.valid
-            ].square()
+            (model.autoencode(batch.patches.to(to)).cpu() - model.mel(batch.patches))[batch.valid]
             for batch in batches
         )
-        return {"mse": mean_of(errors), **mean_patch}
+        return {"mse": mean_of(error.square() for error in errors), **mean_patch}
 
     return validate
 
@@ -115,20 +106,16 @@ def validator_two(
 
 def every(batch: Batch, step: int) -> Batch:
     """Select every `step`-th clip of a batch."""
-    arrays: dict[str, Any] = {
-        name: value for name, value in vars(batch).items() if isinstance(value, Tensor | np.ndarray)
-    }
-    return replace(batch, **{name: value[::step] for name, value in arrays.items()})
+    arrays = {n: each for n, each in vars(batch).items() if isinstance(each, Tensor | np.ndarray)}
+    some: dict[str, Any] = {name: each[::step] for name, each in arrays.items()}
+    return replace(batch, **some)
 
 
 def reconstruct(model: Patchifier, batch: Batch, patches: Tensor) -> Tensor:
     """Reconstruct patches (B, N, 1, M, T) under the mask of a batch: (B, N, M, T), on the CPU."""
     to = next(model.parameters()).device
-    return (
-        model.reconstruct(patches.to(to), mask=batch.mask.to(to), valid=batch.valid.to(to))
-        .float()
-        .cpu()
-    )
+    found = model.reconstruct(patches.to(to), mask=batch.mask.to(to), valid=batch.valid.to(to))
+    return found.float().cpu()
 
 
 def mean_vectors(model: Patchifier, batch: Batch) -> Tensor:
@@ -199,11 +186,8 @@ def drawn_figures(
         for clip in zip(original, found, masked, strict=True):
             onsets += references.count_onsets(*clip, scale=scale)
     within, between = squares[1] / np.maximum(squares[0], 1e-12)
-    return {
-        "within_variance": float(within),
-        "between_variance": float(between),
-        "onset_f": onsets.f,
-    }
+    variances = {"within_variance": float(within), "between_variance": float(between)}
+    return {**variances, "onset_f": onsets.f}
 
 
 def no_op_validator(model: nn.Module) -> dict[str, float]:
@@ -271,13 +255,10 @@ def masked_predictors(batches: list[Batch], statistics: TrainingStatistics) -> d
     """
     errors: dict[str, list[Tensor]] = {}
     for batch in batches:
-        for name, guess in {
-            "mean_patch": statistics.mean_patch,
-            **guesses(batch, statistics),
-        }.items():
-            errors.setdefault(f"{name}_mse", []).append(
-                (batch.patches - guess)[batch.mask].square()
-            )
+        found = {"mean_patch": statistics.mean_patch, **guesses(batch, statistics)}
+        for name, guess in found.items():
+            error = (batch.patches - guess)[batch.mask].square()
+            errors.setdefault(f"{name}_mse", []).append(error)
     return {name: mean_of(parts) for name, parts in errors.items()}
 
 

@@ -63,17 +63,7 @@ def _number(cell: str) -> float:
 
 
 class Watched:
-    """A run folder that is watched.
-
-    Parameters
-    ----------
-    path : str or Path
-        From pretrain or finetune.
-
-    Raises
-    ------
-    RequestError
-        If it is not a run.
+    """A run folder that is watched; one that is no run is refused.
 
     Examples
     --------

@@ -9,11 +9,10 @@ import pytest
 from patchifier.cache import Cache
 from patchifier.evaluate import report
 from patchifier.evaluate.report import page as page_module
-from patchifier.evaluate.report.advice import learnt_nothing_notes
 from patchifier.evaluate.report.errors import predictions_of
 from patchifier.evaluate.report.figures import convergence_figure
 from patchifier.evaluate.report.folders import read_run
-from patchifier.evaluate.report.tables import caution_text
+from patchifier.evaluate.report.tables import caution_text, learnt_nothing_notes
 from tests.evaluate.report.test_report import (
     Page,
     cells_of,

@@ -25,7 +25,7 @@ from pathlib import Path
 from patchifier import hub, weights
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError
-from patchifier.evaluate.encoders import features, handmade, models
+from patchifier.evaluate.encoders import handmade, models, store
 from patchifier.evaluate.encoders.handmade import chroma, handcrafted, mel_stats, mfcc
 from patchifier.evaluate.encoders.interface import (
     Encode,
@@ -43,7 +43,7 @@ from patchifier.evaluate.encoders.models import (
     random_checkpoint,
 )
 from patchifier.evaluate.encoders.store import cached
-from patchifier.io import Progress, silent
+from patchifier.io import Progress, ProgressOf, silent, silent_of
 from patchifier.nn.descriptors import DESCRIPTORS
 
 __all__ = [
@@ -82,7 +82,7 @@ BUILDERS: dict[str, Callable[[str, str, EncoderOptions], list[Encoder]]] = {
     "summaries": handmade.build(handmade.summaries),
     "random": models.random,
     "model": models.trained,
-    "features": features.folder,
+    "features": store.folder,
 }
 ARGUMENTS = {"random": "[:SEED or MODEL]", "model": ":MODEL[@POOLING]", "features": ":DIR"}
 
@@ -156,31 +156,12 @@ def encoders(
 
 
 def encoders_of(
-    specs: Sequence[str],
-    *,
-    data: Cache,
-    seed: int = 0,
-    progress: Callable[[str], Progress] = lambda title: silent,
+    specs: Sequence[str], *, data: Cache, seed: int = 0, progress: ProgressOf = silent_of
 ) -> list[Encoder]:
-    """Make the encoders of several specs, in their order.
+    """Make the encoders of several specs of :func:`encoders`, in their order.
 
     Random weights have the architecture of the first model among them, else the paper's; their
     `note` says which, and whether the model's descriptors are in the vector too.
-
-    Parameters
-    ----------
-    specs : sequence of str
-        Each as for :func:`encoders`, which also names the errors.
-    data : Cache
-        The clips that will be encoded.
-    seed : int
-        First of the five seeds of random weights.
-    progress : callable
-        Given a title, returns a function that shows progress.
-
-    Returns
-    -------
-    list of Encoder
 
     Examples
     --------
@@ -196,19 +177,16 @@ def encoders_of(
         if _is_random(spec):
             argument = spec.partition(":")[2]
             model = argument if argument and not argument.isdecimal() else source
-            more = ", its descriptors (formulas) included" * _has_descriptors(made[0])
+            embedder = made[0].embedder
+            held = embedder.config.embed.summaries if embedder else ()
+            described = not DESCRIPTORS.keys().isdisjoint(held)  # no weight decides these
+            more = ", its descriptors (formulas) included" * described
             about = f"random weights in the architecture of {model}{more}"
             made = [replace(one, note=f"{about}, {one.note}") for one in made]
         elif config is None and made[0].embedder is not None:
             config, source = made[0].embedder.config, spec
         found[spec] = made
     return [encoder for spec in specs for encoder in found[spec]]
-
-
-def _has_descriptors(encoder: Encoder) -> bool:
-    """Whether the vector of a model holds numbers that no weight decides."""
-    held = encoder.embedder.config.embed.summaries if encoder.embedder else ()
-    return not DESCRIPTORS.keys().isdisjoint(held)
 
 
 def _is_random(spec: str) -> bool:

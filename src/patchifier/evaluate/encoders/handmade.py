@@ -41,15 +41,9 @@ def mfcc_of(waveform: np.ndarray) -> np.ndarray:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # librosa's, on clips shorter than one frame
-        return sequence_statistics(
-            librosa.feature.mfcc(
-                y=peak_normalised(waveform),
-                sr=audio.SAMPLE_RATE,
-                n_mfcc=20,
-                n_fft=2048,
-                hop_length=HOP,
-            )
-        )
+        wave, rate = peak_normalised(waveform), audio.SAMPLE_RATE
+        found = librosa.feature.mfcc(y=wave, sr=rate, n_mfcc=20, n_fft=2048, hop_length=HOP)
+    return sequence_statistics(found)
 
 
 def chroma_of(waveform: np.ndarray) -> np.ndarray:
@@ -62,11 +56,9 @@ def chroma_of(waveform: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         # librosa's, on silence and on clips shorter than its longest filter
         warnings.simplefilter("ignore", UserWarning)
-        return sequence_statistics(
-            librosa.feature.chroma_cqt(
-                y=peak_normalised(waveform), sr=audio.SAMPLE_RATE, hop_length=HOP
-            )
-        )
+        wave, rate = peak_normalised(waveform), audio.SAMPLE_RATE
+        found = librosa.feature.chroma_cqt(y=wave, sr=rate, hop_length=HOP)
+    return sequence_statistics(found)
 
 
 def peak_normalised(waveform: np.ndarray) -> np.ndarray:
@@ -136,16 +128,7 @@ def build(
 
     def builder(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
         decides = [importlib.metadata.version(package) for package in packages]
-        return [
-            Encoder(
-                name,
-                encode,
-                identity=digest(
-                    name,
-                    decides
-                    + ([f"descriptors {DESCRIPTORS_VERSION}"] if name == "summaries" else []),
-                ),
-            )
-        ]
+        decides += [f"descriptors {DESCRIPTORS_VERSION}"] if name == "summaries" else []
+        return [Encoder(name, encode, identity=digest(name, decides))]
 
     return builder

@@ -12,13 +12,7 @@ from torch import nn
 from patchifier import audio, checkpoint, hub, spectrogram, weights
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import (
-    Config,
-    EmbedConfig,
-    RequestError,
-    SpectrogramConfig,
-    update,
-)
+from patchifier.config import Config, EmbedConfig, RequestError, SpectrogramConfig, update
 from patchifier.datasets.splits import Splits, evenly
 from patchifier.evaluate.encoders.interface import Encoder, EncoderOptions
 from patchifier.io import Progress, silent
@@ -66,11 +60,8 @@ def random_checkpoint(
         for log_mel in log_mels(data, config.spectrogram, chosen)
     ]
     calibrate(model, torch.from_numpy(np.concatenate(cut)))
-    fit_whitening(
-        model,
-        config,
-        log_mels(data, config.spectrogram, evenly(np.asarray(indices), WHITENING_CLIPS)),
-    )
+    examples = evenly(np.asarray(indices), WHITENING_CLIPS)
+    fit_whitening(model, config, log_mels(data, config.spectrogram, examples))
     return Checkpoint(model, replace(config), facts={"weights": "random, calibrated", "seed": seed})
 
 
@@ -144,15 +135,8 @@ def as_encoder(
 
     pooling = made.config.embed.pooling
     note = f"{pooling} of layers {', '.join(map(str, made.config.embed.layers))}"
-    return Encoder(
-        name,
-        encode,
-        made.model.parameter_count(),
-        seed,
-        embedder.identity,
-        note=note,
-        embedder=embedder,
-    )
+    size, identity = made.model.parameter_count(), embedder.identity
+    return Encoder(name, encode, size, seed, identity, note=note, embedder=embedder)
 
 
 def trained(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
@@ -179,30 +163,9 @@ def random(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
     if options.data is None:
         raise RequestError(f"{name}: random weights are calibrated on clips, expected a cache.")
     one = argument.isdecimal()
-    config = (
-        checkpoint.load(argument).config
-        if argument and not one
-        else options.config or _default(options.data)
-    )
+    paper = Config(spectrogram=options.data.spectrogram.without_pitch)
+    config = checkpoint.load(argument).config if argument and not one else options.config or paper
     seeds = [int(argument)] if one else range(options.seed, options.seed + SEEDS)
-    made = []
-    for number, seed in enumerate(seeds):
-        options.progress(number, len(seeds), "calibration")
-        made.append(random_checkpoint(config, options.data, _training_clips(options), seed=seed))
-    options.progress(len(seeds), len(seeds), "calibration")
-    return [
-        as_encoder(name, each, seed=seed, device=options.device)
-        for each, seed in zip(made, seeds, strict=True)
-    ]
-
-
-def _default(data: Cache) -> Config:
-    """Architecture of the paper for the log-mels of a cache."""
-    return Config(spectrogram=data.spectrogram.without_pitch)
-
-
-def _training_clips(options: EncoderOptions) -> Sequence[int]:
-    assert options.data is not None
     train = options.train
     if train is None:
         train = Splits.partitioned(options.data.clips).train.tolist()
@@ -211,4 +174,12 @@ def _training_clips(options: EncoderOptions) -> Sequence[int]:
             "random: no training clips to calibrate on, expected at least one with the split "
             "'train'."
         )
-    return train
+    made = []
+    for number, seed in enumerate(seeds):
+        options.progress(number, len(seeds), "calibration")
+        made.append(random_checkpoint(config, options.data, train, seed=seed))
+    options.progress(len(seeds), len(seeds), "calibration")
+    return [
+        as_encoder(name, each, seed=seed, device=options.device)
+        for each, seed in zip(made, seeds, strict=True)
+    ]

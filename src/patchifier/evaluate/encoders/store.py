@@ -1,4 +1,4 @@
-"""Features on disk, so that a second comparison does not compute them again."""
+"""Features on disk: those of an earlier comparison, and those of another program."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ import numpy as np
 
 from patchifier.cache import Cache
 from patchifier.config import RequestError, digest
-from patchifier.evaluate.encoders.interface import Encoder
+from patchifier.datasets.features import FeatureFiles, read
+from patchifier.evaluate.encoders.interface import Encoder, EncoderOptions, each_clip
 from patchifier.io import Progress, require_file, save_array, silent
 
 FORMAT = 1  # raised whenever an encoder of this package changes its numbers
@@ -24,25 +25,10 @@ def cached(
 ) -> np.ndarray:
     """Features (n, E) float32 of clips, read from `folder` or computed and stored there.
 
-    Parameters
-    ----------
-    encoder : Encoder
-        One without an identity is computed each time.
-    data : Cache
-        Where the clips are.
-    indices : sequence of int
-        Which clips, in order.
-    folder : str or Path
-        ``features`` in the folder of the cache by default. One .npy file for each encoder and list
-        of clips; its name changes with the encoder's weights and settings, with the clips, and when
-        an audio file was prepared anew or has another size or date.
-    progress : callable
-        Called with clips done, clips in all, and a note.
-
-    Raises
-    ------
-    RequestError
-        As the encoder does, and if it gives something else than one row of numbers for each clip.
+    That is ``features`` in the folder of the cache by default, with one .npy file for each encoder
+    and list of clips. Its name changes with the encoder's weights and settings, with the clips, and
+    when an audio file was prepared anew or has another size or date. An encoder without an identity
+    is computed each time. Anything but one row of numbers for each clip is refused.
     """
     if encoder.identity is None:
         return _checked(encoder, data, indices, progress)
@@ -96,3 +82,25 @@ def _checked(
     if not np.isfinite(features).all():
         raise RequestError(f"{encoder.name}: the features hold NaN or infinity, expected numbers.")
     return features
+
+
+def folder(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
+    """Row "features": DIR with an .npy or .npz file for each clip; see :class:`FeatureFiles`."""
+    files = FeatureFiles(name, Path(argument))
+    if options.data is not None:
+        files.match(options.data.clips, range(len(options.data.clips)))
+
+    def encode(data: Cache, indices: Sequence[int], *, progress: Progress = silent) -> np.ndarray:
+        matched = files.match(data.clips, indices)
+        by_clip = each_clip(name, lambda data, index: read(matched[index]))
+        return by_clip(data, indices, progress=progress)
+
+    return [
+        Encoder(
+            name,
+            encode,
+            parameters=None,
+            note="computed elsewhere; mean over time where a file has a time axis",
+            precomputed=True,
+        )
+    ]

@@ -17,19 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from patchifier.estimates import smooth_path
 from patchifier.tasks import Task
 
 DecodingParameters = Mapping[str, float]
-THRESHOLDS = (0.1, 0.05, 0.2, 0.3, 0.5)
-SETTINGS: dict[
-    str, tuple[DecodingParameters, ...]
-] = {  # the first is used while the probe is trained
-    "beats": (
-        {"tightness": 100.0},
-        *({"threshold": threshold} for threshold in THRESHOLDS),
-    ),  # Ellis's own tightness
+PEAKS = tuple({"threshold": threshold} for threshold in (0.1, 0.05, 0.2, 0.3, 0.5))
+SETTINGS: dict[str, tuple[DecodingParameters, ...]] = {  # the first is used in training
+    "beats": ({"tightness": 100.0}, *PEAKS),  # Ellis's own tightness
     "chords": tuple({"change_cost": cost} for cost in (4.0, 0.0, 2.0, 8.0)),  # in nats
-    "boundaries": tuple({"threshold": threshold} for threshold in THRESHOLDS),
+    "boundaries": PEAKS,
 }
 BEAT_GAP_S = 0.2  # 300 beats per minute
 BOUNDARY_GAP_S = 3.0  # the wider tolerance of the score
@@ -45,24 +41,10 @@ def decode(
     duration_s: float,
     setting: DecodingParameters | None = None,
 ) -> list[list[Any]]:
-    """Decode one clip.
+    """Decode probabilities (K, C) at evenly spaced times (K,) of one clip: [start_s, end_s, label].
 
-    Parameters
-    ----------
-    task : Task
-        Frame-wise; its metric decides the method.
-    probabilities : ndarray, shape (K, C)
-        Beats and boundaries: of each event independently; chords: of all classes, with a sum of 1.
-    times_s : ndarray, shape (K,)
-        Times of the frames, evenly spaced.
-    duration_s : float
-        End of the last interval.
-    setting : dict
-        One of :data:`SETTINGS`; the first by default.
-
-    Returns
-    -------
-    list of [start_s, end_s, label]
+    Beats and boundaries are independent; chords are classes with a sum of 1. The task's metric
+    decides the method, its parameters are one of :data:`SETTINGS`, the first by default.
     """
     setting = setting or SETTINGS[task.metric][0]
     hop_s = float(times_s[1] - times_s[0]) if len(times_s) > 1 else duration_s
@@ -188,21 +170,6 @@ def bar_positions(curve: np.ndarray, beats: list[int]) -> list[int]:
         key=lambda places: float(np.where(places == 0, np.log(likely), np.log(1 - likely)).sum()),
     )
     return [int(place) + 1 for place in best]
-
-
-def smooth_path(log_likelihood: np.ndarray, change_cost: float) -> np.ndarray:
-    """Likeliest class of each frame, (K,), where every change costs as many nats (Viterbi)."""
-    K, C = log_likelihood.shape
-    total, origin = log_likelihood[0].copy(), np.zeros((K, C), int)
-    for frame in range(1, K):
-        best = int(total.argmax())
-        changed = total[best] - change_cost > total
-        origin[frame] = np.where(changed, best, np.arange(C))
-        total = np.where(changed, total[best] - change_cost, total) + log_likelihood[frame]
-    path = [int(total.argmax())]
-    for frame in range(K - 1, 0, -1):
-        path.append(int(origin[frame, path[-1]]))
-    return np.array(path[::-1])
 
 
 def _intervals(names: list[str], starts_s: np.ndarray, duration_s: float) -> list[list[Any]]:

@@ -63,18 +63,16 @@ class FrameResult:
 
 def over_folds(found: Sequence[Sequence[FrameResult]]) -> statistics.Statistic:
     """Score of clips of all folds as a statistic, mean over repeated runs."""
-    runs = [
-        [
-            np.concatenate(parts)
-            for parts in zip(*[result.per_clip[result.metric] for result in run])
-        ]
-        for run in found
-    ]
-    return lambda indices: float(
-        np.mean(
-            [metrics.weighted_mean(values[indices], weights[indices]) for values, weights in runs]
-        )
-    )
+    runs = []
+    for run in found:
+        values, weights = zip(*[result.per_clip[result.metric] for result in run])
+        runs.append((np.concatenate(values), np.concatenate(weights)))
+
+    def statistic(indices: np.ndarray) -> float:
+        scores = [metrics.weighted_mean(values[indices], part[indices]) for values, part in runs]
+        return float(np.mean(scores))
+
+    return statistic
 
 
 def other_scores(found: Sequence[Sequence[FrameResult]]) -> dict[str, float]:
@@ -111,28 +109,9 @@ def probe_frames(
     training clips are in memory twice for a moment, those of validation clips once, those of test
     clips one at a time: 22 KB for each second of audio at 256 features every 46 ms.
 
-    Parameters
-    ----------
-    task : Task
-        Per-frame.
-    data : Cache
-        The clips.
-    features : callable
-        Takes the index of a clip, gives features (K, E) and times (K,) in seconds:
-        :func:`~patchifier.evaluate.frames.model_features`,
-        :func:`~patchifier.evaluate.frames.mel_features`, or anything else.
-    splits : Splits
-        Training, validation (a tenth of the training clips, by group, if there are none) and test
-        clips.
-    seed : int
-        Of the order of training frames.
-    progress : callable
-        Called with clips read, clips in all, and a note, after every clip, during training and
-        during validation.
-
-    Returns
-    -------
-    FrameResult
+    Without validation clips, a tenth of the training clips is taken, by group. `features` are those
+    of :func:`~patchifier.evaluate.frames.model_features`,
+    :func:`~patchifier.evaluate.frames.mel_features`, or anything else. Progress counts clips.
 
     Raises
     ------
@@ -160,9 +139,14 @@ def probe_frames(
     del learning
     holding = [probe.standardised(_clip(data, features, index)) for index in splits.valid]
     steps = _fit(probe, inputs, wanted, holding, seed, show)
-    setting, on_valid = _choose(probe, holding, show)
-    tested = [_predict(probe, _clip(data, features, index), setting) for index in splits.test]
-    found = metrics.per_clip(task, [target for target, _ in tested], [rows for _, rows in tested])
+    scored = [(_score(probe, holding, each, show), each) for each in SETTINGS[task.metric]]
+    on_valid, setting = max(scored, key=lambda pair: pair[0])  # the first of equals
+    target, decoded = [], []
+    for index in splits.test:
+        clip = _clip(data, features, index)
+        target.append(clip.rows)
+        decoded.append(probe.rows(probe.standardised(clip), setting))
+    found = metrics.per_clip(task, target, decoded)
     result = FrameResult(found, {**setting, "steps": steps, "valid": on_valid})
     _require_defined(result.metric, result.scores[result.metric], "test")
     return result
@@ -196,12 +180,8 @@ def _clip(data: Cache, features: Features, index: int) -> _Clip:
     if not np.isfinite(values).all():
         raise RequestError(f"features of clip {clip.id!r} hold values that are not numbers.")
     duration_s = float(data.frames[index]) * data.spectrogram.frame_s
-    return _Clip(
-        np.asarray(values, np.float32),
-        times_s,
-        labels.within(clip.target, 0.0, duration_s),
-        duration_s,
-    )
+    rows = labels.within(clip.target, 0.0, duration_s)
+    return _Clip(np.asarray(values, np.float32), times_s, rows, duration_s)
 
 
 class _Probe:
@@ -230,13 +210,6 @@ class _Probe:
         return decode(
             self.task, probabilities.double().numpy(), clip.times_s, clip.duration_s, setting
         )
-
-
-def _predict(
-    probe: _Probe, clip: _Clip, setting: DecodingParameters
-) -> tuple[list[list[Any]], list[list[Any]]]:
-    """Target rows and predicted rows of a clip."""
-    return clip.rows, probe.rows(probe.standardised(clip), setting)
 
 
 def _fit(
@@ -316,14 +289,3 @@ def _require_defined(name: str, value: float, split: str) -> float:
             "a major or minor chord, a boundary)."
         )
     return value
-
-
-def _choose(
-    probe: _Probe, clips: Sequence[_Clip], show: Callable[[str], None]
-) -> tuple[DecodingParameters, float]:
-    """The way of decoding that scores best on these clips, the first of equals, and its score."""
-    scored = [
-        (_score(probe, clips, setting, show), setting) for setting in SETTINGS[probe.task.metric]
-    ]
-    value, setting = max(scored, key=lambda pair: pair[0])
-    return setting, value

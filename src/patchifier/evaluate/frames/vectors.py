@@ -40,32 +40,15 @@ def frame_vectors(
     layers: Sequence[int] | None = None,
     patches_at_once: int = PATCHES,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of overlapping patches.
+    """Vectors (K, D * number of layers) of overlapping patches, and their times in seconds (K,).
 
-    Vector k belongs to frame c = k hop_frames; its patch covers frames c - W/2 to c + W/2 - 1,
-    silence where the clip has none.
+    Vector k belongs to frame c = k hop_frames; its patch covers frames c - W/2 to c + W/2 - 1 of
+    the log-mel (M, T), silence where the clip has none. K = 1 + (T - 1) // hop_frames.
 
-    Parameters
-    ----------
-    embedder : Embedder
-        The model.
-    log_mel : array_like, shape (M, T)
-        Of any length from one frame.
-    hop_frames : int
-        Frames between vectors.
-    layers : sequence of int
-        Side by side, numbered as in ``embed.layers``, which is the default: 0 is the extractor,
-        which sees a patch alone; from 1 on the patches at k, k + W / hop_frames, ..., which touch,
-        go through the bottleneck together, in windows of trained length that overlap as those of an
-        embedding do, with the mean where they overlap.
-    patches_at_once : int
-        Bounds memory; the result does not depend on it.
-
-    Returns
-    -------
-    vectors : ndarray, shape (K, D * number of layers), float32, K = 1 + (T - 1) // hop_frames
-    times_s : ndarray, shape (K,), float64
-        k hop_frames hop / sample_rate.
+    Layers are side by side, numbered as in ``embed.layers``, which is the default: 0 is the
+    extractor, which sees a patch alone; from 1 on the patches at k, k + W / hop_frames, ..., which
+    touch, go through the bottleneck together, in windows of trained length that overlap as those of
+    an embedding do, with the mean where they overlap. `patches_at_once` bounds memory.
 
     Raises
     ------
@@ -163,21 +146,9 @@ def mel_frames(
     hop_frames: int = HOP_FRAMES,
     context_frames: int = CONTEXT_FRAMES,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-mel of each moment and of the frames around it: the model's own input, no model.
+    """Log-mel (M, T) of each moment and of the frames around it: the model's own input, no model.
 
-    Parameters
-    ----------
-    log_mel : array_like, shape (M, T)
-        Of any length from one frame.
-    config : SpectrogramConfig
-        The one it was made with.
-    hop_frames, context_frames : int
-        Frames between moments, and to each side of one.
-
-    Returns
-    -------
-    features : ndarray, shape (K, M (2 context_frames + 1)), float32
-    times_s : ndarray, shape (K,), float64
+    Returns features (K, M (2 context_frames + 1)), float32, and times in seconds (K,).
     """
     config = config or SpectrogramConfig()
     # (K, M, 2 context + 1)

@@ -88,7 +88,12 @@ def few_shot(
     check(task, features, targets, splits)
     if len(task.names) < 2:
         raise RequestError(f"the task has {len(task.names)} class, expected at least two.")
-    _check_counts(task, targets[splits.train], max(shots))
+    counts = np.bincount(targets[splits.train], minlength=len(task.names))
+    if counts.min() < max(shots):
+        raise RequestError(
+            f"class {task.names[int(counts.argmin())]!r} has {counts.min()} training clips, "
+            f"expected at least {max(shots)}: ask for fewer shots, or leave the class out."
+        )
     mean, scale = moments(np.asarray(features, np.float64)[splits.train])
     scaled, rows = (features - mean) / scale, []
     for number, k in enumerate(shots):
@@ -98,27 +103,9 @@ def few_shot(
             figures.append(_one_draw(task, scaled, targets, splits, k, rng))
             progress(number * draws + draw + 1, len(shots) * draws, f"{k} clips of each class")
         low, high = interval(np.array(figures))
-        rows.append(
-            {
-                "k": k,
-                "metric": task.metric,
-                "value": float(np.mean(figures)),
-                "low": low,
-                "high": high,
-                "draws": draws,
-            }
-        )
+        row = {"k": k, "metric": task.metric, "value": float(np.mean(figures))}
+        rows.append(row | {"low": low, "high": high, "draws": draws})
     return rows
-
-
-def _check_counts(task: Task, targets: np.ndarray, most: int) -> None:
-    counts = np.bincount(targets, minlength=len(task.names))
-    if counts.min() < most:
-        scarce = task.names[int(counts.argmin())]
-        raise RequestError(
-            f"class {scarce!r} has {counts.min()} training clips, expected at least {most}: ask "
-            "for fewer shots, or leave the class out."
-        )
 
 
 def _one_draw(

@@ -55,20 +55,9 @@ def jukemir(
 ) -> Probed:
     """Train the grid, choose on validation, and predict the test clips with the chosen model.
 
-    Parameters and errors are those of :func:`patchifier.evaluate.probes.probe`, and:
-
-    Parameters
-    ----------
-    settings : sequence of Hyperparameters
-        The grid.
-    schedule : Schedule
-        Of validation and stopping; the protocol's by default.
-
-    Returns
-    -------
-    Probed
-        `chosen` has the setting, its best step and validation score, and the number of runs that
-        reached the limit of steps.
+    Arguments and errors are those of :func:`patchifier.evaluate.probes.probe`, and the grid and its
+    schedule. `chosen` has the setting, its best step and validation score, and the number of runs
+    that reached the limit of steps.
     """
     check(task, features, targets, splits)
     splits = with_validation(splits, seed)
@@ -111,16 +100,12 @@ def train_grid(
             for setting, run in runs.items()
         }
         score = f"validation {data.task.metric} {best.score:.3f}; " if best else ""
-        progress(len(runs), len(settings), f"{score}{_describe(running)}".removesuffix("; "))
-    cut = [run.setting for run in runs.values() if not run.finished]
-    if cut:
-        log.warning(
-            "%d of %d runs still improved when they were cut after %d steps, the first is %s",
-            len(cut),
-            len(runs),
-            schedule.limit_steps,
-            cut[0],
-        )
+        for one in running[:1]:  # of the stack in training, which all share these
+            score += f"hidden {one.hidden}, batch {one.batch}, dropout {one.dropout:g}"
+        progress(len(runs), len(settings), score.removesuffix("; "))
+    if cut := [run.setting for run in runs.values() if not run.finished]:
+        what = "%d of %d runs still improved when they were cut after %d steps, the first is %s"
+        log.warning(what, len(cut), len(runs), schedule.limit_steps, cut[0])
     return [runs[setting] for setting in settings]
 
 
@@ -153,13 +138,6 @@ def _in_threads(
         torch.set_num_threads(threads)
 
 
-def _describe(stack: list[Hyperparameters]) -> str:
-    """Name the stack in training, in a few words."""
-    if not stack:
-        return ""
-    return f"hidden {stack[0].hidden}, batch {stack[0].batch}, dropout {stack[0].dropout:g}"
-
-
 def select(runs: Sequence[TrainedHead]) -> TrainedHead:
     """Return the run with the best validation score, the simplest of equals."""
     best = min(runs, key=_rank)
@@ -183,10 +161,9 @@ def stacks(
     A group holds at most `stack_bytes`, or one run.
     """
     alike: dict[tuple, list[Hyperparameters]] = {}
-    for setting in settings:
-        alike.setdefault(
-            (setting.standardise, setting.hidden, setting.batch, setting.dropout), []
-        ).append(setting)
+    for each in settings:
+        shared = (each.standardise, each.hidden, each.batch, each.dropout)
+        alike.setdefault(shared, []).append(each)
     cut = []
     for group in alike.values():
         size = max(1, stack_bytes // run_bytes(data, group[0]))

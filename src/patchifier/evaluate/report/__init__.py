@@ -1,7 +1,7 @@
 """Figures, tables and one self-contained page from run folders; no model is loaded."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from patchifier.evaluate.report.page import model_names, page_text
 from patchifier.evaluate.report.provenance import read_steps
 from patchifier.evaluate.report.reconstruction import reconstruction_figure
 from patchifier.evaluate.report.tables import collect_rows, csv_table, markdown_table
-from patchifier.io import Progress, silent, write_text
+from patchifier.io import ProgressOf, silent_of, write_text
 from patchifier.jobs import folder_lock
 
 __all__ = [
@@ -35,7 +35,7 @@ def report(
     out: Path | str,
     *,
     sounds: bool = True,
-    progress: Callable[[str], Progress] = lambda title: silent,
+    progress: ProgressOf = silent_of,
 ) -> Path:
     """Draw every run found under some folders and write one page about them.
 

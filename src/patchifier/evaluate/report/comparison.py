@@ -22,15 +22,8 @@ from patchifier.io import write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEADS = [
-    "encoder",
-    "score",
-    "95 % interval",
-    "first minus it",
-    "p (Holm)",
-    "ms per s of music",
-    "parameters",
-]
+HEADS = ["encoder", "score", "95 % interval", "first minus it", "p (Holm)"]
+HEADS += ["ms per s of music", "parameters"]
 
 
 def comparison_of(
@@ -48,17 +41,18 @@ def comparison_of(
     if not plain:
         return None
     differences = {row["second"]: row for row in results["differences"]}
+
+    def is_sure(encoder: str) -> bool:
+        found = differences.get(encoder, {})  # its interval leaves out 0
+        return to_number(found.get("low")) * to_number(found.get("high")) > 0
+
     stem = stem_of("comparison", run)
     write_text(out / f"{stem}.md", _markdown(results, plain, differences))
     metric, protocol = plain[0].get("metric"), results.get("protocol")
     dataset = run.dataset or run.label
     alt = f"{dataset}: score of each encoder with its 95 % interval."
-    about = [
-        f"{protocol} probe".capitalize(),
-        results.get("split"),
-        f"{plain[0].get('n')} test clips",
-        metric,
-    ]
+    about = [f"{protocol} probe".capitalize(), results.get("split")]
+    about += [f"{plain[0].get('n')} test clips", metric]
     return {
         "label": run.label,
         "dataset": dataset,
@@ -68,7 +62,7 @@ def comparison_of(
         "random": random_notes(plain),
         "heads": HEADS,
         "lines": [
-            {"cells": _cells(row, differences), "sure": _is_sure(row, differences)} for row in plain
+            {"cells": _cells(row, differences), "sure": is_sure(row["encoder"])} for row in plain
         ],
         "picture": picture(comparison_figure(plain, dataset), out / stem, alt),
         "few_shot": protocol == "few-shot",
@@ -165,12 +159,6 @@ def _milliseconds(seconds: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _is_sure(row: Row, differences: dict[str, Row]) -> bool:
-    """Whether the paired interval of a difference leaves out 0."""
-    found = differences.get(str(row.get("encoder")), {})
-    return to_number(found.get("low")) * to_number(found.get("high")) > 0
-
-
 def _conditions(rows: Sequence[Row]) -> dict[str, Any]:
     """Score under each perturbation, an encoder a row."""
     names = list(dict.fromkeys(str(row["condition"]) for row in rows if row.get("condition")))
@@ -211,15 +199,9 @@ def comparison_figure(rows: Sequence[Row], title: str = "") -> "Figure":
         style: dict[str, Any] = {"color": "#1c1433" if place == first else "#8a8a8a"}
         axes.plot([low, high], [-place, -place], linewidth=2.2, **style)
         axes.plot([value], [-place], marker="o", markersize=7, **style)
-        axes.annotate(
-            score_text(row.get("value"), row.get("metric")),
-            (value, -place),
-            (0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            **style,
-        )
+        style |= {"textcoords": "offset points", "ha": "center", "fontsize": 8}
+        text = score_text(row.get("value"), row.get("metric"))
+        axes.annotate(text, (value, -place), (0, 7), **style)
     tidy(axes, title, x=f"Test {name}, with 95 % interval")
     axes.set_yticks([-place for place in range(len(rows))], [label(row) for row in rows])
     axes.set_ylim(0.7 - len(rows), 0.8)

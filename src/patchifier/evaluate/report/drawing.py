@@ -13,7 +13,7 @@ import numpy as np
 from patchifier.config import RequestError
 from patchifier.evaluate.report.folders import RunFolder
 from patchifier.extras import need
-from patchifier.io import replaced_file
+from patchifier.io import plain_stem, replaced_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,8 +60,7 @@ def save_figure(figure: "Figure", path: Path | str) -> None:
 def stem_of(name: str, run: RunFolder, *, several: bool = True) -> str:
     """Name of a figure's files; with the run's folder where there are several."""
     folder = str(run.facts.get("folder", run.path.name))
-    plain = "".join(letter if letter.isalnum() else "-" for letter in folder)
-    return f"{name}-{plain}" if several else name
+    return f"{name}-{plain_stem(folder)}" if several else name
 
 
 def picture(

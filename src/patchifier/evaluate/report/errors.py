@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from patchifier.evaluate.report.drawing import new_figure, picture, stem_of, tidy
 from patchifier.evaluate.report.folders import METHODS, RunFolder, get_part, to_number
 from patchifier.evaluate.report.sound import Excerpts
-from patchifier.io import Progress, from_cell, read_text
+from patchifier.io import Progress, from_cell, plain_stem, read_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,10 +57,9 @@ def read_predictions(run: RunFolder, method: str, path: Path) -> Predictions | N
     outputs = np.array([[to_number(cell) for cell in row[first:]] for row in whole])
     if not len(whole) or not np.isfinite(outputs).all():
         return None
-    columns = [[from_cell(row[place]) for row in whole] for place in (0, first - 1)]
-    return Predictions(
-        run, method, columns[0], columns[1], list(map(from_cell, header[first:])), outputs
-    )
+    ids, targets = ([from_cell(row[place]) for row in whole] for place in (0, first - 1))
+    names = list(map(from_cell, header[first:]))
+    return Predictions(run, method, ids, targets, names, outputs)
 
 
 def predictions_of(runs: Sequence[RunFolder]) -> list[Predictions]:
@@ -73,9 +73,9 @@ def predictions_of(runs: Sequence[RunFolder]) -> list[Predictions]:
             present = [name for name in METHODS if (run.path / name / "predictions.csv").exists()]
             place = [(name, run.path / name / "predictions.csv") for name in present[:1]]
         elif run.kind == "compare":
-            first = next(iter(run.facts.get("encoders") or []), "")
-            stem = "".join(letter if letter.isalnum() else "-" for letter in str(first))
-            present, place = [], [(str(first), run.path / "predictions" / f"{stem}.csv")]
+            first = str(next(iter(run.facts.get("encoders") or []), ""))
+            present, path = [], run.path / "predictions" / f"{plain_stem(first)}.csv"
+            place = [(first, path)]
         else:
             continue
         for method, path in place:
@@ -91,11 +91,9 @@ def errors_of(
 ) -> dict[str, Any] | None:
     """What the page shows of the errors of a method; None for a kind without such a view."""
     kind = get_part(found.run.facts, "task").get("kind")
-    shared: dict[str, Any] = {
-        "dataset": found.run.dataset or found.run.label,
-        "method": found.method,
-    }
-    shared |= {"label": found.run.label, "n": f"{len(found.ids):,}"}
+    run = found.run
+    shared: dict[str, Any] = {"dataset": run.dataset or run.label, "method": found.method}
+    shared |= {"label": run.label, "n": f"{len(found.ids):,}"}
     shared["seeds"] = to_number(get_part(found.run.config, "finetune").get("n_seeds")) > 1
     excerpts = Excerpts.of(found.run) if sounds else Excerpts(None)
     if kind == "one-of" and set(found.targets) <= set(found.names):
@@ -131,10 +129,7 @@ def _confusions(found: Predictions) -> dict[str, Any]:
     right = sum(one == other for one, other in pairs)
     if len(found.names) > MOST_CLASSES:
         wrong = [pair for pair in pairs if pair[0] != pair[1]]
-        counted = sorted(
-            {pair: wrong.count(pair) for pair in wrong}.items(), key=lambda row: -row[1]
-        )
-        return {"right": right, "confusions": counted[:MOST_CONFUSIONS]}
+        return {"right": right, "confusions": Counter(wrong).most_common(MOST_CONFUSIONS)}
     lines = []
     for true in found.names:
         counts = [pairs.count((true, other)) for other in found.names]
@@ -151,20 +146,14 @@ def _confusions(found: Predictions) -> dict[str, Any]:
 def _worst_classes(found: Predictions) -> list[dict[str, Any]]:
     """Wrong clips, those with the most probable wrong class first."""
     chosen = found.outputs.argmax(1)
-    rows = [
-        {
-            "id": name,
-            "true": true,
-            "predicted": found.names[index],
-            "certain": f"{100 * outputs[index]:.0f} %",
-            "order": -outputs[index],
-        }
-        for name, true, index, outputs in zip(
-            found.ids, found.targets, chosen, found.outputs, strict=True
-        )
-        if found.names[index] != true
-    ]
-    return sorted(rows, key=lambda row: row["order"])[:LISTED]
+    sure, rows = found.outputs.max(1), []
+    for row in np.argsort(-sure, kind="stable"):
+        true, predicted = found.targets[row], found.names[chosen[row]]
+        certain = f"{100 * sure[row]:.0f} %"
+        if predicted != true:
+            about = {"true": true, "predicted": predicted, "certain": certain}
+            rows.append({"id": found.ids[row], **about})
+    return rows[:LISTED]
 
 
 # --- numbers ---
@@ -213,13 +202,8 @@ def scatter_figure(found: Predictions) -> "Figure":
     for place, (axes, name) in enumerate(zip(panels, found.names)):
         axes.plot(ends, ends, color="#8a8a8a", linewidth=1.0)
         style: dict[str, Any] = {"marker": "o", "s": 16, "linewidths": 0.8}
-        axes.scatter(
-            truth[:, place],
-            found.outputs[:, place],
-            facecolors="none",
-            edgecolors="#1c1433",
-            **style,
-        )
+        style |= {"facecolors": "none", "edgecolors": "#1c1433"}
+        axes.scatter(truth[:, place], found.outputs[:, place], **style)
         tidy(axes, name, x="True value (as in the data set)", y="Predicted value")
         axes.set(xlim=ends, ylim=ends, aspect="equal")
     for axes in panels[len(found.names) :]:

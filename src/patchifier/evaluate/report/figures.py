@@ -83,12 +83,8 @@ def curves_figure(run: RunFolder) -> "Figure | None":
     if not tables:
         return None
     figure = new_figure(4.6)
-    shape: dict[str, Any] = {
-        "sharex": "col",
-        "sharey": "row",
-        "squeeze": False,
-        "height_ratios": [5, 1],
-    }
+    shape: dict[str, Any] = {"sharex": "col", "sharey": "row", "squeeze": False}
+    shape["height_ratios"] = [5, 1]
     losses, rates = figure.subplots(2, len(tables), **shape)
     levels = []
     for (stage, steps), loss, rate in zip(tables.items(), losses, rates, strict=True):
@@ -115,16 +111,11 @@ def _draw_losses(axes: "Axes", run: RunFolder, steps: Columns, checks: Columns) 
     trained = to_decibels(steps.get("loss", np.full_like(steps["step"], math.nan)), run)
     thin = _thin(trained)
     axes.plot(steps["step"][thin], trained[thin], color="#8a8a8a", linewidth=0.6, alpha=0.6)
-    axes.plot(
-        steps["step"][thin],
-        _smooth(trained)[thin],
-        color="#1c1433",
-        linewidth=1.6,
-        label="training (smoothed)",
-    )
+    style: dict[str, Any] = {"color": "#1c1433", "linewidth": 1.6, "label": "training (smoothed)"}
+    axes.plot(steps["step"][thin], _smooth(trained)[thin], **style)
     score = next((checks[name] for name in ("masked_mse", "mse") if name in checks), None)
     if score is not None:
-        style: dict[str, Any] = {"color": "#cc7a00", "linewidth": 1.4, "label": "validation"}
+        style = {"color": "#cc7a00", "linewidth": 1.4, "label": "validation"}
         style |= {"marker": "o", "markersize": 5, "markerfacecolor": "white"}
         values = to_decibels(score, run)
         axes.plot(checks["step"], values, markevery=_every(score, 12), **style)
@@ -205,8 +196,9 @@ HEALTH: list[tuple[str, str, dict[str, str]]] = [
 def health_figure(run: RunFolder) -> "Figure | None":
     """Plot checks of stage II by step: order, variance, onsets, spread and rank of embeddings."""
     checks = read_columns(run.path / "stage-two" / "validation.csv")
+    drawn = {name for name, values in checks.items() if np.isfinite(values).any()}
     panels = [
-        (title, unit, {name: words for name, words in curves.items() if _is_drawn(checks, name)})
+        (title, unit, {name: words for name, words in curves.items() if name in drawn})
         for title, unit, curves in HEALTH
     ]
     # The masked error alone is among the losses already.
@@ -239,16 +231,8 @@ def _draw_panel(axes: "Axes", run: RunFolder, checks: Columns, curves: Mapping[s
         axes.set_ylim(0.0, 1.15 * largest or 1.0)
 
 
-def _is_drawn(checks: Mapping[str, np.ndarray], name: str) -> bool:
-    return name in checks and bool(np.isfinite(checks[name]).any())
-
-
-_FAINT: dict[str, Any] = {
-    "color": "#9a9a9a",
-    "linewidth": 0.9,
-    "markersize": 4,
-    "markerfacecolor": "white",
-}
+_FAINT: dict[str, Any] = {"color": "#9a9a9a", "linewidth": 0.9}
+_FAINT |= {"markersize": 4, "markerfacecolor": "white"}
 
 
 def convergence_figure(
@@ -271,16 +255,13 @@ def convergence_figure(
     _draw_convergence(left, run, curves)
     _draw_scores(right, run, rows)
     _draw_majority(right, run, rows, table)
-    for axes, there, words in (
-        (left, curves, "no validation yet"),
-        (right, rows, "no test score yet"),
-    ):
-        if not there:
-            axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center")
+    if not curves:
+        left.text(0.5, 0.5, "no validation yet", transform=left.transAxes, ha="center")
+    if not rows:
+        right.text(0.5, 0.5, "no test score yet", transform=right.transAxes, ha="center")
     if curves:
-        figure.legend(
-            loc="outside lower center", ncols=5, frameon=False, fontsize=9.5, handlelength=3.2
-        )
+        style: dict[str, Any] = {"ncols": 5, "frameon": False, "fontsize": 9.5}
+        figure.legend(loc="outside lower center", handlelength=3.2, **style)
     return figure
 
 
@@ -290,19 +271,15 @@ def _draw_convergence(
     unit, name = unit_of(run.metric)
     for r, method, columns in curves:
         dash, marker, colour = STYLES[method]
-        style: dict[str, Any] = (
-            {"color": colour, "linewidth": 1.8, "markersize": 5, "label": method}
-            if r is run
-            else _FAINT
-        )
-        axes.plot(
-            columns["step"],
-            unit * columns[run.metric],
-            dash,
-            marker=marker,
-            markevery=_every(columns["step"], 8),
-            **style,
-        )
+        style: dict[str, Any] = {
+            "color": colour,
+            "linewidth": 1.8,
+            "markersize": 5,
+            "label": method,
+        }
+        style = style if r is run else _FAINT
+        marks: dict[str, Any] = {"marker": marker, "markevery": _every(columns["step"], 8)}
+        axes.plot(columns["step"], unit * columns[run.metric], dash, **marks, **style)
     for r in {r.label: r for r, _, _ in curves if r is not run}.values():
         axes.plot([], [], "-", label=f"{r.facts.get('encoder', 'other')} (same style)", **_FAINT)
     title = f"{run.dataset}: while training" if run.dataset else "While training"
@@ -329,24 +306,14 @@ def _draw_scores(axes: "Axes", run: RunFolder, rows: Sequence[tuple[RunFolder, s
         value, low, high = (unit * to_number(row.get(key)) for key in ("value", "low", "high"))
         y, above, size = (0.0, 7, 9) if r is run else (0.28, -14, 8)
         y = -methods.index(method) - y
-        style: dict[str, Any] = (
-            {"color": colour, "markersize": 8, "linewidth": 2.2}
-            if r is run
-            else {**_FAINT, "markersize": 6}
-        )
+        style: dict[str, Any] = {"color": colour, "markersize": 8, "linewidth": 2.2}
+        style = style if r is run else {**_FAINT, "markersize": 6}
         axes.plot([low, high], [y, y], color=style["color"], linewidth=style["linewidth"])
         axes.plot([value], [y], marker=marker, **style)
-        words: dict[str, Any] = {
-            "ha": "center",
-            "fontsize": size,
-            "color": colour if r is run else "#666666",
-        }
+        words: dict[str, Any] = {"fontsize": size, "color": colour if r is run else "#666666"}
+        text = score_text(row.get("value"), run.metric)
         axes.annotate(
-            score_text(row.get("value"), run.metric),
-            (value, y),
-            (0, above),
-            textcoords="offset points",
-            **words,
+            text, (value, y), (0, above), textcoords="offset points", ha="center", **words
         )
     counts = " or ".join(sorted({str(row.get("n", "?")) for _, _, row in rows})) or "?"
     title = f"{run.dataset}: when tested" if run.dataset else "When tested"

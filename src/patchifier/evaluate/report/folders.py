@@ -11,7 +11,7 @@ import numpy as np
 
 from patchifier.config import RequestError
 from patchifier.config_names import with_new_names
-from patchifier.io import parse_json, read_text
+from patchifier.io import listed, parse_json, read_text
 
 Row = Mapping[str, Any]
 
@@ -51,8 +51,7 @@ class RunFolder:
         """Kind and names of a fine-tuning run's task, as text."""
         task = get_part(self.facts, "task")
         names = [str(name) for name in task.get("names", [])]
-        listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        return f"{task.get('kind', '')}: {listed}" if names else ""
+        return f"{task.get('kind', '')}: {listed(names, 8)}" if names else ""
 
     @property
     def test(self) -> str:
@@ -108,16 +107,11 @@ def read_results(path: Path, problems: list[str]) -> dict[str, Any]:
     results = read_json(path, problems)
     if not results:
         return {}
-    rows, differences, notes = (
-        results.get(name) or [] for name in ("rows", "differences", "notes")
-    )
-    if (
-        _are_rows(rows, "encoder")
-        and _are_rows(differences, "second")
-        and isinstance(notes, list)
-        and all(isinstance(note, str) for note in notes)
-    ):
-        return results | {"rows": rows, "differences": differences, "notes": notes}
+    parts = {name: results.get(name) or [] for name in ("rows", "differences", "notes")}
+    notes = parts["notes"]
+    sound = _are_rows(parts["rows"], "encoder") and _are_rows(parts["differences"], "second")
+    if sound and isinstance(notes, list) and all(isinstance(note, str) for note in notes):
+        return results | parts
     problems.append(
         f"{path.parent.name}/{path.name} has other contents than results of a run: "
         "run its command again."
@@ -183,17 +177,16 @@ def read_run(path: Path, base: Path, problems: list[str]) -> RunFolder:
     facts = read_json(path / "run.json", problems)
     bare = facts.get("kind") == "compare"  # its settings are among the facts
     config = {} if bare else read_settings(path / "config.json", problems)
-    run = RunFolder(
-        path=path, label=str(facts.get("name") or path.name), facts=facts, config=config, missing=()
-    )
-    missing = [*_missing_state(run), *(_missing_pretrain(run) if run.kind == "pretrain" else [])]
-    missing += _missing_finetune(run) if run.kind == "finetune" else []
-    missing += (
-        ["no result yet"] if run.kind == "compare" and not (path / "results.json").exists() else []
-    )
-    return replace(
-        run, missing=tuple(missing), facts={**facts, "folder": str(path.relative_to(base))}
-    )
+    run = RunFolder(path, str(facts.get("name") or path.name), facts, config, missing=())
+    missing = _missing_state(run)
+    if run.kind == "pretrain":
+        missing += _missing_pretrain(run)
+    elif run.kind == "finetune":
+        missing += _missing_finetune(run)
+    elif run.kind == "compare" and not (path / "results.json").exists():
+        missing.append("no result yet")
+    facts = {**facts, "folder": str(path.relative_to(base))}
+    return replace(run, missing=tuple(missing), facts=facts)
 
 
 def _missing_state(run: RunFolder) -> list[str]:
@@ -224,24 +217,18 @@ def _missing_pretrain(run: RunFolder) -> list[str]:
 
 
 def _missing_finetune(run: RunFolder) -> list[str]:
-    present = [method for method in METHODS if (run.path / method).is_dir()]
-    missing = [
-        f"{method}: no validation yet"
-        for method in present
-        if not read_columns(run.path / method / "validation.csv")
-    ]
-    missing += [
-        f"{method}: no test score yet"
-        for method in present
-        if not (run.path / method / "results.json").exists()
-    ]
+    missing, untested = [], []
     asked = run.facts.get("methods") or METHODS  # runs of older versions do not say
-    absent = [
-        method
-        for method in METHODS
-        if method in asked and method not in present and run.facts.get("state") != "finished"
-    ]
-    return [*missing, *([f"without {', '.join(absent)} so far"] if absent else [])]
+    absent = [name for name in METHODS if name in asked and not (run.path / name).is_dir()]
+    for method in METHODS:
+        folder = run.path / method
+        if folder.is_dir() and not read_columns(folder / "validation.csv"):
+            missing.append(f"{method}: no validation yet")
+        if folder.is_dir() and not (folder / "results.json").exists():
+            untested.append(f"{method}: no test score yet")
+    if absent and run.facts.get("state") != "finished":
+        untested.append(f"without {', '.join(absent)} so far")
+    return missing + untested
 
 
 def method_rows(run: RunFolder, method: str, problems: list[str]) -> list[dict[str, Any]]:
@@ -251,21 +238,12 @@ def method_rows(run: RunFolder, method: str, problems: list[str]) -> list[dict[s
 
 
 def read_reconstructions(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read ``reconstructions.safetensors``.
+    """Read ``reconstructions.safetensors``: arrays, and facts as text.
 
-    Returns
-    -------
-    arrays : dict of ndarray
-        ``original`` (N, M, W) float32, and for each ratio such as 0.75 ``masked_0.75`` (N,) uint8
-        and ``reconstructed_0.75`` (N, M, W).
-    facts : dict of str
-        ``clip``, ``title``, ``frame_s`` in seconds, ``scale`` (value / scale is dB), ``band_hz``
-        (JSON), ``silence``.
-
-    Raises
-    ------
-    RequestError
-        If the file is missing or damaged.
+    Arrays are ``original`` (N, M, W) float32, and for each ratio such as 0.75 ``masked_0.75`` (N,)
+    uint8 and ``reconstructed_0.75`` (N, M, W). Facts are ``clip``, ``title``, ``frame_s`` in
+    seconds, ``scale`` (value / scale is dB), ``band_hz`` (JSON), ``silence``. A missing or damaged
+    file is refused.
     """
     from safetensors import SafetensorError, safe_open
 

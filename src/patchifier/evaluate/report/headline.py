@@ -109,10 +109,8 @@ def score_sentence(column: Column, group: Sequence[Row]) -> dict[str, Any] | Non
         return None
     row = next((row for row in ours if row.get("method") == "linear-probe"), ours[0])
     alike = {(row.get("method"), row.get("rate", "")), ("none", "")}
-    others = [
-        r for r in group if not r.get("ours") and (r.get("method"), r.get("rate", "")) in alike
-    ]
-    names = [str(other.get("encoder")) for other in others]
+    compared = [row for row in group if not row.get("ours")]
+    others = [row for row in compared if (row.get("method"), row.get("rate", "")) in alike]
     method = str(row.get("method"))
     return {
         "encoder": row.get("encoder"),
@@ -124,8 +122,8 @@ def score_sentence(column: Column, group: Sequence[Row]) -> dict[str, Any] | Non
         "interval": interval_text(row, column.metric),
         "learnt_nothing": bool(row.get("learnt_nothing")),
         "others": [
-            (OTHERS.get(name, name), with_unit(other))
-            for name, other in zip(names, others, strict=True)
+            (OTHERS.get(name := str(other.get("encoder")), name), with_unit(other))
+            for other in others
         ],
     }
 
@@ -135,10 +133,9 @@ def setting(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
     lines = []
     for run in runs:
         if run.kind == "pretrain":
-            lines += [
-                ("pre-training data", _joined(run.dataset, clip_counts(run), music_text(run)))
-            ]
-            lines += [("network", _network(run)), ("pre-training", _steps(run))]
+            data = _joined(run.dataset, clip_counts(run), music_text(run))
+            lines += [("pre-training data", data), ("network", _network(run))]
+            lines += [("pre-training", _steps(run))]
     tasks: dict[str, tuple[str, str]] = {}
     for run in sorted(runs, key=lambda run: run.kind != "finetune"):
         if run.kind != "pretrain":
@@ -147,10 +144,8 @@ def setting(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
     lines += [*tasks.values(), *_tunings(runs)]
     precision = {str(run.facts["precision"]) for run in runs if run.facts.get("precision")}
     machines = {str(run.facts["machine"]) for run in runs if run.facts.get("machine")}
-    lines += [
-        ("processor", "; ".join(sorted(machines))),
-        ("precision", ", ".join(sorted(precision))),
-    ]
+    lines += [("processor", "; ".join(sorted(machines)))]
+    lines += [("precision", ", ".join(sorted(precision)))]
     return [(term, text) for term, text in dict.fromkeys(lines) if text]
 
 

@@ -1,7 +1,7 @@
 """The page: figures and tables of all runs, rendered by templates into one self-contained file."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,9 @@ from patchifier.evaluate.report.scores import all_differences, score_table
 from patchifier.evaluate.report.sound import EXCERPT_S, kriging_errors, reconstruction_sounds
 from patchifier.evaluate.report.tables import group_rows
 from patchifier.extras import need
-from patchifier.io import Progress
+from patchifier.io import ProgressOf
 
 Context = dict[str, Any]
-Shown = Callable[[str], Progress]
 WHOLE = 10**6  # a patience above this many steps stops nothing
 
 
@@ -58,7 +57,7 @@ def page_text(
     *,
     steps: Sequence[tuple[str, str, str]] = (),
     sounds: bool = True,
-    progress: Shown,
+    progress: ProgressOf,
 ) -> str:
     """Draw the figures beside the page and render the page.
 
@@ -107,13 +106,9 @@ def render(template: str, context: Context) -> str:
         return " ".join(value.split()) if plain else value
 
     folder = Path(__file__).with_name("templates")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=one_line,
-    )
+    blocks = {"trim_blocks": True, "lstrip_blocks": True}
+    loader = jinja2.FileSystemLoader(folder)
+    environment = jinja2.Environment(loader=loader, autoescape=True, finalize=one_line, **blocks)
     environment.filters["preformatted"] = escape
     return environment.get_template(template).render(context)
 
@@ -133,7 +128,7 @@ def _reconstructions(
     problems: list[str],
     several: bool,
     sounds: bool,
-    progress: Shown,
+    progress: ProgressOf,
 ) -> list[Context]:
     path = run.path / "stage-two" / "reconstructions.safetensors"
     if not path.exists():
@@ -194,15 +189,11 @@ def _averages(run: RunFolder, demos: Mapping[Path, Row]) -> list[Context]:
     if "band_means_mse" in errors:
         named["band_means_mse"] = "own mean of the masked patch in each band (not a prediction)"
     most = max(errors[name] for name in named) or 1.0
-    return [
-        {
-            "name": words,
-            "error": f"{errors[name]:.2f} dB",
-            "length": errors[name] / most,
-            "ours": name == "masked_mse",
-        }
-        for name, words in sorted(named.items(), key=lambda item: errors[item[0]])
-    ]
+    bars = []
+    for name in sorted(named, key=errors.__getitem__):
+        bar = {"name": named[name], "error": f"{errors[name]:.2f} dB"}
+        bars.append({**bar, "length": errors[name] / most, "ours": name == "masked_mse"})
+    return bars
 
 
 def _convergence(runs: Sequence[RunFolder], rows: Sequence[Row], out: Path) -> Context:
@@ -244,19 +235,16 @@ def _opposes(other: RunFolder, run: RunFolder) -> bool:
     return alike and other.facts.get("encoder") == "random" != run.facts.get("encoder")
 
 
-def _errors(runs: Sequence[RunFolder], out: Path, sounds: bool, progress: Shown) -> list[Context]:
+def _errors(
+    runs: Sequence[RunFolder], out: Path, sounds: bool, progress: ProgressOf
+) -> list[Context]:
     """Confusions and errors of one method on each data set."""
     found = predictions_of(runs)
-    drawn = [
-        errors_of(
-            each,
-            out,
-            sounds=sounds,
-            several=len(found) > 1,
-            progress=progress(f"report, errors on {each.run.dataset or each.run.label}"),
-        )
-        for each in found
-    ]
+    drawn = []
+    for each in found:
+        shown = progress(f"report, errors on {each.run.dataset or each.run.label}")
+        several = len(found) > 1
+        drawn.append(errors_of(each, out, sounds=sounds, several=several, progress=shown))
     return [one for one in drawn if one]
 
 

@@ -9,12 +9,7 @@ from typing import Any
 
 from patchifier.evaluate.report.folders import METHODS, RunFolder, get_part, read_json, to_number
 
-SPLIT_NAMES = {
-    "train": "training",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
+SPLIT_NAMES = {"train": "training", "valid": "validation"}
 
 
 def duration(seconds: Any) -> str:
@@ -56,6 +51,9 @@ def made(run: RunFolder) -> dict[str, Any]:
     """What the page says of how a run was made; lines without a value are left out."""
     facts = run.facts
     size = to_number(facts.get("parameters"))
+    digest = hashlib.sha256(json.dumps(run.config, sort_keys=True).encode()).hexdigest()
+    later = facts.get("resumed")
+    later = [each for each in later if isinstance(each, dict)] if isinstance(later, list) else []
     lines = {
         "state": facts.get("state", "unknown"),
         "data set": run.dataset,
@@ -65,7 +63,7 @@ def made(run: RunFolder) -> dict[str, Any]:
         "parameters": f"{size:,.0f}" if size == size else "",
         "seed": seeds_text(run),
         "started": facts.get("started", ""),
-        "resumed": _resumed(run),
+        "resumed": ", ".join(str(each.get("started", "")) for each in later),
         "time": duration(facts.get("seconds")),
         "processor": facts.get("machine", ""),
         "precision": _precision(run),
@@ -73,7 +71,7 @@ def made(run: RunFolder) -> dict[str, Any]:
         "cache": facts.get("cache", ""),
         "hash of the audio": facts.get("music", ""),
         "hash of the model that was tuned": str(facts.get("model weights", ""))[:16],
-        "hash of the settings": _digest(run),
+        "hash of the settings": digest[:16] if run.config else "",
         "sha256 of the weights written": _weights(run),
         "folder": facts["folder"],
     }
@@ -83,13 +81,6 @@ def made(run: RunFolder) -> dict[str, Any]:
         "facts": [(name, text) for name, text in lines.items() if text != ""],
         "config": json.dumps(run.config, indent=2) if run.config else "",
     }
-
-
-def _resumed(run: RunFolder) -> str:
-    """When a run was resumed."""
-    later = run.facts.get("resumed")
-    later = later if isinstance(later, list) else []
-    return ", ".join(str(each.get("started", "")) for each in later if isinstance(each, dict))
 
 
 def _precision(run: RunFolder) -> str:
@@ -104,12 +95,6 @@ def _precision(run: RunFolder) -> str:
         f"{names.get(precision, precision)}; self-test of {test.get('operations', '?')} "
         f"operations, {refused} refused"
     )
-
-
-def _digest(run: RunFolder) -> str:
-    if not run.config:
-        return ""
-    return hashlib.sha256(json.dumps(run.config, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _weights(run: RunFolder) -> str:

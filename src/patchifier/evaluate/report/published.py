@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from patchifier.evaluate.report.tables import Column, score_text
+from patchifier.evaluate.report.tables import Column, with_unit
 
 TASKS = {"gtzan": "accuracy", "emomusic": "r2"}  # data set, whatever its split -> metric
 TITLES = {"gtzan": "GTZAN", "emomusic": "EmoMusic"}
@@ -14,13 +14,8 @@ TITLES = {"gtzan": "GTZAN", "emomusic": "EmoMusic"}
 class Published:
     """One system of the paper's Table 1 or of JukeMIR's table.
 
-    Attributes
-    ----------
-    system : str
-    how : str
-        Training data; labels; probe; pooling.
-    scores : dict
-        Data set -> accuracy or R2 (0 to 1), and the letter of a note or "".
+    `how` is training data; labels; probe; pooling. `scores` has accuracy or R2 (0 to 1) of each
+    data set, and the letter of a note or "".
     """
 
     system: str
@@ -113,4 +108,4 @@ def _cell(system: Published, column: Column, name: str) -> tuple[str, str] | Non
     if name not in system.scores:
         return None
     value, letter = system.scores[name]
-    return score_text(value, column.metric) + (" %" if column.metric == "accuracy" else ""), letter
+    return with_unit({"value": value, "metric": column.metric}), letter

@@ -32,7 +32,6 @@ def reconstruction_figure(
     """
     ratios, scale, frame_s, band_hz = _check_reconstructions(reconstructions, facts)
     original = reconstructions["original"]
-    _, M, W = original.shape
     errors = [np.abs(reconstructions[f"reconstructed_{ratio}"] - original) for ratio in ratios]
     masks = [reconstructions[f"masked_{ratio}"].astype(bool) for ratio in ratios]
 
@@ -44,7 +43,11 @@ def reconstruction_figure(
     strips += [figure.add_subplot(grid[row, :], sharex=strips[0]) for row in range(1, len(heights))]
 
     # 2. The pictures.
-    level, difference = _colour_scales(original.shape, frame_s)
+    N, M, W = original.shape
+    level: dict[str, Any] = {"cmap": SCALES[0], "aspect": "auto", "origin": "lower"}
+    level["extent"] = (0.0, N * W * frame_s, 0.0, float(M))
+    level |= dict(zip(("vmin", "vmax"), LEVEL_DB))
+    difference = level | {"cmap": SCALES[1]} | dict(zip(("vmin", "vmax"), ERROR_DB))
     levels = strips[0].imshow(_picture(original, scale), **level)
     name = str(facts.get("title") or facts.get("clip", "clip"))
     # A $ in a song's title is no formula.
@@ -59,7 +62,10 @@ def reconstruction_figure(
         filled.imshow(_picture(together, scale), **level)
         errors_shown = missed.imshow(_picture(error, scale), **difference)
         _cover(missed, ~mask, W * frame_s, M, facecolor="white")
-        title = _ratio_title(ratio, mask, error, scale) + _reference_title(original, mask, scale)
+        title = _ratio_title(ratio, mask, error, scale)
+        found = predictors.untrained_mse(original, mask).items()
+        if words := [f"{name} {math.sqrt(mse) / scale:.1f} dB" for name, mse in found]:
+            title += f"\nWithout a model: {', '.join(words)}".replace("_", " ")
         given.set_title(f"\n{title}", **TITLE)
         for axes, label in ((given, "given"), (filled, "predicted"), (missed, "error")):
             axes.set_ylabel(label, fontsize=8)
@@ -82,16 +88,6 @@ def reconstruction_figure(
 def _picture(patches: np.ndarray, scale: float) -> np.ndarray:
     """Patches (N, M, W), concatenated in time, in dB: (M, N W)."""
     return np.concatenate(list(patches), axis=1) / scale
-
-
-def _colour_scales(shape: tuple[int, ...], frame_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of ``imshow``: of levels, and of errors."""
-    N, M, W = shape
-    level: dict[str, Any] = {"cmap": SCALES[0], "aspect": "auto", "origin": "lower"}
-    level["extent"] = (0.0, N * W * frame_s, 0.0, float(M))
-    level["vmin"], level["vmax"] = LEVEL_DB
-    low, high = ERROR_DB
-    return level, {**level, "cmap": SCALES[1], "vmin": low, "vmax": high}
 
 
 def mask_ratios(reconstructions: Mapping[str, np.ndarray]) -> list[str]:
@@ -131,16 +127,6 @@ def _ratio_title(ratio: str, mask: np.ndarray, error: np.ndarray, scale: float) 
         return title
     mse = float(np.mean(np.square(error[mask], dtype=np.float64)))
     return f"{title}, predicted with an error of {math.sqrt(mse) / scale:.1f} dB RMSE"
-
-
-def _reference_title(original: np.ndarray, mask: np.ndarray, scale: float) -> str:
-    """Second line of a title: the RMSE of predictors that need no model."""
-    found = predictors.untrained_mse(original, mask)
-    words = ", ".join(
-        f"{name.replace('_', ' ')} {math.sqrt(value) / scale:.1f} dB"
-        for name, value in found.items()
-    )
-    return f"\nWithout a model: {words}" if words else ""
 
 
 def _cover(axes: "Axes", patches: np.ndarray, patch_s: float, bands: int, **style: Any) -> None:

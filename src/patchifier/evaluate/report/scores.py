@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from patchifier.evaluate.report.advice import ADVICE, none_above_majority
 from patchifier.evaluate.report.folders import Row, RunFolder, read_json, to_number
 from patchifier.evaluate.report.published import published
 from patchifier.evaluate.report.tables import (
+    ADVICE,
     APART,
     ENCODERS,
     METHOD_TEXTS,
@@ -19,6 +19,7 @@ from patchifier.evaluate.report.tables import (
     caution_text,
     comparison_label,
     interval_text,
+    none_above_majority,
     score_text,
     table_lines,
     with_unit,
@@ -32,6 +33,8 @@ def score_table(
 ) -> Context:
     """The form of the paper's Table 1, with published figures and the notes of demos."""
     used = {str(row.get(key)) for row in rows for key in ("encoder", "method")}
+    texts = {str(row.get("encoder")): ENCODERS[OURS] for row in rows if row.get("ours")}
+    texts |= ENCODERS | METHOD_TEXTS
     columns = list(groups)
     lines = [_line(line, groups) for line in table_lines(groups)]
     for line, before in zip(lines, [{}, *lines], strict=False):
@@ -47,7 +50,7 @@ def score_table(
         "advice": _advice(rows, groups),
         "apart": APART if len(columns) > 1 else "",
         "published": published(columns),
-        "names": [(name, text) for name, text in _texts(rows).items() if name in used],
+        "names": [(name, text) for name, text in texts.items() if name in used],
         "notes": [note for results in demos.values() for note in results.get("notes", [])],
     }
 
@@ -59,12 +62,6 @@ def _advice(rows: Sequence[Row], groups: Mapping[Column, Sequence[Row]]) -> str:
     nothing = any(row.get("learnt_nothing") for row in rows)
     where += ["Some rows have learnt nothing."] * nothing
     return " ".join([*where, ADVICE]) if where else ""
-
-
-def _texts(rows: Sequence[Row]) -> dict[str, str]:
-    """What the names in a table mean, our models first."""
-    ours = {str(row.get("encoder")): ENCODERS[OURS] for row in rows if row.get("ours")}
-    return ours | ENCODERS | METHOD_TEXTS
 
 
 def _line(line: Mapping[Column, Row], groups: Mapping[Column, Sequence[Row]]) -> Context:
@@ -111,9 +108,8 @@ def _scale_text(column: Column, group: Sequence[Row]) -> str:
     """Say from where to where the lines of a column run."""
     percent = column.metric == "accuracy"
     least, most = (score_text(end, column.metric) for end in _ends(group))
-    return f"line: {least} to {most}{' %' if percent else ''}".replace(".000", "").replace(
-        ".0 ", " "
-    )
+    text = f"line: {least} to {most}{' %' if percent else ''}"
+    return text.replace(".000", "").replace(".0 ", " ")
 
 
 def all_differences(

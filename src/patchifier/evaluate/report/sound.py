@@ -10,7 +10,7 @@ import numpy as np
 
 from patchifier import audio, spectrogram
 from patchifier.cache import Cache
-from patchifier.config import Config, RequestError, SpectrogramConfig, update
+from patchifier.config import RequestError, SpectrogramConfig, update
 from patchifier.evaluate.report.folders import RunFolder, get_part
 from patchifier.io import Progress
 
@@ -21,13 +21,7 @@ PEAK = 0.7  # full scale is 1: excerpts are as loud as each other
 
 @dataclass(frozen=True)
 class Excerpts:
-    """Excerpts of the clips of a cache.
-
-    Parameters
-    ----------
-    data : Cache or None
-        None if it is gone.
-    """
+    """Excerpts of the clips of a cache, None if it is gone."""
 
     data: Cache | None
 
@@ -69,10 +63,7 @@ def source(waveform: np.ndarray, sample_rate: int) -> str:
 
 
 def reconstruction_sounds(
-    run: RunFolder,
-    arrays: Mapping[str, np.ndarray],
-    ratios: Sequence[str],
-    progress: Progress,
+    run: RunFolder, arrays: Mapping[str, np.ndarray], ratios: Sequence[str], progress: Progress
 ) -> dict[str, str]:
     """Data URIs of the original (key "") and of the reconstruction at each mask ratio.
 
@@ -99,12 +90,10 @@ def reconstruction_sounds(
 
 def _spectrogram(run: RunFolder) -> SpectrogramConfig | None:
     """Settings of a run's log-mels, without pitch bands; None if its config cannot be read."""
-    if not get_part(run.config, "spectrogram"):
+    if not (settings := get_part(run.config, "spectrogram")):
         return None
     try:
-        return update(
-            Config(), {"spectrogram": run.config["spectrogram"]}
-        ).spectrogram.without_pitch
+        return update(SpectrogramConfig(), settings).without_pitch
     except RequestError:
         return None
 

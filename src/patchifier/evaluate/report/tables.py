@@ -45,6 +45,10 @@ METRICS = {
     "r2": "R² (1 is perfect)",
     "roc_auc": "ROC AUC (1 is perfect)",
 }
+ADVICE = (
+    "Try a higher learning rate (--finetune.learning_rates '[1e-5, 1e-4, 1e-3]' takes the one that "
+    "validates best) or more steps (--finetune.training.epochs)."
+)
 APART = "Columns are different test clips: compare within a column only."
 
 
@@ -99,16 +103,10 @@ def collect_rows(
         }
         other = inside[0].task if inside else ""
         more = {"source": results["source"], "dataset": inside[0].dataset if inside else ""}
-        rows += [
-            {
-                **row,
-                **more,
-                "test": tests.get(str(row.get("n")), other),
-                "ours": row.get("encoder") == OURS,
-                **_training(row, inside),
-            }
-            for row in results.get("rows", [])
-        ]
+        for row in results.get("rows", []):
+            about = {"test": tests.get(str(row.get("n")), other)}
+            about |= {"ours": row.get("encoder") == OURS, **_training(row, inside)}
+            rows.append({**row, **more, **about})
     for run in runs:
         if run.kind == "finetune":
             rows += _run_rows(run, rows, demos, problems)
@@ -192,11 +190,8 @@ def same_score(row: Row, other: Row) -> bool:
 
 
 def _table_order(row: Row) -> tuple[Any, ...]:
-    test = (
-        -to_number(row.get("n")) if math.isfinite(to_number(row.get("n"))) else 0.0,
-        str(row["test"]),
-        str(row.get("metric")),
-    )
+    n = to_number(row.get("n"))
+    test = (-n if math.isfinite(n) else 0.0, str(row["test"]), str(row.get("metric")))
     return (*test, *_line_order(row), str(row["source"]))
 
 
@@ -211,17 +206,12 @@ def _line_order(row: Row) -> tuple[Any, ...]:
     )
 
 
-def column_of(row: Row) -> Column:
-    """Test set and metric of a row."""
-    about = (row.get("dataset", ""), row.get("metric"), row.get("n"), row["test"])
-    return Column(*map(str, about))
-
-
 def group_rows(rows: Sequence[Row]) -> dict[Column, list[Row]]:
     """Rows tested on the same clips by the same metric; only these can be ranked."""
     groups: dict[Column, list[Row]] = {}
     for row in rows:
-        groups.setdefault(column_of(row), []).append(row)
+        about = (row.get("dataset", ""), row.get("metric"), row.get("n"), row["test"])
+        groups.setdefault(Column(*map(str, about)), []).append(row)
     return groups
 
 
@@ -283,18 +273,8 @@ def caution_text(group: Sequence[Row]) -> str:
 
 
 COLUMNS = (
-    "dataset",
-    "encoder",
-    "method",
-    "rate",
-    "metric",
-    "value",
-    "low",
-    "high",
-    "n",
-    "test",
-    "source",
-)
+    "dataset", "encoder", "method", "rate", "metric", "value", "low", "high", "n", "test", "source",
+)  # fmt: skip
 
 
 def csv_table(rows: Sequence[Row]) -> str:
@@ -349,12 +329,8 @@ def random_notes(rows: Sequence[Row]) -> list[str]:
     >>> random_notes([{"encoder": "mfcc", "note": ""}, {"encoder": "random", "note": note}])
     ['random: mean of 5 draws, random weights in the architecture of the paper, cls.']
     """
-    notes = {
-        row["encoder"]: str(row.get("note"))
-        for row in rows
-        if "architecture of" in str(row.get("note"))
-    }
-    return [f"{name}: {note}." for name, note in notes.items()]
+    notes = {row["encoder"]: str(row.get("note")) for row in rows}
+    return [f"{name}: {note}." for name, note in notes.items() if "architecture of" in note]
 
 
 def label(row: Row) -> str:
@@ -362,3 +338,41 @@ def label(row: Row) -> str:
     name, method = str(row.get("encoder")), str(row.get("method", ""))
     name = name if len(name) <= 32 else f"…{name[-31:]}"
     return f"{name}, {method.partition(', ')[2]}" if method.startswith("few-shot, ") else name
+
+
+def none_above_majority(rows: Sequence[Row]) -> bool:
+    """Whether rows of one test have fine-tuned models, none of which is above the majority.
+
+    Examples
+    --------
+    >>> tuned = {"encoder": "mine", "method": "full", "value": 0.3}
+    >>> none_above_majority([tuned, {"encoder": "majority", "method": "none", "value": 0.3}])
+    True
+    """
+    tuned = [row for row in rows if row.get("method") in METHODS and row["encoder"] != "random"]
+    majority = [row for row in rows if row.get("encoder") == "majority"]
+    if not tuned or not majority:
+        return False
+    best, least = (max(to_number(row.get("value")) for row in each) for each in (tuned, majority))
+    return best <= least
+
+
+def learnt_nothing_notes(rows: Sequence[Row]) -> list[str]:
+    """Name the rows whose predictions are all the same, and what to try.
+
+    The rows are those of one test.
+
+    Examples
+    --------
+    >>> row = {"encoder": "mine", "method": "full", "learnt_nothing": "every clip is called jazz"}
+    >>> learnt_nothing_notes([row])[0]
+    'mine, full: learnt nothing: every clip is called jazz.'
+    """
+    lines = [
+        f"{row['encoder']}, {row['method']}: learnt nothing: {row['learnt_nothing']}."
+        for row in rows
+        if row.get("learnt_nothing")
+    ]
+    if none_above_majority(rows):
+        lines.append("No fine-tuned row is above majority.")
+    return [*lines, ADVICE] if lines else []
