@@ -5,6 +5,7 @@
 Encoders are written as for 'patchifier compare'; the first is compared with each other one. NAME=ENCODER is a row with that name, and
 NAME=ENCODER+ENCODER+... one row of several runs, such as seeds: their mean. The validation side is for choosing; the test side is evaluated once, at
 the end: --side test. Log-mels are computed once and kept in ROOT/caches, features in ROOT/features.
+From OUT/predictions.npz alone, predictions.py makes the tables again.
 """
 
 import argparse
@@ -27,12 +28,12 @@ from measures import (
     EncoderScore,
     Measure,
     Question,
-    chance_of_hit,
+    column_differences,
     hits,
-    mean_of,
-    measure,
-)  # fmt: skip
+)
 from outcome import Outcome, summarise, write_outcome
+from predictions import Prediction, depth_of
+from predictions import write as write_predictions
 
 from patchifier import cache, datasets, tasks
 from patchifier.cache import Cache
@@ -141,8 +142,8 @@ def features(benchmark: BenchmarkSide, encoder: Encoder, family: str, data: Cach
 
 def evaluate_question(
     benchmark: BenchmarkSide, question: Question, tables: Sequence[FeatureTable]
-) -> list[EncoderScore]:
-    """Evaluate the runs of one encoder on one task; return a score for each measure."""
+) -> Prediction:
+    """Predict the evaluated clips of a task from the features of each run of one row."""
     dataset = benchmark.load(question)
     if question.task == "retrieval":
         return retrieve(benchmark, question, dataset, tables)
@@ -150,47 +151,38 @@ def evaluate_question(
     assert task is not None
     truth = tasks.encode_targets(task, [clip.target for clip in dataset.clips])
     sides = benchmark.splits(dataset)
-    found = [
-        probes.probe("linear", task, table.of(dataset.clips), truth, sides).predictions
-        for table in tables
-    ]
     labelled = np.concatenate([sides.train, sides.valid])
-    majority = probes.majority(task, truth[labelled], len(sides.test))
-    groups = tuple(str(group) for group in sides.groups[sides.test])
-    ones = np.ones((1, len(groups)))
-    return [
-        EncoderScore(
-            question, name, groups, float(measure(name, task, truth[sides.test], majority)(ones)[0]),
-            tuple(measure(name, task, truth[sides.test], predictions) for predictions in found),
-        )
-        for name in question.measures
-    ]  # fmt: skip
+    return Prediction(
+        question,
+        tuple(dataset.clips[index].id for index in sides.test),
+        tuple(str(group) for group in sides.groups[sides.test]),
+        task,
+        truth[sides.test],
+        probes.majority(task, truth[labelled], len(sides.test)),
+        tuple(
+            probes.probe("linear", task, table.of(dataset.clips), truth, sides).predictions
+            for table in tables
+        ),
+    )
 
 
 def retrieve(
     benchmark: BenchmarkSide, question: Question, dataset: Dataset, tables: Sequence[FeatureTable]
-) -> list[EncoderScore]:
+) -> Prediction:
     """Search each clip's track among all evaluated clips. Nothing is trained; features are standardised by training clips."""
     clips, train = (
         benchmark.evaluated(dataset),
         [clip for clip in dataset.clips if clip.split == "train"],
     )
     tracks = tuple(str(clip.group) for clip in clips)
-    standardised = []
+    runs = []
     for table in tables:
         mean, scale = moments(table.of(train).astype(np.float64))
-        standardised.append((table.of(clips) - mean) / scale)
-    depths = {name: int(name.removeprefix("recall@")) for name in question.measures}
-    return [
-        EncoderScore(
-            question,
-            name,
-            tracks,
-            chance_of_hit(tracks, depth),
-            tuple(mean_of(hits(each, tracks, depth)) for each in standardised),
-        )
-        for name, depth in depths.items()
-    ]
+        standardised = (table.of(clips) - mean) / scale
+        found = [hits(standardised, tracks, depth_of(name)) for name in question.measures]
+        runs.append(np.stack(found, axis=1).astype(np.uint8))
+    ids, nothing = tuple(clip.id for clip in clips), np.zeros(0)
+    return Prediction(question, ids, tracks, None, nothing, nothing, tuple(runs))
 
 
 def metadata(clips: Sequence[Clip]) -> FeatureTable:
@@ -271,29 +263,39 @@ def evaluate(
     if len(rows) < len(specs):
         raise RequestError("two rows have one name, expected a name for each: NAME=ENCODER.")
     benchmark = BenchmarkSide(root, side, spectrogram_for(rows))
-    answers: dict[str, list[EncoderScore]] = {}
+    predictions: dict[str, list[Prediction]] = {}
+    moments_of: dict[str, list[EncoderScore]] = {}  # frame-wise tasks
     notes: list[str] = []
     for family in families:
         data, evaluated = benchmark.cache(family, workers), list[Encoder]()
         for name, runs in rows.items():
-            given, made = evaluate_family(
+            found, frame_scores, made = evaluate_family(
                 benchmark, family, name, runs, data, frame_wise=frame_wise
             )
-            answers.setdefault(name, []).extend(given)
+            predictions.setdefault(name, []).extend(found)
+            moments_of.setdefault(name, []).extend(frame_scores)
             evaluated += made
         if family == "recordings":
             notes = find_leaks(benchmark, evaluated, data, out)
-            answers[METADATA] = [
-                answer
+            predictions[METADATA] = [
+                evaluate_question(benchmark, question, [metadata(data.clips)])
                 for question in DIAGNOSTICS
-                for answer in evaluate_question(benchmark, question, [metadata(data.clips)])
             ]
         if frame_wise and family == FRAMES[0].family:
-            answers["log-mel"] = [
+            moments_of["log-mel"] = [
                 evaluate_frames(benchmark, question, data, []) for question in FRAMES
             ]
-    outcome = replace(summarise(answers, side, notes), runs=rows)
+    answers = {
+        name: [score for each in found for score in each.scores()]
+        for name, found in predictions.items()
+    }
+    for name, frame_scores in moments_of.items():
+        answers.setdefault(name, []).extend(frame_scores)
+    outcome = replace(
+        summarise(answers, side, notes), column_differences=column_differences(answers), runs=rows
+    )
     write_outcome(outcome, out)
+    write_predictions(out / "predictions.npz", predictions, side, notes, rows)
     return outcome
 
 
@@ -330,8 +332,8 @@ def evaluate_family(
     data: Cache,
     *,
     frame_wise: bool,
-) -> tuple[list[EncoderScore], list[Encoder]]:
-    """Evaluate one row on all tasks of a family; return its scores and its encoders."""
+) -> tuple[list[Prediction], list[EncoderScore], list[Encoder]]:
+    """Evaluate one row on all tasks of a family; return its predictions, its scores of frame-wise tasks and its encoders."""
     started = time.monotonic()
     train = [index for index, clip in enumerate(data.clips) if clip.split == "train"]
     try:
@@ -346,14 +348,14 @@ def evaluate_family(
         ) from None
     tables = [features(benchmark, encoder, family, data) for encoder in made]
     embedded = time.monotonic() - started
-    answers = [
-        answer
+    predictions = [
+        evaluate_question(benchmark, question, tables)
         for question in (*QUESTIONS, *DIAGNOSTICS)
         if question.family == family
-        for answer in evaluate_question(benchmark, question, tables)
     ]
+    frame_scores = []
     if frame_wise and made[0].embedder is not None:
-        answers += [
+        frame_scores = [
             evaluate_frames(benchmark, question, data, made)
             for question in FRAMES
             if question.family == family
@@ -362,7 +364,7 @@ def evaluate_family(
         f"{family}, {name}: features {embedded:.0f} s, probes {time.monotonic() - started - embedded:.0f} s",
         flush=True,
     )
-    return answers, made
+    return predictions, frame_scores, made
 
 
 def find_leaks(

@@ -15,6 +15,7 @@ from patchifier.tasks import Task
 Measure = Callable[[np.ndarray], np.ndarray]
 TOLERANCE = 0.04  # of tempo
 DRAWS = 2000
+COLUMN_SEEDS = 10  # times DRAWS: Holm over hundreds of comparisons needs small p values
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,37 @@ def differences(first: str, draws: Mapping[str, np.ndarray]) -> list[dict[str, f
                     "p": statistics.two_sided_p(change[1:]),
                 }
             )
+    for row, corrected in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = corrected
+    return rows
+
+
+def column_differences(
+    answers: Mapping[str, Sequence[EncoderScore]],
+) -> list[dict[str, float | str]]:
+    """Compare the first encoder with each other one in each column of the endpoint, paired draw by draw.
+
+    p values are corrected by Holm over all columns and encoders.
+    """
+    first = next(iter(answers))
+    columns = [score for score in answers[first] if score.question in QUESTIONS]
+    rows = []
+    for column in columns:
+        same = {
+            name: score
+            for name, given in answers.items()
+            for score in given
+            if (score.question, score.measure) == (column.question, column.measure)
+        }
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in same}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            for seed in range(COLUMN_SEEDS):
+                [weights] = draw_weights([column.groups], seed=seed)
+                for name, score in same.items():
+                    parts[name].append(score.score(weights)[min(seed, 1) :])  # the sample once
+        place = {"family": column.question.family, "task": column.question.task}
+        draws = {name: np.concatenate(part) for name, part in parts.items()}
+        rows += [place | {"measure": column.measure} | row for row in differences(first, draws)]
     for row, corrected in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = corrected
     return rows

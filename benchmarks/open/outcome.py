@@ -38,6 +38,8 @@ class Outcome:
         A row for each encoder and family, and for the endpoint: mean of normalised scores with its interval.
     differences : list of dict
         The first encoder against each other one on the endpoint and in each family, paired.
+    column_differences : list of dict
+        The first encoder against each other one in each column, paired; p corrected by Holm over all of these rows.
     notes : list of str
         Notes below the table.
     runs : dict
@@ -48,6 +50,7 @@ class Outcome:
     scores: list[dict[str, Any]]
     families: list[dict[str, Any]]
     differences: list[dict[str, Any]]
+    column_differences: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     runs: dict[str, list[str]] = field(default_factory=dict)
 
@@ -127,6 +130,8 @@ class Outcome:
                     found[0].replace(f"{family} ", "").replace("encoder", family),
                     *found[1:],
                 ]
+        if self.column_differences:
+            parts += ["", *self.column_lines()]
         return "\n".join([*parts, "", *self.notes]) + "\n"
 
     def difference_lines(self) -> list[str]:
@@ -146,6 +151,23 @@ class Outcome:
             if any(place in row for row in rows.values())
         ]
         return lines(list(rows.values()), ["encoders", *places])
+
+    def column_lines(self) -> list[str]:
+        """The first encoder minus each other one in each column of the endpoint; a star where p is below .05 after Holm."""
+        rows: dict[str, dict[str, str]] = {}
+        for found in self.column_differences:
+            name = title(found["family"], found["task"], found["measure"])
+            sure = "*" if found["p_holm"] is not None and found["p_holm"] < 0.05 else ""
+            rows.setdefault(name, {"column": name})[found["second"]] = (
+                f"{100 * found['value']:+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]{sure}"
+            )
+        first = self.column_differences[0]["first"]
+        others = dict.fromkeys(found["second"] for found in self.column_differences)
+        return [
+            f"{first} minus each other row in each column, in points of the column's measure, paired. A star: p < .05, corrected by Holm over all cells.",
+            "",
+            *lines(list(rows.values()), ["column", *others]),
+        ]
 
 
 def title(family: str, task: str, measure: str) -> str:
@@ -199,7 +221,7 @@ def summarise(
         if first in found
         for row in differences(first, found)
     ]
-    return Outcome(side, scores, families, compared, list(dict.fromkeys([*each_run, *notes])))
+    return Outcome(side, scores, families, compared, notes=list(dict.fromkeys([*each_run, *notes])))
 
 
 def _each_run(name: str, families: Sequence[Sequence[EncoderScore]]) -> str:
@@ -231,12 +253,16 @@ def _score(name: str, answer: EncoderScore) -> dict[str, Any]:
 
 
 def write_outcome(outcome: Outcome, out: Path) -> None:
-    """Write scores.csv, families.csv, differences.csv, table.csv, table.md, results.json and figure.png."""
+    """Write scores.csv, families.csv, differences.csv, columns.csv, table.csv, table.md, results.json and figure.png."""
     write_rows(out / "scores.csv", outcome.scores)
     write_rows(out / "families.csv", outcome.families)
-    (out / "differences.csv").unlink(missing_ok=True)  # of an earlier evaluation in this folder
-    if outcome.differences:
-        write_rows(out / "differences.csv", outcome.differences)
+    for name, rows in (
+        ("differences.csv", outcome.differences),
+        ("columns.csv", outcome.column_differences),
+    ):
+        (out / name).unlink(missing_ok=True)  # of an earlier evaluation in this folder
+        if rows:
+            write_rows(out / name, rows)
     with (
         replaced_file(out / "table.csv") as new,
         new.open("w", newline="", encoding="utf-8") as stream,

@@ -4,7 +4,7 @@ import gzip
 import itertools
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +17,7 @@ import measures
 import notes
 import numpy as np
 import outcome
+import predictions
 import pretraining
 import pytest
 import recordings
@@ -665,6 +666,27 @@ def test_a_better_encoder_differs_from_the_first_and_an_equal_one_does_not():
     assert bad["p_holm"] < 0.01 < equal["p_holm"]
 
 
+def test_columns_are_compared_one_by_one_and_holm_counts_all_of_them():
+    good = answers(0.9, 0)
+    worse = [
+        replace(each, runs=(measures.mean_of(np.zeros(120)),))
+        if each.question.task == "mode"
+        else each
+        for each in good
+    ]
+    found = measures.column_differences({"good": good, "equal": good, "worse": worse})
+    columns = sum(len(question.measures) for question in measures.QUESTIONS)
+    assert len(found) == 2 * columns
+    sure = {(row["second"], row["task"]) for row in found if row["p_holm"] < 0.05}
+    assert sure == {("worse", "mode")}
+    [mode] = [row for row in found if row["p_holm"] < 0.05]
+    smallest = 2 / (measures.COLUMN_SEEDS * measures.DRAWS + 1)
+    assert mode["p_holm"] == pytest.approx(2 * columns * smallest)
+    table = replace(summarise({"good": good, "worse": worse}), column_differences=found).markdown()
+    assert f"| scores mode (accuracy) | +0.0 [+0.0, +0.0] | {100 * mode['value']:+.1f} [" in table
+    assert table.count("]* |") == 1
+
+
 def test_an_encoder_that_did_not_answer_everything_has_no_endpoint():
     whole = answers(0.8, 0)
     part = [each for each in whole if each.question.family != "notes"]
@@ -765,7 +787,10 @@ def small_benchmark(tmp_path, tone, write_wav):
     return tmp_path
 
 
-def test_judging_asks_the_validation_side_alone_and_fills_every_column(small_benchmark, tmp_path):
+def test_judging_asks_the_validation_side_alone_and_fills_every_column(
+    small_benchmark, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(measures, "COLUMN_SEEDS", 1)
     generator = np.random.default_rng(0)
     for family in measures.FAMILIES:  # somebody else's features, which say nothing
         folder = tmp_path / "others" / family / "clips"
@@ -791,6 +816,18 @@ def test_judging_asks_the_validation_side_alone_and_fills_every_column(small_ben
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["side"] == "valid"
     assert results["runs"] == {"mel-stats": ["mel-stats"], "others": [others, others]}
+    stored = tmp_path / "out" / "predictions.npz"
+    assert json.loads(json.dumps(asdict(predictions.outcome_of(stored)))) == results
+    assert predictions.main([str(stored), "--out", str(tmp_path / "again")]) == 0
+    tables = [(tmp_path / name / "table.md").read_text() for name in ("out", "again")]
+    assert tables[0] == tables[1]
+
+
+def test_a_file_without_predictions_is_refused(tmp_path):
+    np.savez(tmp_path / "other.npz", x=np.zeros(2))
+    for path in (tmp_path / "other.npz", tmp_path / "nothing.npz"):
+        with pytest.raises(RequestError, match="holds no predictions"):
+            predictions.read(path)
 
 
 def test_what_is_known_of_training_clips_serves_both_sides(small_benchmark, tone, write_wav):
