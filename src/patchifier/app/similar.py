@@ -116,11 +116,12 @@ def similar(served: Served, params: SimilarParams) -> dict[str, Any]:
     """Songs most like some, and unlike others, the most similar first."""
     likes = [served.song(one) for one in params.like]
     store, queries = store_of(served.collection), [song.query for song in likes]
+    options = params.options(served)
     found = store.similar(
         queries,
         params.count,
         unlike=[served.song(one).query for one in params.unlike],
-        **params.options(served),
+        **options,
     )
     mean = np.mean([song.vector for song in likes], axis=0)
     collection = served.collection
@@ -130,7 +131,7 @@ def similar(served: Served, params: SimilarParams) -> dict[str, Any]:
         one | {"slices": part}
         for one, part in zip(_results(served.collection, found), parts, strict=True)
     ]
-    note = not_close(store, queries, found)
+    note = not_close(store, queries, found, weights=options["weights"], where=options["where"])
     return {"results": results, "close": not note, "note": note}
 
 

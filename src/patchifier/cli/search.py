@@ -74,14 +74,16 @@ def similar(
 
     here = OpenedTable.of(table, model)
     queries = here.queries(to, "--to")
+    options = here.options(ranking, conditions)
     found = here.store.similar(
         queries,
         require_count(count),
         unlike=here.queries(not_, "--not"),
         discount_hubs=discount_hubs,
-        **here.options(ranking, conditions),
+        **options,
     )
-    note = not_close(here.store, queries, found) if found else ""
+    judged = {name: options[name] for name in ("weights", "where")}
+    note = not_close(here.store, queries, found, **judged) if found else ""
     return here.outcome(found, conditions, outputs, count=count, notes=[note])
 
 
