@@ -1,11 +1,10 @@
 """Patchifier: music as sequences of spectrogram patches."""
 
-from typing import TYPE_CHECKING
-
 from patchifier.lazy import attach
 
 __version__ = "0.4.0"
 
+TYPE_CHECKING = False  # not from typing, which takes longer than this file
 if TYPE_CHECKING:
     from patchifier.config import Config
     from patchifier.embed import Embedder, load

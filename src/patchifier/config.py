@@ -644,6 +644,9 @@ class EmbedConfig:
         return dataclasses.replace(self, whiten=False, n_components=0, n_similarity=0)
 
 
+# squared length of "similarity" over that of all other numbers: the cosine of vectors is mostly its
+SIMILARITY_RATIO = 8.0
+
 # Raised when the same log-mel gives other summaries: stored vectors are then not comparable.
 DESCRIPTORS_VERSION = 2
 

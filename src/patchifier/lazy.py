@@ -1,21 +1,21 @@
-"""Attributes of a package that are imported when they are first used."""
+"""Attributes of a package that are imported when they are first used.
+
+Every import of the package begins here, so this file imports little: until more is imported, the
+command handles no Ctrl-C.
+"""
 
 import importlib
-import importlib.util
-import pkgutil
 import sys
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any
 
-from patchifier.config import RequestError
-
-NONE: Mapping[str, str] = MappingProxyType({})
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 
 def attach(
-    package: str, exports: Mapping[str, str] = NONE
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    package: str, exports: "Mapping[str, str] | None" = None
+) -> "tuple[Callable[[str], Any], Callable[[], list[str]]]":
     """Make the ``__getattr__`` and ``__dir__`` of a package.
 
     Parameters
@@ -32,12 +32,17 @@ def attach(
     >>> get("tool").__name__, get("PurePath").__name__
     ('json.tool', 'PurePath')
     """
+    exports = exports or {}
 
-    def get(name: str) -> Any:
+    def get(name: str) -> "Any":
+        from importlib.util import find_spec
+
         home = exports.get(name, f"{package}.{name}")
         if name in exports and home.rpartition(".")[2] != name:
             return getattr(importlib.import_module(home), name)
-        if not name.startswith("_") and importlib.util.find_spec(home):
+        if not name.startswith("_") and find_spec(home):
+            from patchifier.config import RequestError
+
             try:
                 return importlib.import_module(home)
             except RequestError as error:  # an optional package is missing
@@ -45,6 +50,8 @@ def attach(
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def names() -> list[str]:
+        import pkgutil
+
         module = sys.modules[package]
         submodules = [found.name for found in pkgutil.iter_modules(module.__path__)]
         public = [name for name in submodules if not name.startswith("_")]

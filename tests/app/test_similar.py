@@ -3,6 +3,7 @@
 import shutil
 import time
 
+import pyarrow.parquet as pq
 import pytest
 
 import patchifier
@@ -142,8 +143,43 @@ def test_what_the_parts_add_is_the_similarity(client, ids, weights):
     assert sum(answer["shares"].values()) == pytest.approx(answer["similarity"], abs=1e-3)
     model = patchifier.load()
     expected = search.slice_weights(model.config, weights)
-    assert answer["weights"] == {name: expected[part].mean() for name, part in model.slices.items()}
-    assert answer["weights"]["harmony"] == (4.0 if weights else 1.0)
+    means = {name: expected[part].mean() for name, part in model.slices.items()}
+    assert answer["weights"] == pytest.approx(means, abs=1e-4)
+    assert (answer["weights"]["harmony"] > 4.0) is bool(weights)
+
+
+def test_what_a_part_counts_and_its_cosine_give_what_it_adds(client, ids):
+    for weights, least, most in (({}, 0.0, 0.01), ({"rhythm": 4.0}, 0.3, 0.9)):
+        answer = post(client, "/api/why", first=ids[0], second=ids[1], weights=weights)
+        assert least <= answer["counts"]["rhythm"] <= most
+        assert sum(answer["counts"].values()) == pytest.approx(1.0, abs=0.02)
+        for name, cosine in answer["slices"].items():
+            assert answer["counts"][name] * cosine == pytest.approx(
+                answer["shares"][name], abs=2e-4
+            )
+
+
+def test_why_ranks_each_part_among_the_songs_of_the_library(client, ids):
+    listed = post(client, "/api/similar", like=[ids[0]])["results"]
+    order = [row["track"]["id"] for row in listed]
+    cosines = {row["track"]["id"]: row["slices"] for row in listed}
+    for place, second in enumerate(order):
+        answer = post(client, "/api/why", first=ids[0], second=second)
+        assert answer["closer_than"] == (4 - place) / 4
+        for name, share in answer["slices_closer_than"].items():
+            own = cosines[second][name]
+            behind = [row[name] < own - 1e-4 for row in cosines.values()]
+            maybe = [row[name] < own + 1e-4 for row in cosines.values()]
+            assert sum(behind) / 4 <= share <= (sum(maybe) - 1) / 4, name
+
+
+def test_without_other_songs_there_is_no_rank(serve, table, tmp_path):
+    rows = pq.read_table(table)
+    pq.write_table(rows.slice(0, 2), tmp_path / "two.parquet")
+    two = serve(tmp_path / "two.parquet")
+    ids = [one["id"] for one in two.get("/api/tracks").json()["tracks"]]
+    answer = post(two, "/api/why", first=ids[0], second=ids[1])
+    assert (answer["closer_than"], answer["slices_closer_than"]) == (None, {})
 
 
 def test_why_needs_two_songs(client, ids):

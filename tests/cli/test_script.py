@@ -7,9 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests import ROOT
 
 HEAD = """
 import atexit, os, signal, subprocess, sys, time
@@ -83,6 +86,60 @@ def test_sigterm_saves_the_work_as_ctrl_c_does(start, number: int, tmp_path: Pat
     assert process.stderr.read() == "\ninterrupted\n"
     assert process.wait() == 130
     assert (tmp_path / "saved").exists()
+
+
+AT_IMPORT = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == os.environ["INTERRUPT_AT"]:
+            signal.raise_signal(int(os.environ["INTERRUPT_BY"]))
+
+sys.meta_path.insert(0, Interrupting())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
+"""
+
+
+def entry_point() -> str:
+    """Code that the installed command runs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, name = project["scripts"]["patchifier"].split(":")
+    return f"from {module} import {name}; {name}()"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("program", [("-m", "patchifier"), ("-c", entry_point())])
+@pytest.mark.parametrize(
+    "module",
+    ["patchifier.cli", "patchifier.config", "jsonargparse", "patchifier.cli.search", "numpy",
+     "patchifier.library.search", "pyarrow"],
+)  # fmt: skip
+def test_ctrl_c_during_imports_prints_no_traceback(
+    module: str, program: tuple, number: int, tmp_path: Path, child_environment: dict
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(AT_IMPORT)
+    places = os.pathsep.join([str(tmp_path), child_environment["PYTHONPATH"]])
+    found = subprocess.run(
+        [sys.executable, *program, "similar", "none.parquet", "--to", "song.mp3"],
+        env=child_environment
+        | {"PYTHONPATH": places, "INTERRUPT_AT": module, "INTERRUPT_BY": str(int(number))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (found.returncode, found.stdout) == (130, "")
+    assert found.stderr.replace("stopping ...", "").split() == ["interrupted"]
+
+
+def test_an_interruption_that_a_module_calls_something_else_is_one(start) -> None:
+    body = (
+        "try: signal.raise_signal(signal.SIGINT)\n    "
+        "except KeyboardInterrupt: raise ImportError('numpy._core failed to import') from None"
+    )
+    process = start(body)
+    _, err = process.communicate()
+    assert (process.returncode, err.split()) == (130, ["stopping", "...", "interrupted"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

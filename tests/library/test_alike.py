@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from patchifier.embed import Embedding
-from patchifier.library.search import agreement, matching_stretches
+from patchifier.library.search import agreement, closer_than, matching_stretches
 from patchifier.library.search.metric import Metric
 
 
@@ -19,6 +19,15 @@ def test_each_slice_has_its_own_cosine_and_an_empty_one_has_0():
     assert found["same"] == pytest.approx(1)
     assert found["other"] == pytest.approx(-(0.5**0.5))
     assert found["none"] == 0
+
+
+def test_closer_than_counts_those_of_a_lower_cosine_slice_by_slice():
+    slices = {"angle": slice(0, 2), "sign": slice(2, 3)}
+    first = np.array([2.0, 0, 3])
+    second = np.array([1.0, 1, -1])  # at 45 degrees, and opposite
+    others = np.array([[1.0, 0, 5], [-1, 0, -2], [1, 2, 0], [3, 3, 1]])  # 0, 180, 63, 45 degrees
+    assert closer_than(first, second, others, slices) == {"angle": 0.5, "sign": 0.0}
+    assert closer_than(first, first, others, slices) == {"angle": 0.75, "sign": 0.5}
 
 
 def test_stretches_are_paired_once_the_most_alike_first():

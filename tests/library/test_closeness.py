@@ -43,6 +43,18 @@ def test_weights_of_the_search_do_not_make_it_close(write):
     assert "Nothing" in not_close(store, query, found)
 
 
+def test_weights_that_list_others_do_not_make_what_is_close_far(opened, write):
+    vectors = np.concatenate([on_circle(*range(0, 180, 30)), np.full((6, 1), 0.2)], axis=1)
+    vectors[:3, 2] = 0.3  # nearest to the query by the last number alone
+    store = opened(write(vectors, range(6)))
+    query, weights = np.array([*on_circle(150)[0], 0.3]), np.array([0.0, 0.0, 1.0])
+    found = store.similar(query, 1, weights=weights, exact=True)
+    assert "Nothing" in not_close(store, query, found)
+    assert not_close(store, query, found, weights=weights) == ""
+    near = search.Filter(without_paths=("3", "4", "5"))
+    assert "Nothing" in not_close(store, query, found, weights=weights, where=near)
+
+
 def test_what_has_no_beat_has_to_be_nearer(write):
     vectors = [with_beat(degrees, 0.02, 0.02) for degrees in (0, 60, 120)]
     store = search.Table.open(write(vectors, range(3), slices=SLICES))

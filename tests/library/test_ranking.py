@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import patchifier
-from patchifier import audio, library
+from patchifier import audio, datasets, library
 from patchifier.config import Config, RequestError, update
 from patchifier.library import search
 from patchifier.library.search import Filter
@@ -123,7 +123,7 @@ def test_other_weights_after_others_give_what_they_give_alone(write):
 
 def test_an_index_finds_by_weights_most_of_what_a_table_finds(write, build):
     table = write(random_vectors(1500, 40), range(1500))
-    weights = np.repeat([3.0, 1.0], [10, 30])
+    weights = np.repeat([300.0, 1.0], [4, 36])
     one, other = (
         paths(store.similar("3", 10, weights=weights))
         for store in (search.Table.open(table), build(table))
@@ -151,11 +151,12 @@ def test_weights_come_from_the_names_of_slices():
     embed = {"summaries": ["harmony", "rhythm"]}
     config = update(Config(), {"spectrogram": {"n_pitch_bands": 216}, "embed": embed})
     weights = search.slice_weights(config, {"harmony": 2.0, "layers": 0.0})
-    assert (weights[config.embedding_slices["harmony"]] == 2).all()
+    added = 32 * config.pooled_size / 72  # layers count 32 times, harmony has 72 numbers
+    assert weights[config.embedding_slices["harmony"]] == pytest.approx(1 + added)
     assert (weights[config.embedding_slices["layers"]] == 0).all()
     layers = search.slice_weights(config, {"layers": 2.0})[config.embedding_slices["layers"]]
     assert (layers == 64).all()
-    assert (weights == 1).sum() == len(weights) - (weights != 1).sum() > 0
+    assert (weights[config.embedding_slices["rhythm"]] == 1).all()
     for factors in ({"loudness": 1.0}, {"harmony": -1.0}):
         with pytest.raises(RequestError):
             search.slice_weights(config, factors)
@@ -190,14 +191,68 @@ def test_without_sizes_that_add_up_the_cosine_is_plain(opened, write, slices):
 
 def test_vectors_with_a_slice_of_similar_music_are_compared_as_they_are(opened, write):
     config = update(Config(), {"embed": {"whiten": True, "n_similarity": 64}})
-    weights = search.slice_weights(config, {"layers": 3.0})
+    weights = search.slice_weights(config, {"layers": 0.5})
     assert {name: set(weights[part]) for name, part in config.embedding_slices.items()} == {
         "similarity": {1.0},
-        "layers": {3.0},
+        "layers": {0.5},
     }
     slices = {"similarity": 5, "layers": 20, "harmony": 15}
     store = opened(write(random_vectors(60, 40), range(60), slices=slices))
     assert store.similar("7", 5) == store.similar("7", 5, weights=np.ones(40))
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """Unit vectors of some bundled clips by the default model, and its slices and config."""
+    model = patchifier.load()
+    vectors = [model.embed(clip.path) for clip in datasets.load("demo").clips[::4]]
+    return unit(np.stack(vectors).astype(np.float64)), model.slices, model.config
+
+
+def shares(vectors, slices, weights):
+    """Share of each slice in the squared lengths of weighted vectors."""
+    squares = (vectors**2 * weights).sum(axis=0) / (vectors**2 * weights).sum()
+    return {name: squares[part].sum() for name, part in slices.items()}
+
+
+def test_a_weight_of_two_makes_any_slice_count_about_as_much_as_the_heaviest(clips):
+    vectors, slices, config = clips
+    assert shares(vectors, slices, np.ones(len(vectors[0])))["similarity"] > 0.8
+    for name in [*slices][1:]:
+        two, four = (search.slice_weights(config, {name: factor}) for factor in (2.0, 4.0))
+        found = shares(vectors, slices, two)
+        assert 0.4 < found[name] / found["similarity"] < 2.5, name
+        assert shares(vectors, slices, four)[name] > 0.6, name
+
+
+def test_the_highest_weight_of_a_slice_lists_files_that_are_near_by_it(clips, write):
+    vectors, slices, config = clips
+    store = search.Table.open(write(vectors, range(len(vectors))))
+
+    def nearness(part, weights):
+        """Mean share of files that are less near by a part than those of lists of five."""
+        cosines = unit(vectors[:, part]) @ unit(vectors[:, part]).T
+        shares = []
+        for row, own in enumerate(cosines):
+            found = store.similar(str(row), 5, weights=weights)
+            shares += [(own < own[int(path)]).mean() for path in paths(found)]
+        return np.mean(shares)
+
+    for name, part in slices.items():
+        alone = np.zeros(len(vectors[0]))
+        alone[part] = 1.0
+        highest = search.slice_weights(config, {name: 4.0})
+        assert nearness(part, highest) > 0.9 * nearness(part, alone), name
+
+
+def test_a_weight_of_one_is_the_default_and_more_is_never_less(clips):
+    _, slices, config = clips
+    for name, part in slices.items():
+        assert (search.slice_weights(config, {name: 1.0}) == 1.0).all()
+        factors = [0.0, 0.3, 1.0, 1.1, 2.0, 4.0, 100.0]
+        weights = [search.slice_weights(config, {name: factor}) for factor in factors]
+        assert (np.diff([one[part].mean() for one in weights]) > 0).all()
+        assert all((np.delete(one, range(part.start, part.stop)) == 1).all() for one in weights)
 
 
 def test_a_table_of_a_model_states_its_slices(tmp_path):

@@ -15,8 +15,9 @@ from patchifier.app.tracks import slices
 from patchifier.config import RequestError
 from patchifier.embed import Embedder, Embedding
 from patchifier.library.search import Filter, SearchResult, Table, alike, slice_weights
-from patchifier.library.search.alike import Stretches, matching_stretches
+from patchifier.library.search.alike import Stretches, closer_than, matching_stretches
 from patchifier.library.search.closeness import not_close
+from patchifier.library.search.metric import Metric
 
 MOST = 500  # results, seeds
 MOST_WEIGHT = 4.0
@@ -120,11 +121,12 @@ def similar(served: Served, params: SimilarParams) -> dict[str, Any]:
     """Songs most like some, and unlike others, the most similar first."""
     likes = [served.song(one) for one in params.like]
     store, queries = store_of(served.collection), [song.query for song in likes]
+    options = params.options(served)
     found = store.similar(
         queries,
         params.count,
         unlike=[served.song(one).query for one in params.unlike],
-        **params.options(served),
+        **options,
     )
     mean = np.mean([song.vector for song in likes], axis=0)
     collection = served.collection
@@ -134,7 +136,7 @@ def similar(served: Served, params: SimilarParams) -> dict[str, Any]:
         one | {"slices": part}
         for one, part in zip(_results(served.collection, found), parts, strict=True)
     ]
-    note = not_close(store, queries, found)
+    note = not_close(store, queries, found, weights=options["weights"], where=options["where"])
     return {"results": results, "close": not note, "note": note}
 
 
@@ -235,35 +237,64 @@ class WeightedWhyParams(WhyParams):
 
 
 def why(served: Served, params: WhyParams) -> dict[str, Any]:
-    """Cosine of two songs, what each part of their vectors adds to it, and similar stretches."""
+    """Cosine of two songs, how near each part of their vectors is, and similar stretches."""
     return weighted_why(served, WeightedWhyParams(params.first, params.second))
 
 
 def weighted_why(served: Served, params: WeightedWhyParams) -> dict[str, Any]:
-    """Cosine of two songs by some weights, what each part adds to it, and similar stretches."""
+    """Cosine of two songs by some weights, how near each part is, and similar stretches."""
     first, second = served.song(params.first), served.song(params.second)
     served.require_embedder()
     store, weights = served.collection.store, weights_of(served, params.weights)
-    metric = store.metric(weights)
+    metric = store.metric(weights) if store else Metric()
     with ThreadPoolExecutor(2) as threads:
         one, other = threads.map(lambda song: windows_of(served, song), (first, second))
     pairs = matching_stretches(one, other, metric=metric)
-    products = metric.unit(first.vector) * metric.unit(second.vector)
+    units = metric.unit(np.stack([first.vector, second.vector]))  # (2, E)
+    products = units[0] * units[1]
     factors = np.ones(len(products)) if metric.weights is None else metric.weights
     return {
         "similarity": round(float(products.sum()), 4),
         "slices": agreement(served, first.vector, [second.vector])[0],
         "shares": _of_parts(served, products, np.sum),
+        "counts": _of_parts(served, units, _length),
         "weights": _of_parts(served, factors, np.mean),
+        **_standing(served, params, metric),
         "stretches": [_pair(pair) for pair in pairs],
     }
+
+
+def _standing(served: Served, params: WhyParams, metric: Metric) -> dict[str, Any]:
+    """Share of the other songs that are less like the first song than the second is.
+
+    By the metric, and by each part; None and nothing where there is no other song.
+    """
+    first, second = (served.song(one).vector for one in (params.first, params.second))
+    places, vectors = served.collection.sample
+    pair = [served.collection.number.get(one, -1) for one in (params.first, params.second)]
+    others = vectors[~np.isin(places, pair)]
+    if not len(others):
+        return {"closer_than": None, "slices_closer_than": {}}
+    parts = closer_than(first, second, others, slices(served))
+    first, second, others = metric.unit(first), metric.unit(second), metric.unit(others)
+    whole = closer_than(first, second, others, {"": slice(None)})
+    return {
+        "closer_than": round(whole[""], 4),
+        "slices_closer_than": {name: round(share, 4) for name, share in parts.items()},
+    }
+
+
+def _length(pair: np.ndarray) -> float:
+    """Product of the lengths of two vectors (2, k): what their cosine counts by."""
+    return float(np.linalg.norm(pair, axis=1).prod())
 
 
 def _of_parts(
     served: Served, numbers: np.ndarray, summed: Callable[[np.ndarray], Any]
 ) -> dict[str, float]:
-    """One number for each part of a vector, of numbers (E,)."""
-    return {name: round(float(summed(numbers[part])), 4) for name, part in slices(served).items()}
+    """One number for each part of a vector, of numbers (..., E)."""
+    found = {name: summed(numbers[..., part]) for name, part in slices(served).items()}
+    return {name: round(float(value), 4) for name, value in found.items()}
 
 
 def _pair(found: Stretches) -> dict[str, float]:

@@ -78,20 +78,26 @@ DENIED = {  # what the system may say of a place, and what can be done about it
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
+def main(argv: Sequence[str] | None = None, *, handle_signals: bool = False) -> int:
+    """Run a command and return its exit code; of a process of its own if it handles signals."""
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else ""
     sys.unraisablehook, threading.excepthook = _unraisable, _thread_failed
     try:
+        if handle_signals:
+            _handle_signals()
         return _run(words)
     except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, SIGTERM; nobody reads the progress
-        _ignore_signals()
-        hint = ": run the same command again, and it goes on" if name in RESUMED else ""
-        _complain(f"\ninterrupted{hint}")
-        return 130
+        return _interrupted(name)
     except Exception as error:
         return _failed(name, error)
+
+
+def _interrupted(name: str) -> int:
+    _ignore_signals()
+    hint = ": run the same command again, and it goes on" if name in RESUMED else ""
+    _complain(f"\ninterrupted{hint}")
+    return 130
 
 
 def _run(words: list[str]) -> int:
@@ -210,6 +216,8 @@ def _failed(name: str, error: Exception) -> int:
         _ignore_signals()
         _complain(f"\npatchifier {name}: {error}")
         return 130
+    if _stopped_s:  # modules in C make an ImportError of an interruption
+        return _interrupted(name)
     if reason := _refusal(error):
         _complain(f"patchifier {name}: {reason}")
         return 2
@@ -318,19 +326,23 @@ def _ignore_signals() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
+def _handle_signals() -> None:
+    """Make SIGTERM and Ctrl-C interruptions."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):  # a shell may ignore it
+        signal.signal(signal.SIGINT, _interrupt)
+
+
 def script() -> None:
-    """Entry point of the ``patchifier`` command.
+    """Run the ``patchifier`` command in a process of its own.
 
     Names of files, in and out, may be any bytes. SIGTERM is an interruption.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may ignore it
-        signal.signal(signal.SIGINT, _interrupt)
     _keep_stdout()
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):  # None, if it is closed
             stream.reconfigure(errors=errors)
     try:
-        sys.exit(main())
+        sys.exit(main(handle_signals=True))
     finally:
         _show("", end="")  # what --help has printed

@@ -125,7 +125,8 @@ class Ranking:
     Parameters
     ----------
     weights : list of str
-        NAME=FACTOR for slices of the vectors, such as 'harmony=2', on top of the defaults.
+        NAME=FACTOR for slices of the vectors: 0 leaves a slice out, 1 is the default, and with 2,
+        as 'harmony=2', it counts about as much as the slice that counts most by default.
     max_per_artist : int
         Largest number of files of one artist; 0 is no limit.
     max_per_album : int

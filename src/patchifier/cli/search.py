@@ -73,14 +73,16 @@ def similar(
 
     here = OpenedTable.of(table, model)
     queries = here.queries(to, "--to")
+    options = here.options(ranking, conditions)
     found = here.store.similar(
         queries,
         count,
         unlike=here.queries(not_, "--not"),
         discount_hubs=discount_hubs,
-        **here.options(ranking, conditions),
+        **options,
     )
-    note = not_close(here.store, queries, found) if found else ""
+    judged = {name: options[name] for name in ("weights", "where")}
+    note = not_close(here.store, queries, found, **judged) if found else ""
     return here.outcome(found, conditions, outputs, count=count, notes=[note])
 
 

@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from patchifier.config import Config
+from patchifier.config import SIMILARITY_RATIO, Config
 
 LEAST_DEVIATION = 1e-6  # of an element: one that varies less keeps its scale
 LEAST_VARIANCE = 1e-3  # of a component, relative to an element: smaller ones are noise
-# squared length of "similarity" over that of all other numbers: the cosine of vectors is mostly its
-SIMILARITY_RATIO = 8.0
 LEAST_PREDICTED = 1e-4  # deviation of what is predicted: smaller ones are rounding
 
 

@@ -98,12 +98,8 @@ def test_a_click_plays_and_a_second_one_ends_a_path(page, library, renderer):
     if renderer == "canvas":
         page.goto(library.address + "#/map?renderer=canvas")
     box = ready(page)
-    points = page.evaluate(
-        "fetch('api/map/points').then((a) => a.arrayBuffer()).then((b) => [...new Uint8Array(b)])"
-    )
-    x, y = on_screen(bytes(points), box)
-    free = np.flatnonzero(y < box["y"] + box["height"] / 2)  # the legend covers points below
-    first, last = free[np.argmin(x[free])], free[np.argmax(x[free])]
+    x, y = on_screen(points_of(page), box)
+    first, last = np.argmin(x), np.argmax(x)
     x, y = x.tolist(), y.tolist()
     page.mouse.move(x[first] + 2, y[first])
     page.locator(".map-card .song-title").wait_for()
@@ -113,6 +109,32 @@ def test_a_click_plays_and_a_second_one_ends_a_path(page, library, renderer):
     page.mouse.move(x[last] + 1, y[last])
     page.mouse.click(x[last], y[last])
     page.get_by_role("heading", name="Path of 10 songs").wait_for()
+
+
+@pytest.mark.parametrize("by", ["cluster", "album"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (1000, 480), (400, 800)])
+def test_nothing_covers_a_point_of_a_new_map(go, library, width, height, by):
+    library.wait('"state":"done"', "api/map")
+    page = go(library, f"#/map?by={by}", width=width, height=height)
+    box = ready(page)
+    x, y = on_screen(points_of(page), box)
+    assert len(x) > 40
+    shown = y < page.evaluate("document.getElementById('player').getBoundingClientRect().top")
+    assert shown.all() or width < 821  # a narrow page scrolls
+    places = np.stack([x, y], axis=1)[shown].tolist()
+    at = "places => places.map(([x, y]) => document.elementFromPoint(x, y)?.tagName)"
+    assert set(page.evaluate(at, places)) == {"CANVAS"}
+    legend = page.locator(".map-legend").bounding_box()
+    assert legend["x"] >= box["x"] + box["width"] or legend["y"] >= box["y"] + box["height"]
+
+
+def points_of(page):
+    """The server's file of points."""
+    return bytes(
+        page.evaluate(
+            "fetch('api/map/points').then((a) => a.arrayBuffer()).then((b) => [...new Uint8Array(b)])"
+        )
+    )
 
 
 def on_screen(raw, box):

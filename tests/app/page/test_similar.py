@@ -1,6 +1,7 @@
 """Similar: seeds, weights, reasons, files that are sent, playlists, paths and mixes."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -107,18 +108,47 @@ def test_a_reason_has_slices_and_stretches_that_play_one_after_the_other(go, lib
     page.wait_for_function("() => !document.querySelector('audio').paused")
 
 
-def test_what_the_parts_add_is_the_similarity_of_the_list(go, library, ids):
+def reasons(page):
+    """Texts of the rows of a reason: name, closer than, cosine, counts."""
+    page.locator(".agreement.total").wait_for(timeout=60_000)
+    rows = page.locator(".agreements .agreement:not(.soft)").all()
+    return {
+        row.locator("span").first.inner_text(): row.locator(".number").all_inner_texts()
+        for row in rows
+    }
+
+
+def test_a_reason_ranks_each_part_and_says_what_it_counts(go, library, ids):
     page = go(library, f"#/similar?like={ids[SEED]}")
     names(page)
-    answered(page, "api/similar", lambda: set_slider(page, "Weight of Rhythm", 4))
     page.get_by_role("button", name="Why").first.click()
-    page.get_by_text("A part adds more if it counts more").wait_for(timeout=60_000)
-    total = page.locator(".agreement.total .number").inner_text()
-    assert total == page.locator(".meter .number").first.inner_text()
-    rows = page.locator(".agreements .agreement:not(.soft):not(.total)").all()
-    added = [row.locator(".number").last.inner_text().replace("−", "-") for row in rows]
-    assert sum(map(float, added)) == pytest.approx(float(total), abs=0.005 * (1 + len(added)))
-    assert "× 4" in page.locator(".agreements").inner_text()
+    found = reasons(page)
+    closer, cosine, counts = found.pop("Similarity")
+    assert closer == "100 %"  # the nearest of all
+    assert (cosine, counts) == (page.locator(".meter .number").first.inner_text(), "")
+    assert all(re.fullmatch(r"\d+ %", closer) for closer, _, _ in found.values())
+    assert len({closer for closer, _, _ in found.values()}) > 3
+    assert percent(found["how similar it sounds (learnt)"][2]) > 70
+
+
+def test_a_slider_at_its_maximum_makes_its_part_count_most(go, library, ids):
+    page = go(library, f"#/similar?like={ids[SEED]}")
+    names(page)
+    rhythm = ["regularity of the beat", "rhythmic pattern", "speed", "grouping of beats"]
+    sound = "how similar it sounds (learnt)"
+    for value, least, most in ((4, 60, 90), (2, 30, 70), (1, 0, 10)):
+        answered(
+            page, "api/similar", lambda value=value: set_slider(page, "Weight of Rhythm", value)
+        )
+        page.get_by_role("button", name="Why").first.click()
+        found = reasons(page)
+        assert least <= sum(percent(found[name][2]) for name in rhythm) <= most, value
+        assert (percent(found[sound][2]) > 70) is (value == 1)
+        assert page.get_by_label("Weight of Rhythm", exact=True).input_value() == str(value)
+
+
+def percent(text):
+    return 0 if text == "< 1 %" else int(text.removesuffix(" %"))
 
 
 @pytest.mark.parametrize("mode", ["near", "path", "mix"])

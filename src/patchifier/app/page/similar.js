@@ -1,12 +1,13 @@
-// Similar: songs like some and unlike others, a path between songs, or a mix; each result can say why.
+// Similar: songs like some and unlike others, a path between songs, or a mix.
 
 import { post, postForFile, remember, track } from "./api.js";
-import { bar, button, clock, debounce, download, el, errorMessage, fill, iconButton, loading, plural, speak, without } from "./dom.js";
+import { bar, button, debounce, download, el, errorMessage, fill, iconButton, loading, plural, speak, without } from "./dom.js";
 import { picker } from "./picker.js";
 import { player } from "./player.js";
 import { slider } from "./slider.js";
-import { mark, songList } from "./songs.js";
-import { go, note, on, seed, select, state, tell } from "./state.js";
+import { songList } from "./songs.js";
+import { go, note, on, seed, select, state, tell, want } from "./state.js";
+import { whyButton } from "./why.js";
 
 const MODES = [
   ["near", "Similar"],
@@ -96,10 +97,7 @@ function chip(song, kind, before = null) {
     state[kind] = state[kind].filter((one) => one.id !== song.id);
     tell("seeds");
   };
-  const flip = () => {
-    seed(song, kind === "like" ? "unlike" : "like");
-    tell("seeds");
-  };
+  const flip = () => want(song, kind === "like" ? "unlike" : "like");
   return el(
     `span.chip.${kind}`,
     { role: "listitem" },
@@ -166,6 +164,7 @@ function drawControls(view) {
   );
 }
 
+const MOST_WEIGHT = 4;
 const GROUPS = { sound: "Sound as a whole", timbre: "Timbre", harmony: "Harmony", rhythm: "Rhythm" };
 
 /** One slider for each group of slices; the slices themselves below, for those who want them. */
@@ -187,16 +186,20 @@ function weighing(view, open) {
     "details.panel",
     { open },
     el("summary", {}, "What counts"),
+    el("p.small.soft", {}, `1 is the usual weight. At 2, each counts as much as ${slices.some(({ group }) => group === "sound") ? "the sound as a whole" : "what is learnt"} at 1.`),
     el("div.sliders", {}, groups, el("details.finer", {}, el("summary.small", {}, "In detail"), fine), reset),
   );
 }
 
+/** Slices share what their group gains above 1: so a group of four counts no more than one of two. */
 function weight(view, label, names, changed) {
-  const known = names.map((name) => state.weights[name] ?? 1);
-  return slider(label, known.reduce((sum, value) => sum + value, 0) / known.length, {
-    max: 4, step: 0.1, name: `Weight of ${label}`, text: (value) => `× ${value.toFixed(1)}`,
+  const mean = names.reduce((sum, name) => sum + (state.weights[name] ?? 1), 0) / names.length;
+  const known = mean > 1 ? Math.min(MOST_WEIGHT, 1 + names.length * (mean - 1)) : mean;
+  return slider(label, known, {
+    max: MOST_WEIGHT, step: 0.1, name: `Weight of ${label}`, text: (value) => value.toFixed(1),
     change: (value) => {
-      names.forEach((name) => (state.weights[name] = value));
+      const each = value > 1 ? 1 + (value - 1) / names.length : value;
+      names.forEach((name) => (state.weights[name] = each));
       changed();
       view.soon();
     },
@@ -254,7 +257,7 @@ function drawResults(view, answer) {
   const reasons = new Map();
   const list = songList(songs, {
     label: "Results",
-    end: (song, index) => [meter(results[index].similarity), whyButton(song, index, reasons), state.mode === "near" && actions(song)],
+    end: (song, index) => [meter(results[index].similarity), whyButton(near(index), song, (reason) => reasons.set(index, reason)), state.mode === "near" && actions(song)],
     below: (_, index) => reasons.get(index),
   });
   const saving = el("p.small", { role: "status" });
@@ -280,13 +283,13 @@ function drawResults(view, answer) {
   return undefined;
 }
 
-function meter(value) {
-  return el("span.meter", { title: `Similarity ${value.toFixed(3)}` }, bar(value), el("span.number.small", {}, value.toFixed(2)));
+/** The song that a result's similarity is about. */
+function near(index) {
+  return state.mode === "near" ? state.like[0] : results[index - 1]?.track;
 }
 
-function want(song, kind) {
-  seed(song, kind);
-  tell("seeds");
+function meter(value) {
+  return el("span.meter", { title: `Similarity ${value.toFixed(3)}` }, bar(value), el("span.number.small", {}, value.toFixed(2)));
 }
 
 function actions(song) {
@@ -314,83 +317,4 @@ async function save(songs, place) {
 function drawPath(songs) {
   state.drawn = songs.map((song) => song.id);
   go("map");
-}
-
-// --- why ---
-
-/** A button that opens the reason below its row. */
-function whyButton(song, index, others) {
-  const first = state.mode === "near" ? state.like[0] : results[index - 1]?.track; // as the similarity
-  if (!first || first.id === song.id) return el("span.why-space");
-  const inside = el("div.why", { hidden: true });
-  others.set(index, inside);
-  const toggle = button("Why", (event) => {
-    event.stopPropagation();
-    inside.hidden = !inside.hidden;
-    toggle.setAttribute("aria-expanded", String(!inside.hidden));
-    if (!inside.childElementCount) explain(inside, first, song);
-  }, { kind: "quiet small", "aria-expanded": "false", "aria-label": `Why ${song.title}` });
-  return toggle;
-}
-
-async function explain(place, first, second) {
-  fill(place, loading("Comparing ten seconds at a time"));
-  try {
-    const weights = state.mode === "near" ? state.weights : {};
-    const answer = await post("api/why", { first: first.id, second: second.id, weights });
-    const stretches = (answer.stretches ?? []).map((one) => stretch(one, first, second));
-    fill(
-      place,
-      (state.like.length > 1 || state.unlike.length > 0 || state.mode !== "near") && el("p.small.soft.whole", {}, `Compared with ${first.title}`),
-      state.mode === "near" && el("div.buttons.why-narrow", {}, button("More like this", () => want(second, "like"), { kind: "small" }), button("Less like this", () => want(second, "unlike"), { kind: "small" })),
-      Object.keys(answer.slices ?? {}).length > 0 && parts(answer),
-      stretches.length > 0 && el("div", {}, el("h3", {}, "Stretches that match"), el("div.stretches", {}, stretches)),
-    );
-    mark(place);
-  } catch (error) {
-    fill(place, errorMessage(error, () => explain(place, first, second)));
-  }
-}
-
-/** How far each part of the vector agrees, how often it counts, and what it adds to the similarity. */
-function parts({ similarity, slices, shares, weights }) {
-  const titles = Object.fromEntries((state.status?.slices ?? []).map(({ name, title }) => [name, title || name]));
-  const times = (name) => (weights[name] === 1 ? "" : ` × ${Number(weights[name].toFixed(1))}`);
-  const added = (value) => `${value < -0.005 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
-  const rows = Object.entries(slices).map(([name, value]) =>
-    el("div.agreement.part", {}, el("span", {}, titles[name] ?? name, el("b", {}, times(name))), bar(value), el("span.number", {}, value.toFixed(2)), el("span.number", {}, added(shares[name]))),
-  );
-  const heaviest = Object.keys(weights).reduce((most, name) => (weights[name] > weights[most] ? name : most));
-  const counts = times(heaviest) ? `${titles[heaviest] ?? heaviest} counts ${Number(weights[heaviest].toFixed(1))} times. ` : "";
-  return el(
-    "div",
-    {},
-    el("h3", {}, "What each part adds"),
-    el("p.small.soft", {}, `${counts.charAt(0).toUpperCase()}${counts.slice(1)}A part adds more if it counts more, and if it is marked in both songs.`),
-    el(
-      "div.agreements",
-      {},
-      el("div.agreement.part.soft", {}, el("span", {}, "Part"), el("span.spanned.number", {}, "agrees"), el("span.number", {}, "adds")),
-      rows,
-      el("div.agreement.part.total", {}, el("span", {}, "Similarity"), el("span.spanned"), el("span.number", {}, similarity.toFixed(2))),
-    ),
-  );
-}
-
-/** Two stretches that match: plays the first song's, then the second's. */
-function stretch(one, first, second) {
-  const play = () =>
-    player.playStretches([
-      { song: first, start_s: one.first_start_s, end_s: one.first_end_s },
-      { song: second, start_s: one.second_start_s, end_s: one.second_end_s },
-    ]);
-  const span = (start, end) => `${clock(start)}–${clock(end)}`;
-  return el(
-    "button.stretch",
-    { type: "button", onclick: play, title: `Play ${span(one.first_start_s, one.first_end_s)} of ${first.title}, then ${span(one.second_start_s, one.second_end_s)} of ${second.title}` },
-    el("span", {}, span(one.first_start_s, one.first_end_s)),
-    el("span.soft", {}, "then"),
-    el("span", {}, span(one.second_start_s, one.second_end_s)),
-    el("span.number.soft", {}, one.similarity.toFixed(2)),
-  );
 }

@@ -49,6 +49,12 @@ export function seed(song, kind = "like") {
   if (!state[kind].some((one) => one.id === song.id)) state[kind] = [...state[kind], song];
 }
 
+/** Seed a song, and tell so. */
+export function want(song, kind) {
+  seed(song, kind);
+  tell("seeds");
+}
+
 export function kept(name, fallback = "") {
   try {
     return localStorage.getItem(`patchifier.${name}`) ?? fallback;

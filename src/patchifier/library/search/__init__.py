@@ -11,7 +11,7 @@ precision from the stored vectors, also where an approximate index chose the can
 
 from pathlib import Path
 
-from patchifier.library.search.alike import Stretches, agreement, matching_stretches
+from patchifier.library.search.alike import Stretches, agreement, closer_than, matching_stretches
 from patchifier.library.search.index import Index, UnreadableIndexError, is_index
 from patchifier.library.search.metric import default_weights, slice_weights
 from patchifier.library.search.rows import SILENCE_DB, Changes, Filter, SearchResult
@@ -33,6 +33,7 @@ __all__ = [
     "UnreadableIndexError",
     "VectorStore",
     "agreement",
+    "closer_than",
     "default_weights",
     "load",
     "matching_stretches",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from patchifier.embed import Embedding
-from patchifier.library.search.metric import Metric
+from patchifier.library.search.metric import SLACK, Metric
 
 LEAST_LENGTH = 1e-9  # of what has a direction
 
@@ -60,6 +60,41 @@ def agreement(
         a, b = first[part], second[part]
         lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
         found[name] = float(a @ b) / lengths if lengths > LEAST_LENGTH else 0.0
+    return found
+
+
+def closer_than(
+    first: np.ndarray, second: np.ndarray, others: np.ndarray, slices: Mapping[str, slice]
+) -> dict[str, float]:
+    """How many vectors are less like one than another is, by each slice.
+
+    Parameters
+    ----------
+    first, second : ndarray, shape (E,)
+        Vectors of one model.
+    others : ndarray, shape (n, E)
+        Vectors to compare the second with; at least one.
+    slices : mapping of str to slice
+        As ``Embedder.slices`` gives them.
+
+    Returns
+    -------
+    dict of str to float
+        Share of `others`, from 0 to 1, whose cosine with `first` is below that of `second`.
+
+    Examples
+    --------
+    >>> first, second = np.array([1.0, 0.0, 2.0]), np.array([1.0, 0.1, -3.0])
+    >>> others = np.array([[0.0, 1.0, 1.0], [-1.0, 0.0, -1.0]])
+    >>> closer_than(first, second, others, {"layers": slice(0, 2), "harmony": slice(2, 3)})
+    {'layers': 1.0, 'harmony': 0.0}
+    """
+    rows = np.concatenate([second[None], others])
+    found = {}
+    for name, part in slices.items():
+        lengths = np.linalg.norm(rows[:, part], axis=1) * np.linalg.norm(first[part])
+        cosines = rows[:, part] @ first[part] / np.maximum(lengths, LEAST_LENGTH)
+        found[name] = float((cosines[1:] < cosines[0] - SLACK).mean())
     return found
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from patchifier.library.search.metric import direction_of
-from patchifier.library.search.rows import SearchResult
-from patchifier.library.search.store import Query, VectorStore, listed
+from patchifier.library.search.rows import Filter, SearchResult
+from patchifier.library.search.store import EVERYTHING, Query, VectorStore, listed
 
 # error rates of these numbers: docs/search.md, "When nothing is close"
 LEAST_CLOSE = 0.2  # cosine: all of 250 tracks of two libraries have one that is nearer
@@ -20,7 +20,12 @@ BEATLESS = (
 
 
 def not_close(
-    store: VectorStore, query: Query | Sequence[Query], found: Sequence[SearchResult]
+    store: VectorStore,
+    query: Query | Sequence[Query],
+    found: Sequence[SearchResult],
+    *,
+    weights: np.ndarray | None = None,
+    where: Filter = EVERYTHING,
 ) -> str:
     """Say why none of some results is close to what was looked for, by the default weights.
 
@@ -30,6 +35,14 @@ def not_close(
     """
     if not found:
         return "No other file passes these filters."
+    said = _said(store, query, found)
+    if said and weights is not None:
+        said = _said(store, query, store.similar(query, COMPARED, where=where))
+    return said
+
+
+def _said(store: VectorStore, query: Query | Sequence[Query], found: Sequence[SearchResult]) -> str:
+    """Say why none of some results, of which there are some, is close."""
     likes = [store.vector_of(one) for one in listed(query)]
     metric = store.metric()
     direction = direction_of(likes, (), metric)

@@ -349,8 +349,9 @@ class Index(VectorStore):
         self, target: Target, first: int, *, where: Filter, exact: bool
     ) -> Iterator[Candidates]:
         weighted = target.metric.weights is not None
-        vector = target.metric.plain(target.direction)
-        # without weights, the nearest are found; with them, they are among many
+        vector = target.metric.query(target.direction)
+        # without weights, the nearest are found; with them, they are among many: the index knows
+        # the lengths of rows without weights alone
         limit = first * WEIGHTED_FACTOR if weighted else first
         if weighted and exact:
             limit = max(1, len(self))

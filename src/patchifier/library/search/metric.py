@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from patchifier.config import Config, RequestError
+from patchifier.config import SIMILARITY_RATIO, Config, RequestError
 from patchifier.heads import unit
 
 LEARNT = 32.0  # weight of "layers" where a vector has others, but no "similarity"
@@ -51,8 +51,9 @@ def slice_weights(config: Config, factors: Mapping[str, float]) -> np.ndarray:
     config : Config
         Of the model, which says what the slices are: ``config.embedding_slices``.
     factors : mapping of str to float
-        Factor of each slice, at least 0, on top of its default weight; 1 for a slice that is not
-        named.
+        Factor of each slice, at least 0: 0 leaves it out, 1 is its default weight, as of a slice
+        that is not named. Each 1 more adds as much as the heaviest slice has by default: at 2 a
+        slice counts about as much as that one, at 3 twice as much.
 
     Returns
     -------
@@ -63,22 +64,32 @@ def slice_weights(config: Config, factors: Mapping[str, float]) -> np.ndarray:
     RequestError
         For a name that is no slice, a factor below 0, or if all are 0.
 
+    Notes
+    -----
+    A slice counts by its squared length. In whitened vectors, a number has a variance of 1, and
+    "similarity" has eight times the squared length of all others. Vectors that are not whitened
+    are taken as if they were.
+
     Examples
     --------
     >>> model = patchifier.load()
-    >>> weights = slice_weights(model.config, {"harmony": 2.0})
-    >>> [float(weights[model.slices[name]].mean()) for name in ("harmony", "mode")]
-    [2.0, 1.0]
+    >>> weights = slice_weights(model.config, {"harmony": 2.0, "tempo": 0.5})
+    >>> [round(weights[model.slices[name]].mean()) for name in ("similarity", "harmony")]
+    [1, 135]
     """
     slices = config.embedding_slices
     default = default_weights(sizes_of(config))
     weights = np.ones(config.embedding_size) if default is None else default
+    squares = {name: float(weights[part].sum()) for name, part in slices.items()}
+    if "similarity" in squares:
+        squares["similarity"] = SIMILARITY_RATIO * (len(weights) - squares["similarity"])
     for name, factor in factors.items():
         if name not in slices:
             raise RequestError(
                 f"there is no slice {name!r} in these vectors, expected one of {', '.join(slices)}."
             )
-        weights[slices[name]] *= factor
+        more = max(0.0, factor - 1) * max(squares.values()) / squares[name]
+        weights[slices[name]] *= min(factor, 1.0) + more
     require_weights(weights, config.embedding_size)
     return weights
 
@@ -132,14 +143,6 @@ class Metric:
         `direction` is one of those that :meth:`unit` gives.
         """
         return direction if self.weights is None else direction * np.sqrt(self.weights)
-
-    def plain(self, direction: np.ndarray) -> np.ndarray:
-        """Vector (E,) of length 1 without weights that points where `direction` does with them."""
-        if self.weights is None:
-            return direction
-        roots = np.sqrt(self.weights)
-        vector = np.divide(direction, roots, out=np.zeros_like(direction), where=roots > 0)
-        return np.asarray(vector / np.linalg.norm(vector))
 
 
 def direction_of(

@@ -169,7 +169,7 @@ class VectorStore(abc.ABC):
         weights : ndarray (E,)
             Factors of the squared contribution of each number, at least 0, as
             :func:`~patchifier.library.search.slice_weights` makes them. An index looks for
-            candidates without them.
+            candidates by the lengths that rows have without them.
         max_per_artist, max_per_album : int
             Most results of one artist and of one album; 0 is no limit. A file without the tag is
             not limited.
