@@ -1,5 +1,15 @@
-"""``python -m patchifier``, which torchrun can start."""
+"""The ``patchifier`` command, also ``python -m patchifier``, which torchrun can start.
 
-from patchifier.cli import script
+Worker processes import this module: the command line is imported when it runs.
+"""
 
-script()
+
+def main() -> None:
+    """Run the command line."""
+    from patchifier.cli import script
+
+    script()
+
+
+if __name__ == "__main__":
+    main()
