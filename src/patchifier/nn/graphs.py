@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from patchifier.config import (
     PretrainConfig,
     RequestError,
 )
+from patchifier.devices import onnx_runtime
 from patchifier.extras import need
 from patchifier.graph import WEIGHTS
 from patchifier.nn.model import FeatureExtractor, Head, Patchifier
@@ -340,6 +340,7 @@ def _simplified(onnx: Any, proto: Any, names: set[str]) -> Any:
 
 def _optimised(onnx: Any, proto: Any) -> Any:
     """A model after those optimisations of ONNX Runtime that hold for any processor."""
+    onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
