@@ -1,4 +1,7 @@
-"""The ``patchifier`` command, and ``python -m patchifier``, which torchrun can start."""
+"""The ``patchifier`` command, and ``python -m patchifier``, which torchrun can start.
+
+Worker processes import this module: the command line is imported when it runs.
+"""
 
 import os
 import signal

@@ -55,14 +55,18 @@ class PowerSpectrum:
         self.rows = p * q * D
         h, c, i, e = np.arange(p), np.arange(p // 2 + 1), np.arange(q), np.arange(q)
         self.mirrored = (p - 1) // 2  # values of c, from 1 on, whose conjugates are needed
+        # values of c whose first step is real
+        self.real = slice(1) if p % 2 else slice(None, None, p // 2)
         windows = window.reshape(p, q, r).transpose(1, 2, 0)[:, :, None]  # (q, r, 1, p)
         first = np.exp(-2j * np.pi * np.outer(c, h) / p) * windows  # (q, r, C, p)
-        first = np.stack([first.real, first.imag], axis=3).astype(dtype)  # (q, r, C, 2, p)
-        first[:, :, [0, *range(1 + self.mirrored, len(c))], 1] = 0  # else zero but for rounding
-        self.first = first.reshape(q, r, -1, p)  # (q, r, 2 C, p)
+        complex_c = first[:, :, 1 : 1 + self.mirrored]
+        both = np.stack([complex_c.real, complex_c.imag], axis=3).reshape(q, r, -1, p)
+        self.first = np.concatenate([first[:, :, self.real].real, both], axis=2).astype(dtype)
         turns = (c[:, None, None] + p * e[:, None]) * i / (p * q)
         second = np.stack(_parts(np.exp(-2j * np.pi * turns)), axis=2)  # (C, q, 2, 2 q)
-        self.second = second.reshape(len(c), 2 * q, 2 * q).astype(dtype)
+        second = second.reshape(len(c), 2 * q, 2 * q).astype(dtype)
+        self.second_real = second[self.real, :, :q].copy()  # (1 or 2, 2 q, q)
+        self.second = second[1 : 1 + self.mirrored]
         steps = p * (e[:, None] + q * np.arange(D))  # (q, D)
         back = np.arange(self.mirrored, 0, -1)[:, None, None]  # in the order of frequencies
         self.third = self._third(c[:, None, None] + steps)  # (C, q, 2 D, 2 r)
@@ -89,11 +93,13 @@ class PowerSpectrum:
         frames, level = self._frames(samples, start, hop, count)  # (q, r, p, T), (T,)
         p, q, r = self.factors
         C, M, D = p // 2 + 1, self.mirrored, self.rows // (p * q)
-        columns = _buffer(1, (r, 2 * C, q, count), self.dtype)
+        columns = _buffer(1, (r, p, q, count), self.dtype)
         np.matmul(self.first, frames, out=columns.transpose(2, 0, 1, 3))
-        columns = columns.reshape(r, C, 2 * q, count)
+        real, both = columns[:, : p - 2 * M], columns[:, p - 2 * M :]
         rows = _buffer(0, (C, 2 * q, r, count), self.dtype)
-        np.matmul(self.second, columns, out=rows.transpose(2, 0, 1, 3))  # (r, C, 2 q, T)
+        places = rows.transpose(2, 0, 1, 3)  # (r, C, 2 q, T)
+        np.matmul(self.second_real, real, out=places[:, self.real])
+        np.matmul(self.second, both.reshape(r, M, 2 * q, count), out=places[:, 1 : 1 + M])
         rows = rows.reshape(C, q, 2 * r, count)
         parts = _buffer(1, (2 * D, q, p, count), self.dtype)
         places = parts.transpose(2, 1, 0, 3)  # (p, q, 2 D, T)
@@ -133,7 +139,8 @@ class PowerSpectrum:
         if means.max() < LOUD and means.min() > -LOUD:
             return None
         level = np.convolve(means, np.full(self.n // hop, hop / self.n, self.dtype), "valid")
-        return np.where(np.abs(level) < LOUD, self.dtype.type(0), level)[:count]
+        level = np.where(np.abs(level) < LOUD, self.dtype.type(0), level)[:count]
+        return level if level.any() else None
 
 
 def _stretch(samples: np.ndarray, start: int, count: int) -> np.ndarray:

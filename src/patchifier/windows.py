@@ -233,7 +233,8 @@ def cut_windows(log_mel: np.ndarray, config: Config, *, silence: bool = True) ->
 
 # --- batches ---
 
-MOST_PATCHES = 100  # of a batch's windows: more leave the cache of a core and take memory
+# of a batch's windows: two files of 30 s; more leave the cache of a core and take memory
+MOST_PATCHES = 104
 LEAST_PATCHES = 2  # in a window of a batch; the rest of a shorter one is padding
 
 CutMusic = Iterable[tuple[np.ndarray, int]]  # patches (1, M, W) of a piece, with their new frames

@@ -36,8 +36,9 @@ from patchifier.io import Progress, silent, write_skipped
 from patchifier.library import table
 from patchifier.library.build import facts_of
 from patchifier.library.job import Embedded
+from patchifier.library.parts import write_part
 from patchifier.library.stored import EmbeddingTable, from_arrow
-from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
+from patchifier.library.worker import ClipRows, Cut, embed_batch
 
 ANSWER_S = 30.0  # time for a cluster to answer; Ray itself waits for minutes, then ends the process
 STORE_BYTES = 2**28  # object store of a Ray that is started here: the model, lists of clips, counts

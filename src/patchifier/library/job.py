@@ -35,6 +35,7 @@ from patchifier.library.changes import (
     unlisted_text,
     waiting,
 )
+from patchifier.library.parts import write_part
 from patchifier.library.reuse import Donors, Reused, read_reused, write_reused
 from patchifier.library.sources import Key, key
 from patchifier.library.worker import (
@@ -43,7 +44,6 @@ from patchifier.library.worker import (
     FileFacts,
     embed_batch,
     file_facts,
-    write_part,
 )
 
 PART_FILES, PART_BYTES = 64, 2**28  # limits of a part, which bound the work that a kill can cost

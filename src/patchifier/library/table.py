@@ -206,15 +206,31 @@ def rows_table(
     """Rows whose embeddings are a matrix (n, E)."""
     wanted = schema(facts, vectors.shape[1])
     embedding = pa.FixedSizeListArray.from_arrays(
-        pa.array(vectors.reshape(-1)), type=wanted.field("embedding").type
+        _array(vectors.reshape(-1), pa.float32()), type=wanted.field("embedding").type
     )
     return pa.Table.from_arrays(
         [
-            embedding if name == "embedding" else pa.array(columns[name], wanted.field(name).type)
+            embedding if name == "embedding" else _array(columns[name], wanted.field(name).type)
             for name in wanted.names
         ],
         schema=wanted,
     )
+
+
+def _array(values: Sequence[Any] | np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Array of values, null where they are None. pa.array imports pandas, which takes 0.3 s."""
+    absent = np.zeros(len(values), bool)
+    if not isinstance(values, np.ndarray):
+        absent = np.array([value is None for value in values], bool)
+    buffers = [pa.py_buffer(np.packbits(~absent, bitorder="little"))]
+    if kind == pa.string():
+        texts = [b"" if value is None else value.encode() for value in values]
+        ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        buffers += [pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
+    else:
+        numbers = np.where(absent, 0, values) if absent.any() else values
+        buffers.append(pa.py_buffer(np.ascontiguousarray(numbers, kind.to_pandas_dtype())))
+    return pa.Array.from_buffers(kind, len(values), buffers, int(absent.sum()))
 
 
 def write(path: Path, tables: Iterator[pa.Table], wanted: pa.Schema) -> None:
@@ -245,7 +261,7 @@ class Origin:
         groups = range(self.file.num_row_groups)
         counts = [self.file.metadata.row_group(group).num_rows for group in groups]
         self.starts = np.cumsum([0, *counts])
-        self.group, self.rows = -1, self.file.schema_arrow.empty_table()
+        self.group, self.rows = -1, pa.Table.from_batches([], self.file.schema_arrow)
 
     def close(self) -> None:
         """Close the file, which Windows does not replace while it is open."""

@@ -9,11 +9,8 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from patchifier import audio, jobs, spectrogram
 from patchifier.config import RequestError, SpectrogramConfig
@@ -21,7 +18,6 @@ from patchifier.containers import payload_digest
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
 from patchifier.excerpts import Source, read_each
-from patchifier.library import table
 from patchifier.library.sources import key
 from patchifier.library.tags import read_tags
 from patchifier.windows import stream_stretches, stretch_frames
@@ -132,32 +128,6 @@ def _finite(path: str, found: ClipRows | str) -> ClipRows | str:
     if isinstance(found, str) or np.isfinite(found.vectors).all():
         return found
     return f"{path}: the model gives numbers that are not finite for this file."
-
-
-def write_part(
-    path: Path, found: Sequence[tuple[Clip, ClipRows | str]], facts: dict[str, Any]
-) -> None:
-    """Write the rows of some clips as a table with these facts."""
-    good = [(clip, rows) for clip, rows in found if isinstance(rows, ClipRows)]
-    stretches = table.stretches_of([(key(clip), len(rows.spans_s)) for clip, rows in good])
-    facts = {**facts, "stretches": stretches}
-    table.write(path, iter([_to_table(good, facts)]), table.schema(facts, facts["size"]))
-
-
-def _to_table(found: Sequence[tuple[Clip, ClipRows]], facts: dict[str, Any]) -> pa.Table:
-    """Rows of clips, in their order."""
-    columns: dict[str, list[Any]] = {
-        name: [] for name in table.schema(facts, facts["size"]).names if name != "embedding"
-    }
-    for clip, rows in found:
-        decoding = {"decoder": rows.how.decoder, "length_s": rows.how.length_s}
-        same = {"path": clip.path, **decoding, **rows.file.columns()}
-        for (start_s, end_s), level_db in zip(rows.spans_s, rows.levels_db, strict=True):
-            spans = {"start_s": clip.start_s + start_s, "end_s": clip.start_s + end_s}
-            for name, value in (same | spans | {"level_db": level_db}).items():
-                columns[name].append(value)
-    vectors = [rows.vectors for _, rows in found] or [np.zeros((0, facts["size"]), np.float32)]
-    return table.rows_table(columns, np.concatenate(vectors), facts)
 
 
 # --- one clip ---

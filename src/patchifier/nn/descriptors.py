@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import PITCH_PER_OCTAVE, Config, RequestError
+from patchifier.nn.pitch import group_frames
 from patchifier.nn.shared_patches import Patches, by_patch
 
 CEPSTRA = 20
@@ -56,7 +57,7 @@ class Descriptor:
     def values(self, patches: Patches, valid: Tensor | None, config: Config) -> Tensor:
         """Descriptor (B, N, size) or (B, size) of patches (B, N, M, T)."""
         if self.of == "patch":
-            return by_patch(self.compute, patches, config)
+            return self.compute(patches, config)
         return self.compute(patches, ones_mask(patches) if valid is None else valid, config)
 
 
@@ -90,39 +91,57 @@ def require_descriptor(name: str, config: Config, *, what: str) -> None:
 # --- of patches ---
 
 
-def mfcc_patch_statistics(patches: Tensor, config: Config) -> Tensor:
+def mfcc_patch_statistics(patches: Patches, config: Config) -> Tensor:
     """Mean, deviation and mean absolute change of cepstral coefficients, (B, N, 60)."""
-    matrix = dct_matrix(config.spectrogram.n_mels, patches.device).to(patches.dtype)
-    cepstra = _mel(patches, config).transpose(-1, -2) @ matrix  # (B, N, T, 20)
+    return by_patch(_mfcc_statistics, mel_rows, patches, config)
+
+
+def _mfcc_statistics(mel: Tensor, config: Config) -> Tensor:
+    """MFCC statistics (B, N, 60) of mel bands (B, N, n_mels, T)."""
+    matrix = dct_matrix(config.spectrogram.n_mels, mel.device).to(mel.dtype)
+    cepstra = mel.transpose(-1, -2) @ matrix  # (B, N, T, 20)
     return torch.cat(
         [cepstra.mean(2), cepstra.std(2), difference(cepstra, 2).abs().mean(2)], dim=-1
     )
 
 
-def pitch_energy(patches: Tensor, config: Config) -> Tensor:
+def pitch_energy(patches: Patches, config: Config) -> Tensor:
     """Mean over time of each pitch band of patches (B, N, M, W): (B, N, n_pitch_bands)."""
-    return patches[:, :, config.spectrogram.n_mels :].mean(-1)
+    return by_patch(_mean_over_time, pitch_groups, patches, config)
 
 
-def chroma(patches: Tensor, config: Config) -> Tensor:
+def _mean_over_time(groups: Tensor, config: Config) -> Tensor:
+    return groups.mean(-1)
+
+
+def chroma(patches: Patches, config: Config) -> Tensor:
     """Salience of pitch bands, averaged over octaves: (B, N, 36)."""
-    return _fold(salience(patches, config).mean(-1), config)
+    return by_patch(_chroma_of_groups, pitch_groups, patches, config)
 
 
-def invariant_chroma(patches: Tensor, config: Config) -> Tensor:
+def _chroma_of_groups(groups: Tensor, config: Config) -> Tensor:
+    """Chroma (B, N, 36) of groups of frames (B, N, n_pitch_bands, T / 4)."""
+    return _fold(salience(groups).mean(-1), config)
+
+
+def invariant_chroma(patches: Patches, config: Config) -> Tensor:
     """Transposition-invariant chroma of each patch, (B, N, 40)."""
     return _transposition_invariants(chroma(patches, config))
 
 
-def patch_onset_strength(patches: Tensor, config: Config) -> Tensor:
+def patch_onset_strength(patches: Patches, config: Config) -> Tensor:
     """Onset strength of groups of mel bands, frame by frame: (B, N, 4 T)."""
     N, T = patches.shape[1], patches.shape[3]
     return onset_strength(patches, config).unflatten(-1, (N, T)).transpose(1, 2).flatten(2)
 
 
-def band_energy(patches: Tensor, config: Config) -> Tensor:
+def band_energy(patches: Patches, config: Config) -> Tensor:
     """Log-mel of each quarter of a patch's frames, averaged over frames and bands: (B, N, 4)."""
-    return _mel(patches, config).mean(2).unflatten(-1, (LOUDNESS_PARTS, -1)).mean(-1)
+    return by_patch(_energy_of_quarters, mel_rows, patches, config)
+
+
+def _energy_of_quarters(mel: Tensor, config: Config) -> Tensor:
+    return mel.mean(2).unflatten(-1, (LOUDNESS_PARTS, -1)).mean(-1)
 
 
 # --- of clips ---
@@ -130,7 +149,7 @@ def band_energy(patches: Tensor, config: Config) -> Tensor:
 
 def chroma_statistics(patches: Patches, valid: Tensor, config: Config) -> Tensor:
     """Mean and deviation of chroma over the clip, (B, 72)."""
-    return _mean_and_deviation(by_patch(chroma, patches, config), valid)
+    return _mean_and_deviation(chroma(patches, config), valid)
 
 
 def invariant_mean_chroma(patches: Patches, valid: Tensor, config: Config) -> Tensor:
@@ -141,7 +160,7 @@ def invariant_mean_chroma(patches: Patches, valid: Tensor, config: Config) -> Te
 
 def mfcc_statistics(patches: Patches, valid: Tensor, config: Config) -> Tensor:
     """Mean and deviation over the clip of the MFCC statistics of patches, (B, 120)."""
-    return _mean_and_deviation(by_patch(mfcc_patch_statistics, patches, config), valid)
+    return _mean_and_deviation(mfcc_patch_statistics(patches, config), valid)
 
 
 def invariant_tempogram(patches: Patches, valid: Tensor, config: Config) -> Tensor:
@@ -152,7 +171,9 @@ def invariant_tempogram(patches: Patches, valid: Tensor, config: Config) -> Tens
 
 def mel_statistics(patches: Patches, valid: Tensor, config: Config) -> Tensor:
     """Mean and deviation of each mel band's level over the clip: (B, 2 * mel bands)."""
-    mel = by_patch(_mel, patches, config).transpose(1, 2).flatten(2)  # (B, mel bands, N T)
+    mel = (
+        by_patch(_unchanged, mel_rows, patches, config).transpose(1, 2).flatten(2)
+    )  # (B, mel bands, N T)
     frames, valid_frames = concat_frames(mel, valid, patches.shape[3])
     return _mean_and_deviation(frames.transpose(1, 2), valid_frames[:, 0])
 
@@ -232,8 +253,18 @@ def _mean_and_deviation(values: Tensor, valid: Tensor) -> Tensor:
     return torch.cat([mean, (squares / (count - 1).clamp(min=1)).sqrt()], dim=-1)
 
 
-def _mel(patches: Tensor, config: Config) -> Tensor:
-    return patches[:, :, : config.spectrogram.n_mels]
+def mel_rows(patches: Tensor, config: Config) -> Tensor:
+    """Mel bands (..., n_mels, T) of patches (..., M, T)."""
+    return patches[..., : config.spectrogram.n_mels, :]
+
+
+def pitch_groups(patches: Tensor, config: Config) -> Tensor:
+    """Pitch bands of patches (..., M, T), means of four frames: (..., n_pitch_bands, T / 4)."""
+    return group_frames(patches, config.spectrogram.n_mels)
+
+
+def _unchanged(mel: Tensor, config: Config) -> Tensor:
+    return mel
 
 
 def onset_strength(patches: Patches, config: Config) -> Tensor:
@@ -241,21 +272,20 @@ def onset_strength(patches: Patches, config: Config) -> Tensor:
 
     The first frame of an anchored patch has no meaning.
     """
-    within = by_patch(_rise_within, patches, config)  # (B, N, groups, T - 1)
-    edges = by_patch(_edges, patches, config)  # (B, N, mel bands, 2)
+    within = by_patch(_rise_within, mel_rows, patches, config)  # (B, N, groups, T - 1)
+    edges = by_patch(_edges, mel_rows, patches, config)  # (B, N, mel bands, 2)
     first, last = edges[:, 1:, :, 0], edges[:, :-1, :, 1]
     across = nn.functional.pad(_of_groups(torch.relu(first - last), 2), (0, 0, 1, 0))
     return torch.cat([across[..., None], within], dim=-1).transpose(1, 2).flatten(2)
 
 
-def _rise_within(patches: Tensor, config: Config) -> Tensor:
+def _rise_within(mel: Tensor, config: Config) -> Tensor:
     """Onset strength of each frame of a patch but the first: (B, N, groups, T - 1)."""
-    return _of_groups(torch.relu(difference(_mel(patches, config), -1)), 2)
+    return _of_groups(torch.relu(difference(mel, -1)), 2)
 
 
-def _edges(patches: Tensor, config: Config) -> Tensor:
+def _edges(mel: Tensor, config: Config) -> Tensor:
     """First and last frame of the mel bands of each patch: (B, N, mel bands, 2)."""
-    mel = _mel(patches, config)
     return torch.stack([mel[..., 0], mel[..., -1]], dim=-1)
 
 
@@ -264,14 +294,13 @@ def _of_groups(values: Tensor, dim: int) -> Tensor:
     return values.unflatten(dim, (ONSET_GROUPS, -1)).mean(dim + 1)
 
 
-def salience(patches: Tensor, config: Config) -> Tensor:
-    """Pitch bands less the mean of half an octave, at least 0: (B, N, bands, T / 4)."""
-    B, N, _, T = patches.shape
-    bands = patches[:, :, config.spectrogram.n_mels :].unflatten(-1, (-1, 4)).mean(-1)
+def salience(groups: Tensor) -> Tensor:
+    """Pitch bands (B, N, bands, T / 4) less the mean of half an octave, at least 0."""
+    B, N, _, T = groups.shape
     width = 2 * (PITCH_PER_OCTAVE // 4) + 1
-    flat = bands.flatten(0, 1).transpose(1, 2).contiguous()  # (B N, T / 4, bands)
-    mean = moving_sum(flat, width) / moving_sum(torch.ones_like(flat[0, 0]), width)
-    return torch.relu(flat - mean).transpose(1, 2).reshape(B, N, -1, T // 4)
+    flat = groups.flatten(0, 1).transpose(1, 2).contiguous()  # (B N, T / 4, bands)
+    mean = moving_sum(flat, width) * moving_sum(torch.ones_like(flat[0, 0]), width).reciprocal()
+    return torch.relu(flat - mean).transpose(1, 2).reshape(B, N, -1, T)
 
 
 def difference(values: Tensor, dim: int) -> Tensor:

@@ -82,9 +82,7 @@ class TonicEstimator(nn.Module):
 
     def align(self, values: Tensor, probabilities: Tensor) -> Tensor:
         """Mean and deviation of chroma (B, 72), tonic first."""
-        order = torch.arange(OCTAVE, device=probabilities.device)
-        index = (order[:, None] + order) % OCTAVE  # (36 tonics, 36)
-        rolled = values.unflatten(-1, (2, OCTAVE))[..., index]  # (B, 2, 36 tonics, 36)
+        rolled = shifted(values.unflatten(-1, (2, OCTAVE)), OCTAVE)  # (B, 2, 36 tonics, 36)
         return (probabilities[:, None, None] @ rolled).flatten(1)
 
     def consistency_loss(
@@ -123,9 +121,8 @@ class TempoEstimator(nn.Module):
 
     def align(self, values: Tensor, probabilities: Tensor) -> Tensor:
         """Tempogram (B, 128) at fractions and multiples of the beat, from a quarter to four."""
-        lags = torch.arange(LAGS, device=probabilities.device)
         padded = nn.functional.pad(values.unflatten(-1, (2, LAGS)), (LAGS // 2, LAGS // 2))
-        moved = padded[..., lags[:, None] + lags]  # (B, 2, 64 beats, 64): the beat in the middle
+        moved = shifted(padded, LAGS)  # (B, 2, 64 beats, 64): the beat in the middle
         return (probabilities[:, None, None] @ moved).flatten(1)
 
     def consistency_loss(
@@ -233,6 +230,18 @@ def summarise(
         return probabilities.sqrt()
 
     return [summary(name) for name in names]
+
+
+def shifted(values: Tensor, count: int) -> Tensor:
+    """First `count` of values (..., K) rolled by 0, 1, ..., a row each: (..., count, count).
+
+    Values are repeated and cut into rows that are longer by one: ONNX Runtime is slow at gathering
+    single numbers.
+    """
+    K = values.shape[-1]
+    repeated = values.repeat(*[1] * (values.dim() - 1), count + 1)  # (..., K (count + 1))
+    rows = repeated[..., : count * (K + 1)].unflatten(-1, (count, K + 1))
+    return rows[..., :count]
 
 
 def cross_entropy(one: Tensor, other: Tensor) -> Tensor:

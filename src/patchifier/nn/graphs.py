@@ -13,8 +13,10 @@ import dataclasses
 import functools
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,10 +30,11 @@ from patchifier.config import (
     PretrainConfig,
     RequestError,
 )
+from patchifier.devices import onnx_runtime
 from patchifier.extras import need
 from patchifier.graph import WEIGHTS
-from patchifier.nn.model import Head, Patchifier
-from patchifier.nn.pitch import PitchModules
+from patchifier.nn.model import FeatureExtractor, Head, Patchifier
+from patchifier.nn.pitch import PitchModules, group_frames
 from patchifier.nn.pooling import pool, window_embeddings
 from patchifier.nn.shared_patches import SharedPatches
 from patchifier.tasks import Task
@@ -45,16 +48,24 @@ class GraphConvolution(nn.Conv2d):
 
     ONNX Runtime makes the matrix once, with the session. It serves a whole batch, and the taps of a
     3 x 3 kernel that lie beside the map cost nothing.
+
+    Attributes
+    ----------
+    along_width : bool
+        Whether maps come transposed: frequency along the width.
     """
+
+    along_width = False
 
     def forward(self, maps: Tensor) -> Tensor:
         """Turn maps (P, C, H, W) into maps (P, O, H', W')."""
+        kernel = self.weight.transpose(2, 3) if self.along_width else self.weight
         H, W, stride = int(maps.shape[-2]), int(maps.shape[-1]), self.stride[0]
         cells = H // stride, W // stride
         if self.kernel_size != (3, 3) or cells[0] * cells[1] > FEW_CELLS:
-            return super().forward(maps)
+            return self._conv_forward(maps, kernel, self.bias)
         before, behind = ([max(0, n - far) for n in (H, W)] for far in (stride + 1, 2))
-        kernel = nn.functional.pad(self.weight, (before[1], behind[1], before[0], behind[0]))
+        kernel = nn.functional.pad(kernel, (before[1], behind[1], before[0], behind[0]))
         first = 1 + before[0], 1 + before[1]  # tap of the first cell of the map
         seen = [
             kernel.narrow(2, first[0] - stride * y, H).narrow(3, first[1] - stride * x, W)
@@ -79,12 +90,24 @@ class GraphSequenceConvolution(nn.Conv1d):
         return nn.functional.linear(values.flatten(1), matrix, self.bias)[:, None]
 
 
+class GraphExtractor(FeatureExtractor):
+    """Frequency along the width of a map: ONNX Runtime computes cells of a row together."""
+
+    def maps(self, mel: Tensor) -> Tensor:
+        """Turn mel bands (P, M, T) into maps (P, C, M / 32, T / 32)."""
+        for module in self.down.modules():
+            if isinstance(module, GraphConvolution):
+                module.along_width = True
+        return self.down(mel.transpose(1, 2)[:, None]).transpose(2, 3)
+
+
 class GraphPitchModules(PitchModules):
     """Pitch bands along the width of a map: ONNX Runtime computes cells of a row together."""
 
-    def forward(self, bands: Tensor) -> Tensor:
-        """Turn pitch bands (P, M, T) into features (P, C * M / 6)."""
-        maps = self.groups(bands).transpose(1, 2).unsqueeze(2)  # (P, T / 4, 1, M)
+    def forward(self, rows: Tensor) -> Tensor:
+        """Turn patches, mel bands first (P, n_mels + M, T), into features (P, C * M / 6)."""
+        groups = group_frames(rows, self.n_mels)  # (P, M, T / 4)
+        maps = groups.transpose(1, 2).unsqueeze(2)  # (P, T / 4, 1, M)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             maps = norm(along_width(convolution, maps)).relu()
         return maps.flatten(1)
@@ -101,6 +124,7 @@ def along_width(convolution: nn.Conv2d, maps: Tensor) -> Tensor:
 FOR_GRAPHS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: GraphSequenceConvolution,
     nn.Conv2d: GraphConvolution,
+    FeatureExtractor: GraphExtractor,
     PitchModules: GraphPitchModules,
 }
 
@@ -145,7 +169,7 @@ class WindowGraph(nn.Module):
         bottleneck = self.model.bottleneck
         sequences = bottleneck.forward_layers(bottleneck.embed(vectors, valid=valid), valid)
         layers, N = [vectors, *sequences], index.shape[1]
-        windows = SharedPatches(patches[:, 0], index) if self.config.embed.summaries else None
+        windows = SharedPatches(patches.squeeze(1), index) if self.config.embed.summaries else None
         found = [
             window_embeddings(self.model, self.config, layers, n_new_frames, windows),
             torch.cat([layers[layer][:, -N:] for layer in self.config.embed.layers], dim=-1),
@@ -273,7 +297,8 @@ def _export(
             do_constant_folding=False,
             training=torch.onnx.TrainingMode.PRESERVE,  # batch norm keeps its own weights
         )
-    return _without_weights(onnx, onnx.load_from_string(file.getvalue()), set(graph.state_dict()))
+    proto = onnx.load_from_string(file.getvalue())
+    return _simplified(onnx, proto, set(graph.state_dict())).SerializeToString(deterministic=True)
 
 
 def _make_distinct(graph: nn.Module) -> None:
@@ -284,21 +309,56 @@ def _make_distinct(graph: nn.Module) -> None:
             tensor.uniform_(0.5, 1.5, generator=draws)
 
 
-def _without_weights(onnx: Any, proto: Any, names: set[str]) -> bytes:
-    """Replace the values of weights by the name of their file, and drop what only explains."""
-    for tensor in proto.graph.initializer:
-        if tensor.name in names:
-            for field in ("raw_data", "float_data", "int64_data"):
-                tensor.ClearField(field)
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            tensor.external_data.add(key="location", value=WEIGHTS)
-    for part in (proto, proto.graph, *proto.graph.node, *proto.graph.initializer):
+def _simplified(onnx: Any, proto: Any, names: set[str]) -> Any:
+    """A graph without the values of weights, whose constant parts are computed.
+
+    ONNX Runtime computes them: each of its sessions would take twice as long to make. Weights are
+    inputs in the meantime, so that they are no constants.
+    """
+    graph, inputs = proto.graph, [*proto.graph.input]
+    held = [tensor for tensor in graph.initializer if tensor.name in names]
+    for tensor in held:
+        kind = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        graph.input.append(kind)
+        graph.initializer.remove(tensor)
+    found = _optimised(onnx, proto)
+    del found.graph.input[:], found.opset_import[:]
+    found.graph.input.extend(inputs)
+    found.opset_import.extend(proto.opset_import)
+    constants = [*found.graph.initializer]
+    del found.graph.initializer[:]
+    found.graph.initializer.extend(_without_values(onnx, tensor) for tensor in held)
+    found.graph.initializer.extend(constants)
+    for part in (found, found.graph, *found.graph.node, *found.graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
-    for value in (*proto.graph.input, *proto.graph.output):
+    for value in (*found.graph.input, *found.graph.output):
         value.ClearField("metadata_props")
-    proto.graph.ClearField("value_info")
-    return proto.SerializeToString(deterministic=True)
+    found.graph.ClearField("value_info")
+    return found
+
+
+def _optimised(onnx: Any, proto: Any) -> Any:
+    """A model after those optimisations of ONNX Runtime that hold for any processor."""
+    onnxruntime = onnx_runtime()
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "graph.onnx")
+        onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        return onnx.load(options.optimized_model_filepath)
+
+
+def _without_values(onnx: Any, tensor: Any) -> Any:
+    """Weights with the name of their file in place of their values."""
+    for field in ("raw_data", "float_data", "int64_data"):
+        tensor.ClearField(field)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=WEIGHTS)
+    return tensor
 
 
 @contextlib.contextmanager

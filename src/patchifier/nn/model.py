@@ -50,12 +50,16 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Turn patches (P, 1, M, T) into vectors (P, D)."""
-        maps = self.down(patches[:, :, : self.n_mels])  # (P, C, M / 32, T / 32)
+        rows = patches.squeeze(1)  # (P, M, T)
+        maps = self.maps(rows[:, : self.n_mels])  # (P, C, M / 32, T / 32)
         features = maps.mean((-2, -1)) if self.mean else maps.flatten(1)
-        if patches.shape[2] > self.n_mels:
-            pitch = self.pitch(patches[:, 0, self.n_mels :])
-            features = torch.cat([features, pitch], dim=1)
+        if rows.shape[1] > self.n_mels:
+            features = torch.cat([features, self.pitch(rows)], dim=1)
         return self.to_vector(features)  # (P, D)
+
+    def maps(self, mel: Tensor) -> Tensor:
+        """Turn mel bands (P, M, T) into maps (P, C, M / 32, T / 32)."""
+        return self.down(mel[:, None])
 
 
 def down_module(before: int, channels: int, convolutions: int) -> nn.Sequential:

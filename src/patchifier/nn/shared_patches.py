@@ -18,10 +18,13 @@ class SharedPatches:
     patches : Tensor, shape (P, M, T)
     index : Tensor, shape (B, N)
         Patch at each place of a window.
+    dtype : torch.dtype
+        Precision in which they are described.
     """
 
     patches: Tensor
     index: Tensor
+    dtype: torch.dtype = torch.float32
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -30,25 +33,26 @@ class SharedPatches:
         return B, N, M, T
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the patches."""
-        return self.patches.dtype
-
-    @property
     def device(self) -> torch.device:
         """Where the patches are."""
         return self.patches.device
 
     def double(self) -> "SharedPatches":
-        """Return them in float64."""
-        return SharedPatches(self.patches.double(), self.index)
+        """Describe them in float64; only the rows that a descriptor needs are converted."""
+        return SharedPatches(self.patches, self.index, torch.float64)
 
 
 Patches = Tensor | SharedPatches
 
 
-def by_patch(compute: Callable[..., Tensor], patches: Patches, config: Config) -> Tensor:
-    """Function of each patch alone, (B, N, M, T) -> (B, N, ...), of patches that may be shared."""
+Rows = Callable[[Tensor, Config], Tensor]  # what is taken of patches (..., M, T)
+
+
+def by_patch(
+    compute: Callable[[Tensor, Config], Tensor], rows: Rows, patches: Patches, config: Config
+) -> Tensor:
+    """Function of some rows of each patch alone, (B, N, ...) -> (B, N, ...)."""
     if isinstance(patches, Tensor):
-        return compute(patches, config)
-    return compute(patches.patches[None], config)[0][patches.index]
+        return compute(rows(patches, config), config)
+    taken = rows(patches.patches, config).to(patches.dtype)  # (P, ...)
+    return compute(taken[None], config)[0][patches.index]
