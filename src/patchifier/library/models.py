@@ -1,8 +1,10 @@
 """Which model of the package made vectors, by the identity that a table states."""
 
+import functools
 import re
+from pathlib import Path
 
-from patchifier import weights
+from patchifier import model_folder, weights
 from patchifier.config import RequestError
 
 OF_PATCHES = " of patches"  # behind the identity of a table with a row for each patch
@@ -16,18 +18,29 @@ def name_of(identity: str) -> str | None:
     >>> name_of(patchifier.load().identity), name_of("0123456789abcdef")
     ('patchifier-base', None)
     """
-    from patchifier import embed
-
     plain = identity.removesuffix(OF_PATCHES)
     if not re.fullmatch("[0-9a-f]{16}", plain):
         return None
-    for name in weights.names():
-        try:
-            if embed.load(name).identity == plain:
-                return name
-        except RequestError:  # a damaged copy; this is for a message about something else
-            continue
-    return None
+    return next((name for name in weights.names() if _identity(name) == plain), None)
+
+
+def _identity(name: str) -> str | None:
+    """Identity of a model of this package, or None of a damaged copy."""
+    folder = weights.ROOT / name
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    stated = tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+    return _identity_of(folder, stated)
+
+
+@functools.lru_cache(maxsize=32)
+def _identity_of(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str | None:
+    """Identity of a model folder whose files are these."""
+    from patchifier import embed
+
+    try:
+        return embed.load(folder).identity
+    except RequestError:
+        return None
 
 
 def older_name_of(identity: str) -> str | None:
@@ -43,9 +56,8 @@ def names_of_size(size: int) -> list[str]:
     >>> names_of_size(1268)
     ['patchifier-base']
     """
-    from patchifier import embed
-
-    return [name for name in weights.names() if embed.load(name).size == size]
+    found = {name: model_folder.read(name).config for name in weights.names()}
+    return [name for name, config in found.items() if config.embedding_size == size]
 
 
 def called(identity: str) -> str:
