@@ -10,6 +10,8 @@ import shutil
 
 # Tiny models are quickest on one thread, and bits depend on the number: child processes inherit this.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Threads that wait for each other in loops take a core from the other workers, for seconds.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
