@@ -1,4 +1,7 @@
-"""Synthetic sound, and a small cache of it: quick to make, with known answers."""
+"""Synthetic sound, and a small cache of it: quick to make, with known answers.
+
+What is large is imported in the fixtures: xdist's first process runs no test.
+"""
 
 import errno
 import gc
@@ -7,6 +10,8 @@ import shutil
 
 # Tiny models are quickest on one thread, and bits depend on the number: child processes inherit this.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Threads that wait for each other in loops take a core from the other workers, for seconds.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +20,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 import patchifier
-from patchifier import audio, cache, checkpoint, datasets, jobs, statistics, weights
-from patchifier.checkpoint import Checkpoint
+from patchifier import audio, datasets, jobs, statistics, weights
 from patchifier.config import Config, update
-from patchifier.nn.model import Patchifier
 
 RATE = 22_050
-
-torch.set_num_threads(1)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -116,6 +116,8 @@ def audio_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_cache(audio_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cache of :func:`audio_folder`, decoded by real processes. Read it, never write to it."""
+    from patchifier import cache
+
     out = tmp_path_factory.mktemp("cache") / "small"
     cache.prepare(datasets.load(audio_folder), out, workers=2)
     return out
@@ -210,6 +212,12 @@ def decoded(monkeypatch: pytest.MonkeyPatch, threads: None) -> list[str]:
 @pytest.fixture(scope="session")
 def bundled_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of two small models, patchifier-base and patchifier-paper. Read it, never write to it."""
+    import torch
+
+    from patchifier import checkpoint
+    from patchifier.checkpoint import Checkpoint
+    from patchifier.nn.model import Patchifier
+
     home = tmp_path_factory.mktemp("bundled") / "weights"
     for seed, (name, layers) in enumerate({weights.DEFAULT: [0, -1], weights.PAPER: [-1]}.items()):
         config = update(

@@ -81,7 +81,7 @@ SOUNDS = {
     "one sample": ("glide", 0),
     "less than a patch": ("glide", 0.4),
     "one window": ("glide", 10),
-    "many windows": ("glide", 65),
+    "many windows": ("glide", 45),
     "silence": ("silence", 4),
     "noise": ("noise", 21),
     "tone": ("tone", 21),

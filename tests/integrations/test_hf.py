@@ -1,5 +1,6 @@
 """Hugging Face: folders without a network, the hub's mixin, transformers' three Auto classes."""
 
+import importlib
 import os
 import pickle
 import subprocess
@@ -279,18 +280,20 @@ def music():
 
 
 @pytest.fixture(scope="module", params=[weights.DEFAULT, weights.PAPER])
-def bundled_folder(request):
-    return weights.find(request.param)
+def in_float32(request, music):
+    """Folder of a bundled model, the model, five seconds of music, and its vectors of them."""
+    folder = weights.find(request.param)
+    model, short = transformers.AutoModel.from_pretrained(folder), music[:, : 5 * RATE]
+    with torch.no_grad():
+        return folder, model, short, model(short).pooler_output
 
 
 @pytest.mark.parametrize("dtype", LOW, ids=str)
-def test_models_of_16_bits_and_autocast_give_float32s_vectors(bundled_folder, music, dtype):
-    model = transformers.AutoModel.from_pretrained(bundled_folder)
-    low = transformers.AutoModel.from_pretrained(bundled_folder, dtype=dtype)
+def test_models_of_16_bits_and_autocast_give_float32s_vectors(in_float32, dtype):
+    folder, model, music, expected = in_float32
+    low = transformers.AutoModel.from_pretrained(folder, dtype=dtype)
     assert low.model.bottleneck.cls.dtype == dtype
-    music = music[:, : 5 * RATE]
     with torch.no_grad():
-        expected = model(music).pooler_output
         with torch.autocast("cpu", dtype=dtype):
             cast = model(music).pooler_output
         for found in (low(music).pooler_output, cast):
@@ -361,14 +364,13 @@ def test_the_classes_can_be_pickled_and_registering_twice_is_harmless(saved):
         hf.PatchifierTokenizer  # noqa: B018
 
 
-@pytest.mark.parametrize(
-    ("missing", "code"), [("huggingface_hub", ""), ("transformers", "; hf.register()")]
-)
-def test_a_missing_package_is_named_with_its_command(missing, code, child_environment):
-    hide = f"import sys; sys.modules[{missing!r}] = None"
-    command = [sys.executable, "-c", f"{hide}; from patchifier.integrations import hf{code}"]
-    done = subprocess.run(command, env=child_environment, capture_output=True, text=True)
-    assert "pip install 'patchifier[hf]'" in done.stderr
+@pytest.mark.parametrize("missing", ["huggingface_hub", "transformers"])
+def test_a_missing_package_is_named_with_its_command(missing, monkeypatch):
+    monkeypatch.setattr(patchifier.integrations, "hf", hf)  # restored, as the next two are
+    monkeypatch.delitem(sys.modules, hf.__name__)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(RequestError, match=r"pip install 'patchifier\[hf\]'"):
+        importlib.import_module(hf.__name__).register()
 
 
 def test_a_folder_of_save_pretrained_is_refused_with_what_makes_a_model_folder_of_it(

@@ -1,8 +1,6 @@
 """The transformer for scikit-learn: its own checks, pipelines, pickles without weights."""
 
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -283,11 +281,3 @@ def test_a_wrong_setting_is_named_when_it_is_fitted(folder, clips):
         PatchifierEmbedder(folder, pooling="median", sample_rate=RATE).fit(clips[:1])
     with pytest.raises(RequestError, match="layers holds 9"):
         PatchifierEmbedder(folder, layers=[9], sample_rate=RATE).fit(clips[:1])
-
-
-def test_without_scikit_learn_the_error_names_the_command(child_environment):
-    code = "import sys; sys.modules['sklearn'] = None; import patchifier.integrations.sklearn"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=child_environment, capture_output=True, text=True)
-    assert "RequestError" in done.stderr
-    assert "pip install 'patchifier[eval]'" in done.stderr

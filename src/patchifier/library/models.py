@@ -1,9 +1,11 @@
 """Which model of the package made vectors, by the identity that a table states."""
 
+import functools
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchifier import weights
+from patchifier import model_folder, weights
 from patchifier.config import RequestError
 
 if TYPE_CHECKING:
@@ -14,18 +16,29 @@ OF_PATCHES = " of patches"  # behind the identity of a table with a row for each
 
 def name_of(identity: str) -> str | None:
     """Name of the model of this package that has an identity; None if none has."""
-    from patchifier import embed
-
     plain = identity.removesuffix(OF_PATCHES)
     if not re.fullmatch("[0-9a-f]{16}", plain):
         return None
-    for name in weights.names():
-        try:
-            if embed.load(name).identity == plain:
-                return name
-        except RequestError:  # a damaged copy; this is for a message about something else
-            continue
-    return None
+    return next((name for name in weights.names() if _identity(name) == plain), None)
+
+
+def _identity(name: str) -> str | None:
+    """Identity of a model of this package, or None of a damaged copy."""
+    folder = weights.ROOT / name
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    stated = tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+    return _identity_of(folder, stated)
+
+
+@functools.lru_cache(maxsize=32)
+def _identity_of(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str | None:
+    """Identity of a model folder whose files are these."""
+    from patchifier import embed
+
+    try:
+        return embed.load(folder).identity
+    except RequestError:
+        return None
 
 
 def made_by(identity: str, model: str = "") -> "tuple[str, Embedder] | None":
@@ -46,9 +59,8 @@ def older_name_of(identity: str) -> str | None:
 
 def names_of_size(size: int) -> list[str]:
     """Names of the models of this package whose vectors have so many numbers."""
-    from patchifier import embed
-
-    return [name for name in weights.names() if embed.load(name).size == size]
+    found = {name: model_folder.read(name).config for name in weights.names()}
+    return [name for name, config in found.items() if config.embedding_size == size]
 
 
 def called(identity: str) -> str:

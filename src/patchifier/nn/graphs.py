@@ -26,6 +26,7 @@ from patchifier import tasks
 from patchifier.config import (
     AugmentConfig,
     Config,
+    EmbedConfig,
     FinetuneConfig,
     PretrainConfig,
     RequestError,
@@ -40,6 +41,7 @@ from patchifier.nn.shared_patches import SharedPatches
 from patchifier.tasks import Task
 
 OPSET = 18
+MOST_GRAPHS = 64  # of a process, each some 0.1 to 0.3 MB, which take 0.3 to 1 s to write
 FEW_CELLS = 2  # of a map to compute: ONNX Runtime reads the kernel anew for each patch
 
 
@@ -221,10 +223,11 @@ def window_graph(config: Config, task: Task | None = None) -> bytes:
             "embed.whole_clip is true, so positions depend on the length: a graph needs it to be "
             "false."
         )
-    return _window_graph(_settings(config), task)
+    named = task and Task(task.kind, tuple(map(str, range(len(task.names)))))
+    return _window_graph(_settings(config), named)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=MOST_GRAPHS)
 def _window_graph(config: Config, task: Task | None) -> bytes:
     head = Head(config.model.embed_dim, len(task.names)) if task else None
     T = config.model.patch_frames
@@ -251,10 +254,10 @@ def reconstruct_graph(config: Config) -> bytes:
         raise RequestError(
             "model.n_predictor_layers is above 0: a graph of the reconstruction needs 0."
         )
-    return _reconstruct_graph(_settings(config))
+    return _reconstruct_graph(dataclasses.replace(_settings(config), embed=EmbedConfig()))
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=MOST_GRAPHS)
 def _reconstruct_graph(config: Config) -> bytes:
     patches = torch.zeros(3, 1, config.spectrogram.n_bands, config.model.patch_frames)
     return _export(
@@ -267,10 +270,19 @@ def _reconstruct_graph(config: Config) -> bytes:
 
 def _settings(config: Config) -> Config:
     """A config with the settings on which a graph depends; the others are the defaults."""
-    pretrain = dataclasses.replace(PretrainConfig(), n_patches=config.pretrain.n_patches)
-    finetune = dataclasses.replace(FinetuneConfig(), pooling=config.finetune.pooling)
-    augment = AugmentConfig()
-    return dataclasses.replace(config, pretrain=pretrain, finetune=finetune, augment=augment)
+    plain = EmbedConfig()
+    return dataclasses.replace(
+        config,
+        embed=dataclasses.replace(
+            config.embed,
+            hop_patches=plain.hop_patches,
+            silence_db=plain.silence_db,
+            mix_lfe=plain.mix_lfe,
+        ),
+        pretrain=PretrainConfig(n_patches=2),  # as few as any model takes
+        finetune=dataclasses.replace(FinetuneConfig(), pooling=config.finetune.pooling),
+        augment=AugmentConfig(),
+    )
 
 
 def _export(
