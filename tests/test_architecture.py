@@ -144,6 +144,12 @@ def test_importing_the_package_does_not_import_torch():
     assert "torch" not in loaded
 
 
+def test_a_worker_process_imports_neither_pyarrow_nor_the_command_line():
+    loaded = loaded_after("import patchifier.__main__, patchifier.library.worker")
+    assert "patchifier.embed" in loaded
+    assert not loaded & {"pyarrow", "jsonargparse", "patchifier.cli"}
+
+
 def test_every_submodule_is_an_attribute_without_a_further_import():
     code = """if True:
         import patchifier, pkgutil, types

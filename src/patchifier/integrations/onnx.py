@@ -258,6 +258,7 @@ class _Bank(nn.Module):
         tensors = {
             "first": power.first,
             "second": power.second,
+            "second_real": power.second_real,
             "third": power.third,
             "third_mirrored": power.third_mirrored,
             "constant": constant.reshape(-1, q, p, 1).transpose(2, 1, 0, 3),  # (p, q, 2 D, 1)
@@ -289,11 +290,13 @@ class _Bank(nn.Module):
     def power(self, frames: Tensor, level: Tensor) -> Tensor:
         """:class:`patchifier.power.PowerSpectrum` of frames (B, n, T) of level (B, 1, T)."""
         (p, q, r), M = self.factors, self.mirrored
-        C = p // 2 + 1
         columns = (frames - level).unflatten(1, (p, q, r)).permute(0, 2, 3, 1, 4)
-        columns = (self.get_buffer("first") @ columns).permute(0, 2, 3, 1, 4)  # (B, r, 2 C, q, T)
-        columns = columns.unflatten(2, (C, 2)).flatten(3, 4)  # (B, r, C, 2 q, T)
-        rows = (self.get_buffer("second") @ columns).permute(0, 2, 3, 1, 4)  # (B, C, 2 q, r, T)
+        columns = (self.get_buffer("first") @ columns).permute(0, 2, 3, 1, 4)  # (B, r, p, q, T)
+        real, both = columns[:, :, : p - 2 * M], columns[:, :, p - 2 * M :]
+        real = self.get_buffer("second_real") @ real  # (B, r, 1 or 2, 2 q, T)
+        both = self.get_buffer("second") @ both.unflatten(2, (M, 2)).flatten(3, 4)
+        rows = torch.cat([real[:, :, :1], both, real[:, :, 1:]], dim=2)  # (B, r, C, 2 q, T)
+        rows = rows.permute(0, 2, 3, 1, 4)  # (B, C, 2 q, r, T)
         rows = rows.unflatten(2, (q, 2)).flatten(3, 4)  # (B, C, q, 2 r, T)
         conjugates = rows[:, 1 : 1 + M].flip(1, 2)
         parts = [
