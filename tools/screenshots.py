@@ -60,6 +60,7 @@ def points(page: Any, ids: dict[str, str]) -> None:
     page.get_by_role("button", name="Draw on the map").click()
     page.wait_for_selector("[data-ready=true]", timeout=60_000)
     page.get_by_label("Colour by").select_option("album")
+    page.locator(".map-legend").get_by_text("naev").wait_for()
     page.wait_for_timeout(800)
 
 
@@ -164,10 +165,10 @@ def _draw(
 
 
 def _small(png: bytes) -> bytes:
-    """The same picture with as many of 256 colours as make it small."""
+    """The same picture with at most 128 colours, as few as make it small."""
     from PIL import Image
 
-    for colours in (256, 128, 64, 32):
+    for colours in (128, 64, 32):
         made = io.BytesIO()
         picture = Image.open(io.BytesIO(png)).convert("RGB")
         picture.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(

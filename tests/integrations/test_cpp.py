@@ -15,6 +15,7 @@ import patchifier
 from patchifier import audio
 from patchifier.integrations import onnx
 from tests import ROOT
+from tests.integrations.examples import require_bad_files_named
 
 pytestmark = pytest.mark.slow
 GOLDEN = ROOT / "tests" / "golden"
@@ -87,9 +88,4 @@ def test_channels_and_integers_are_read_as_the_package_reads_them(folder):
 
 
 def test_files_that_cannot_be_read_are_named(folder):
-    soundfile.write(folder / "other.wav", np.zeros(100), 44_100)
-    (folder / "text.wav").write_text("no sound")
-    found = run(folder, "other.wav", "text.wav", "missing.wav")
-    assert found.returncode == 1
-    names = [line.split(":")[0] for line in found.stderr.splitlines()]
-    assert names == ["other.wav", "text.wav", "missing.wav"]
+    require_bad_files_named(run, folder)

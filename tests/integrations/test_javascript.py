@@ -11,6 +11,7 @@ import soundfile
 import patchifier
 from patchifier.integrations import onnx
 from tests import ROOT
+from tests.integrations.examples import require_bad_files_named
 
 pytestmark = pytest.mark.app
 RUNTIME = "onnxruntime-node@1.30.0"
@@ -59,12 +60,4 @@ def test_vectors_of_the_example_in_javascript_are_those_of_the_package(folder):
 
 
 def test_files_that_cannot_be_read_are_named(folder):
-    soundfile.write(folder / "other.wav", np.zeros(100), 44_100)
-    (folder / "text.wav").write_text("no sound")
-    found = run(folder, "other.wav", "text.wav", "missing.wav")
-    assert found.returncode == 1
-    assert [line.split(":")[0] for line in found.stderr.splitlines()] == [
-        "other.wav",
-        "text.wav",
-        "missing.wav",
-    ]
+    require_bad_files_named(run, folder)

@@ -48,7 +48,7 @@ function parts({ similarity, slices, counts, closer_than: closer, slices_closer_
     "div",
     {},
     el("h3", {}, "How near each part is"),
-    el("p.small.soft", {}, `Closer than 90 %: of the other songs, 90 % are less like ${first.title} in this part. “Counts” is the share of the comparison, which the weights change.`),
+    el("p.small.soft", {}, `Closer than 90 %: 90 % of the other songs are less like ${first.title} in this part. The weights change what counts.`),
     el(
       "div.agreements",
       {},
