@@ -270,16 +270,6 @@ def attempt(path: str, work: Callable[..., Result], *arguments: Any) -> Result |
     return sandbox.with_words(reason, sandbox.output())
 
 
-def each(shared: tuple[Any, ...], batch: Sequence[Any]) -> list[Any]:
-    """Do the work on each item of a batch of :func:`run`, or give the reason why not.
-
-    `shared` is a function, called with the item behind the other objects of `shared`. An item is
-    the path of a file, or has one.
-    """
-    work, *first = shared
-    return [attempt(getattr(item, "path", item), work, *first, item) for item in batch]
-
-
 # What torch, its libraries and Python say where memory, or a thread's stack, cannot be had.
 NO_MEMORY = (
     "OutOfMemoryError|can't allocate memory|not enough memory|could not create a primitive"

@@ -37,7 +37,7 @@ from patchifier.library.changes import (
 )
 from patchifier.library.parts import write_part
 from patchifier.library.reuse import Donors, Reused, read_reused, write_reused
-from patchifier.library.sources import Key, key
+from patchifier.library.sources import Key, each, key
 from patchifier.library.worker import (
     ClipRows,
     Cut,
@@ -290,7 +290,7 @@ class TableJob:
         meter = jobs.Meter(progress, len(self.clips), done=done)
         parts = [todo[first : first + REUSED_FILES] for first in range(0, len(todo), REUSED_FILES)]
         batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
-        facts = jobs.run(jobs.each, batches, workers=workers, shared=(file_facts,))
+        facts = jobs.run(each, batches, workers=workers, shared=(file_facts,))
         with contextlib.closing(facts):
             for clips in parts:
                 read = [(clip, next(facts)) for clip in clips]

@@ -30,7 +30,7 @@ from patchifier.io import (
     write_skipped,
     write_text,
 )
-from patchifier.library.sources import find
+from patchifier.library.sources import each, find
 from patchifier.tasks import Task
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -143,7 +143,7 @@ def _predict_all(
     meter = jobs.Meter(progress, len(clips), done=kept, skipped=bad_before)
     meter.begin()
     shared = (_predict_clip, embedder, *window)
-    predictions = jobs.run(jobs.each, [[clip] for clip in todo], workers=workers, shared=shared)
+    predictions = jobs.run(each, [[clip] for clip in todo], workers=workers, shared=shared)
     with unfinished.open("a", encoding="utf-8") as stream, contextlib.closing(predictions):
         for clip, found in zip(todo, predictions, strict=True):
             bad = isinstance(found, str)

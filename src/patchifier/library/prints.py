@@ -11,6 +11,7 @@ import numpy as np
 from patchifier import audio, jobs, spectrogram
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.io import Progress, require_file, save_array, silent
+from patchifier.library.sources import each
 from patchifier.matching import CODE_SHIFTS, FLIPS, Print, print_of
 
 CONFIG = SpectrogramConfig()
@@ -35,9 +36,7 @@ def fingerprints(
     meter = jobs.Meter(progress, len(found), done=len(found) - len(todo))
     processes = max(1, min(workers or os.cpu_count() or 1, len(batches)))
     stamps, shared = {path: _stamp(path) for path in todo}, (_fingerprint,)
-    with contextlib.closing(
-        jobs.run(jobs.each, batches, workers=processes, shared=shared)
-    ) as results:
+    with contextlib.closing(jobs.run(each, batches, workers=processes, shared=shared)) as results:
         for path, result in zip(todo, results, strict=True):
             found[path] = result
             meter.add(skipped=isinstance(result, str))

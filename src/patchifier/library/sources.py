@@ -5,7 +5,9 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from patchifier import jobs
 from patchifier.audio import SUFFIXES, written_name
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, folder, manifest, well_named
@@ -45,6 +47,16 @@ def find(
     if not clips:
         raise RequestError(f"there is no music: {next(iter(lost.values()))}")
     return list(clips.values()), list(lost.items())
+
+
+def each(shared: tuple[Any, ...], batch: Sequence[Any]) -> list[Any]:
+    """Do the work on each item of a batch of :func:`patchifier.jobs.run`, or say why not.
+
+    `shared` is a function, called with the item behind the other objects of `shared`. An item is
+    the path of a file, or has one.
+    """
+    work, *first = shared
+    return [jobs.attempt(getattr(item, "path", item), work, *first, item) for item in batch]
 
 
 def key(clip: Clip) -> Key:

@@ -15,6 +15,7 @@ from patchifier.io import Progress, silent
 from patchifier.library import labels as labels_csv
 from patchifier.library import table
 from patchifier.library.journal import Journal
+from patchifier.library.sources import each
 from patchifier.library.tags import read_written
 
 ESTIMATES = ("bpm", "key")
@@ -130,7 +131,7 @@ def propose(
     meter.begin()
     shared = (_estimate, model, tuple(tags), overwrite)
     batches, workers = [[path] for path in clips], workers or os.cpu_count() or 1
-    estimated = jobs.run(jobs.each, batches, workers=workers, shared=shared)
+    estimated = jobs.run(each, batches, workers=workers, shared=shared)
     with contextlib.closing(estimated):
         for one in estimated:
             found.append(one)
