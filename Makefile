@@ -24,6 +24,8 @@ check: $(READY)  ## Format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Child processes read what the first one compiled, also where a variable forbids to keep it.
+test test-slow test-app: export PYTHONDONTWRITEBYTECODE =
 test: $(READY)  ## Tests: offline, on a CPU, minutes
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -45,6 +46,15 @@ def test_models_are_called_by_their_names(identities, older):
     assert models.called(older) == "the patchifier-base of another version"
     assert models.called("fedcba9876543210") == "fedcba9876543210"
     assert models.called("model-a") == "model-a"
+
+
+def test_a_model_that_was_replaced_is_not_called_by_its_name_any_more(identities, bundled):
+    base, paper = (identities[name] for name in (weights.DEFAULT, weights.PAPER))
+    assert models.called(base) == weights.DEFAULT
+    shutil.rmtree(bundled / weights.DEFAULT)
+    shutil.copytree(bundled / weights.PAPER, bundled / weights.DEFAULT)
+    assert models.called(base) == base
+    assert models.called(paper) == weights.DEFAULT
 
 
 def test_what_to_do_depends_on_who_made_the_table(identities, older):

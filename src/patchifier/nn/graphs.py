@@ -41,7 +41,7 @@ from patchifier.nn.shared_patches import SharedPatches
 from patchifier.tasks import Task
 
 OPSET = 18
-MOST_GRAPHS = 64  # of a process, each some 0.1 to 0.3 MB, which take 0.3 to 1 s to write
+MOST_GRAPHS = 64  # that are kept: each has 0.1 to 0.3 MB and takes 0.3 to 1 s to write
 FEW_CELLS = 2  # of a map to compute: ONNX Runtime reads the kernel anew for each patch
 
 
