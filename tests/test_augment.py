@@ -293,7 +293,7 @@ def test_span_covers_what_is_looked_at(frames, layout, seed, patches, low, high)
     config = AugmentConfig(time_stretch=(low, high), intensity_per="spectrogram")
     drawn = drawn_from(seed, frames, config=config, layout=layout, patches=patches, width=8, most=9)
     whole = side_by_side(frames).nan_to_num(7.0)
-    spans = augment.span(drawn, np.array(frames), width=8)
+    spans = augment.source_span(drawn, np.array(frames), width=8)
     assert (spans[:, 0] >= 0).all()
     assert (spans[:, 0] < spans[:, 1]).all()
     assert (spans[:, 1] <= frames).all()
@@ -307,7 +307,7 @@ def test_span_covers_what_is_looked_at(frames, layout, seed, patches, low, high)
 
 def test_span_reads_no_more_than_the_crop_needs():
     drawn = drawn_from(0, np.full(200, 5000), patches=4)
-    spans = augment.span(drawn, np.full(200, 5000))
+    spans = augment.source_span(drawn, np.full(200, 5000))
     needed = 4 * 32 / drawn.scale
     assert (np.diff(spans)[:, 0] <= needed + 4).all()
 

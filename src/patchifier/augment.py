@@ -142,8 +142,8 @@ def source_rows(pitch: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
     ).astype(np.float32)
 
 
-def span(drawn: AugmentParameters, frames: np.ndarray, width: int = 32) -> np.ndarray:
-    """First and last + 1 source frame of each clip's patches: shape (B, 2), int."""
+def source_span(drawn: AugmentParameters, frames: np.ndarray, width: int = 32) -> np.ndarray:
+    """Frames of each clip that its patches are made of: first and last + 1, shape (B, 2), int."""
     first = np.where(drawn.valid, drawn.starts, np.iinfo(int).max).min(axis=1)
     last = np.where(drawn.valid, drawn.starts, 0).max(axis=1) + width
     low = np.clip(np.floor((first + 0.5) / drawn.scale - 0.5).astype(int), 0, frames - 1)

@@ -349,6 +349,7 @@ def _shard_rows(path: Path, config: SpectrogramConfig) -> list[dict[str, Any]]:
 
 
 def _write_index(out: Path, dataset: Dataset, rows: Sequence[tuple[Clip, dict[str, Any]]]) -> None:
+    """Write the index of a cache: a line about the data set, and a line for each clip."""
     header = {
         "name": dataset.name,
         "task": dataclasses.asdict(dataset.task) if dataset.task else None,

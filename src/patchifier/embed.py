@@ -135,6 +135,7 @@ def _load_on(folder: model_folder.ModelFolder, device: str) -> "Embedder":
 
 
 def _load_with_onnx(folder: model_folder.ModelFolder, device: str) -> "Embedder":
+    """Embedder of a model folder that runs its graph in ONNX Runtime."""
     return Embedder(OnnxNetwork(folder, device=device), folder.config, folder.task)
 
 

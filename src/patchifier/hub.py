@@ -58,7 +58,7 @@ def from_hub(
     options = {"cache_dir": cache_dir, "token": token}
     options |= {"local_files_only": local_files_only, "force_download": force_download}
     found = _download(match, match["revision"], REQUIRED[:1], options)
-    _require_ours(found, match["repository"])  # before large files are downloaded
+    _require_model(found, match["repository"])  # before large files are downloaded
     # a snapshot's folder is named by its commit
     folder = _download(match, found.name, FILES, options)
     missing = [file for file in REQUIRED if not (folder / file).is_file()]
@@ -102,7 +102,8 @@ def _download(
         ) from error
 
 
-def _require_ours(folder: Path, name: str) -> None:
+def _require_model(folder: Path, name: str) -> None:
+    """Refuse a folder that holds no model of this package; a message calls it by `name`."""
     try:
         ours = "checkpoint" in parse_json(read_text(folder / "config.json"))
     except (OSError, ValueError, TypeError):

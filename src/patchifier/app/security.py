@@ -171,6 +171,8 @@ def _refused(status: int, sentence: str, headers: dict[str, str] | None = None) 
 
 
 def _with_headers(send: Send) -> Callable[[Message], Awaitable[None]]:
+    """Sender that adds the security headers to each response."""
+
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)

@@ -132,6 +132,7 @@ def _list_models() -> Outcome:
 
 
 def _head_facts(folder: Path) -> dict[str, Any]:
+    """What ``patchifier info`` prints of a head, from its file or folder."""
     from patchifier import heads
 
     head = heads.read(folder)

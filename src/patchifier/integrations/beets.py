@@ -189,6 +189,7 @@ def duplicates(
 
 
 def _open(table: str | Path) -> search.Table | search.Index:
+    """Open a table or an index; refused with the command that makes it if there is none."""
     if "://" not in str(table) and not Path(table).exists():
         raise RequestError(f"there is no table {table} yet: make it with 'beet patchifier'.")
     return search.load(table)

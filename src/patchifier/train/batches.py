@@ -253,7 +253,7 @@ def _patches(
     """Patches as the model sees them and targets, (B, N, 1, M, T) each, on a device."""
     frames, width = data.frames[clips], config.model.patch_frames
     silence = config.spectrogram.silence
-    spans = augment.span(drawn, frames, width)
+    spans = augment.source_span(drawn, frames, width)
     log_mels = torch.from_numpy(data.read(clips, spans))  # (B, frames, M)
     first = np.arange(len(clips)) * log_mels.shape[1] - spans[:, 0]
     crops = Resampling.of(drawn, first=first, frames=frames, width=width, config=config.spectrogram)

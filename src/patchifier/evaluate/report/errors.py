@@ -98,19 +98,20 @@ def errors_of(
     excerpts = Excerpts.of(found.run) if sounds else Excerpts(None)
     if kind == "one-of" and set(found.targets) <= set(found.names):
         worst = _worst_classes(found)
-        return {**shared, **_confusions(found), "errors": _described(worst, excerpts, progress)}
+        return {**shared, **_confusions(found), "errors": _with_excerpts(worst, excerpts, progress)}
     if kind == "numbers":
         path = out / stem_of("predicted", found.run, several=several)
         alt = "Predicted against true value of each test clip; the line is where both are equal."
         drawn = picture(scatter_figure(found), path, alt)
         worst = _worst_numbers(found)
-        return {**shared, "picture": drawn, "errors": _described(worst, excerpts, progress)}
+        return {**shared, "picture": drawn, "errors": _with_excerpts(worst, excerpts, progress)}
     return None
 
 
-def _described(
+def _with_excerpts(
     worst: Sequence[dict[str, Any]], excerpts: Excerpts, progress: Progress
 ) -> list[dict[str, Any]]:
+    """Add the sound of its clip to each of the largest errors."""
     described = []
     for number, error in enumerate(worst):
         progress(number, len(worst), f"sound of clip {error['id']}")

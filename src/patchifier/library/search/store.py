@@ -261,6 +261,7 @@ class VectorStore(abc.ABC):
         return None if os.path.exists(given) else named(self.paths(), given)
 
     def _has(self, path: str) -> bool:
+        """Whether there are rows of a file."""
         return len(self._select(Filter(path=path), vectors=False)) > 0
 
     def _known(self, query: Query) -> Query:
