@@ -19,6 +19,7 @@ from tests.app.page.serving import CHROMIUM, FLAGS, Server
 OUT = Path(__file__).parents[1] / "docs" / "figures" / "app"
 WIDE, NARROW = (1280, 800), (400, 800)
 MOST_B = 150_000
+PLAIN, FEW_COLOURS = ("similar",), 128  # views of one hue
 SEED = "Awakened"
 LABELS = {"calm": "unknown-horizons", "driving": "supertuxkart"}
 TAUGHT = 4  # songs of each label
@@ -160,15 +161,17 @@ def _draw(
     page.goto(server.address)
     VIEWS[name](page, ids)
     kind = "narrow" if size == NARROW else scheme
-    (OUT / f"{name}-{kind}.png").write_bytes(_small(page.screenshot()))
+    (OUT / f"{name}-{kind}.png").write_bytes(
+        _small(page.screenshot(), FEW_COLOURS if name in PLAIN else 256)
+    )
     context.close()
 
 
-def _small(png: bytes) -> bytes:
-    """The same picture with at most 128 colours, as few as make it small."""
+def _small(png: bytes, most: int) -> bytes:
+    """The same picture with as many of some colours as make it small."""
     from PIL import Image
 
-    for colours in (128, 64, 32):
+    for colours in (most, 128, 64, 32):
         made = io.BytesIO()
         picture = Image.open(io.BytesIO(png)).convert("RGB")
         picture.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
