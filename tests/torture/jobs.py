@@ -305,12 +305,12 @@ def when_ready() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, both)
     Path("ready").touch()
 
-    def main() -> int:
+    def main(**how: bool) -> int:
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
         except KeyboardInterrupt:
             return 130  # it came before the command
-        return work()
+        return work(**how)
 
     cli.main = main
 
