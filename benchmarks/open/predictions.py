@@ -165,10 +165,8 @@ def outcome_of(path: Path) -> Outcome:
     given = {
         row: [score for each in parts for score in each.scores()] for row, parts in found.items()
     }
-    # `summarise` adds the note of a row of several runs again.
-    notes = [note for note in content["notes"] if " is the mean of " not in note]
     return replace(
-        summarise(given, content["side"], notes),
+        summarise(given, content["side"], content["notes"]),
         column_differences=column_differences(given),
         runs=content["runs"],
     )

@@ -112,9 +112,16 @@ def entry_point() -> str:
 @pytest.mark.parametrize("program", [("-m", "patchifier"), ("-c", entry_point())])
 @pytest.mark.parametrize(
     "module",
-    ["patchifier.cli", "patchifier.config", "jsonargparse", "patchifier.cli.search", "numpy",
-     "patchifier.library.search", "pyarrow"],
-)  # fmt: skip
+    [
+        "patchifier.cli",
+        "patchifier.config",
+        "jsonargparse",
+        "patchifier.cli.search",
+        "numpy",
+        "patchifier.library.search",
+        "pyarrow",
+    ],
+)
 def test_ctrl_c_during_imports_prints_no_traceback(
     module: str, program: tuple, number: int, tmp_path: Path, child_environment: dict
 ) -> None:

@@ -21,6 +21,8 @@ from patchifier.library.search.metric import Metric
 
 MOST = 500  # results, seeds
 MOST_WEIGHT = 4.0
+WINDOW_S = 10.0  # of stretches that match
+LONGEST_S = 1200.0  # what lies behind it is not compared
 
 
 @dataclass(frozen=True)
@@ -211,10 +213,6 @@ def _results(collection: Collection, found: Iterable[SearchResult]) -> list[dict
         }
         for row in found
     ]
-
-
-WINDOW_S = 10.0
-LONGEST_S = 1200.0  # what lies behind it is not compared
 
 
 @dataclass(frozen=True)
