@@ -31,10 +31,18 @@ UNCOUNTED = (
 
 
 def examine(path: str | Path) -> tuple[Stream, ...]:
-    """Find the streams of an audio file, and count how much audio each holds; nothing is decoded.
+    """Find the streams of an audio file, and count how much audio each holds.
 
-    In the file's order. Several for an Ogg file of several links. For a container that is not
-    counted here none, or what lies behind an ID3 tag.
+    Parameters
+    ----------
+    path : str or Path
+        The file. It is read in pieces and not decoded.
+
+    Returns
+    -------
+    tuple of Stream
+        In the file's order. Several for an Ogg file of several links. For a container that is not
+        counted here none, or what lies behind an ID3 tag.
 
     Examples
     --------

@@ -37,10 +37,28 @@ Ranges = list[tuple[int, int]]  # bytes of a file: first, and the one behind the
 
 
 def payload_digest(path: str | Path) -> str:
-    """Digest of the audio in a file, without its tags: 16 hexadecimal digits.
+    """Digest of the audio in a file, without its tags.
 
-    Files with the same encoded audio have the same, wherever they lie and whatever their tags are.
-    Other encodings of one recording have other digests.
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits. Files with the same encoded audio have the same, wherever they lie
+        and whatever their tags are. Other encodings of one recording have other digests.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> len(payload_digest("music/one.ogg"))
+    16
     """
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)

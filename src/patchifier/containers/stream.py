@@ -45,7 +45,15 @@ class Stream:
 
 
 class View(io.RawIOBase):
-    """A part of an audio file as a file object: its corrected header, then its bytes."""
+    """A part of an audio file as a file object: its corrected header, then its bytes.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    stream : Stream
+        The part of it.
+    """
 
     def __init__(self, path: Path, stream: Stream) -> None:
         self.file, self.stream, self.at = path.open("rb"), stream, 0

@@ -158,10 +158,25 @@ def encoders(
 def encoders_of(
     specs: Sequence[str], *, data: Cache, seed: int = 0, progress: ProgressOf = silent_of
 ) -> list[Encoder]:
-    """Make the encoders of several specs of :func:`encoders`, in their order.
+    """Make the encoders of several specs, in their order.
 
     Random weights have the architecture of the first model among them, else the paper's; their
     `note` says which, and whether the model's descriptors are in the vector too.
+
+    Parameters
+    ----------
+    specs : sequence of str
+        Each as for :func:`encoders`, which also names the errors.
+    data : Cache
+        The clips that will be encoded.
+    seed : int
+        First of the five seeds of random weights.
+    progress : callable
+        Given a title, returns a function that shows progress.
+
+    Returns
+    -------
+    list of Encoder
 
     Examples
     --------

@@ -25,10 +25,25 @@ def cached(
 ) -> np.ndarray:
     """Features (n, E) float32 of clips, read from `folder` or computed and stored there.
 
-    That is ``features`` in the folder of the cache by default, with one .npy file for each encoder
-    and list of clips. Its name changes with the encoder's weights and settings, with the clips, and
-    when an audio file was prepared anew or has another size or date. An encoder without an identity
-    is computed each time. Anything but one row of numbers for each clip is refused.
+    Parameters
+    ----------
+    encoder : Encoder
+        One without an identity is computed each time.
+    data : Cache
+        Where the clips are.
+    indices : sequence of int
+        Which clips, in order.
+    folder : str or Path
+        ``features`` in the folder of the cache by default. One .npy file for each encoder and list
+        of clips; its name changes with the encoder's weights and settings, with the clips, and when
+        an audio file was prepared anew or has another size or date.
+    progress : callable
+        Called with clips done, clips in all, and a note.
+
+    Raises
+    ------
+    RequestError
+        As the encoder does, and if it gives something else than one row of numbers for each clip.
     """
     if encoder.identity is None:
         return _checked(encoder, data, indices, progress)

@@ -41,10 +41,24 @@ def decode(
     duration_s: float,
     setting: DecodingParameters | None = None,
 ) -> list[list[Any]]:
-    """Decode probabilities (K, C) at evenly spaced times (K,) of one clip: [start_s, end_s, label].
+    """Decode one clip.
 
-    Beats and boundaries are independent; chords are classes with a sum of 1. The task's metric
-    decides the method, its parameters are one of :data:`SETTINGS`, the first by default.
+    Parameters
+    ----------
+    task : Task
+        Frame-wise; its metric decides the method.
+    probabilities : ndarray, shape (K, C)
+        Beats and boundaries: of each event independently; chords: of all classes, with a sum of 1.
+    times_s : ndarray, shape (K,)
+        Times of the frames, evenly spaced.
+    duration_s : float
+        End of the last interval.
+    setting : dict
+        One of :data:`SETTINGS`; the first by default.
+
+    Returns
+    -------
+    list of [start_s, end_s, label]
     """
     setting = setting or SETTINGS[task.metric][0]
     hop_s = float(times_s[1] - times_s[0]) if len(times_s) > 1 else duration_s

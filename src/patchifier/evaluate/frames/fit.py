@@ -109,9 +109,28 @@ def probe_frames(
     training clips are in memory twice for a moment, those of validation clips once, those of test
     clips one at a time: 22 KB for each second of audio at 256 features every 46 ms.
 
-    Without validation clips, a tenth of the training clips is taken, by group. `features` are those
-    of :func:`~patchifier.evaluate.frames.model_features`,
-    :func:`~patchifier.evaluate.frames.mel_features`, or anything else. Progress counts clips.
+    Parameters
+    ----------
+    task : Task
+        Per-frame.
+    data : Cache
+        The clips.
+    features : callable
+        Takes the index of a clip, gives features (K, E) and times (K,) in seconds:
+        :func:`~patchifier.evaluate.frames.model_features`,
+        :func:`~patchifier.evaluate.frames.mel_features`, or anything else.
+    splits : Splits
+        Training, validation (a tenth of the training clips, by group, if there are none) and test
+        clips.
+    seed : int
+        Of the order of training frames.
+    progress : callable
+        Called with clips read, clips in all, and a note, after every clip, during training and
+        during validation.
+
+    Returns
+    -------
+    FrameResult
 
     Raises
     ------

@@ -33,7 +33,20 @@ PerClip = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def scores(task: Task, targets: Sequence[Rows], decoded: Sequence[Rows]) -> dict[str, float]:
-    """Scores of a whole test set, the main one first; NaN where no clip has a reference."""
+    """Scores of a whole test set.
+
+    Parameters
+    ----------
+    task : Task
+        Frame-wise; its metric decides which scores.
+    targets, decoded : sequence of rows [start_s, end_s, label]
+        Reference and estimate of each clip.
+
+    Returns
+    -------
+    dict
+        The main score first; NaN where no clip has a reference.
+    """
     return {
         name: weighted_mean(values, weights)
         for name, (values, weights) in per_clip(task, targets, decoded).items()

@@ -19,12 +19,26 @@ BOUNDARY_S = 0.5  # half width of a boundary, the narrower tolerance of its scor
 def encode(
     task: Task, rows: Sequence[Sequence[Any]], times_s: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (K, C) float32 of frames at rising times (K,), and which frames have one (K,).
+    """Targets of frames.
 
-    Beats: 1 in the nearest frame, 0.5 beside it. Chords: 1 for the major or minor triad that
-    mir_eval's "majmin" reduces the label to; frames of others (sus, dim, ...) and without a label
-    have no target. Boundaries: from 1 at one to 0.5 half a second away, nothing at the clip's own
-    start and end.
+    Parameters
+    ----------
+    task : Task
+        Frame-wise; its metric decides the kind of target.
+    rows : sequence of [start_s, end_s, label]
+        Rows of one clip.
+    times_s : ndarray, shape (K,)
+        Times of the frames, in rising order.
+
+    Returns
+    -------
+    targets : ndarray, shape (K, C), float32
+        Beats: 1 in the nearest frame, 0.5 beside it. Chords: 1 for the major or minor triad that
+        mir_eval's "majmin" reduces the label to. Boundaries: from 1 at one to 0.5 half a second
+        away, nothing at the clip's own start and end.
+    known : ndarray, shape (K,), bool
+        Frames with a target: False for chords that are neither major nor minor (sus, dim, ...) and
+        without a label.
     """
     if task.metric == "chords":
         return _chords(rows, times_s, len(task.names))

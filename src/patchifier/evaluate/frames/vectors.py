@@ -40,15 +40,32 @@ def frame_vectors(
     layers: Sequence[int] | None = None,
     patches_at_once: int = PATCHES,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (K, D * number of layers) of overlapping patches, and their times in seconds (K,).
+    """Vectors of overlapping patches.
 
-    Vector k belongs to frame c = k hop_frames; its patch covers frames c - W/2 to c + W/2 - 1 of
-    the log-mel (M, T), silence where the clip has none. K = 1 + (T - 1) // hop_frames.
+    Vector k belongs to frame c = k hop_frames; its patch covers frames c - W/2 to c + W/2 - 1,
+    silence where the clip has none.
 
-    Layers are side by side, numbered as in ``embed.layers``, which is the default: 0 is the
-    extractor, which sees a patch alone; from 1 on the patches at k, k + W / hop_frames, ..., which
-    touch, go through the bottleneck together, in windows of trained length that overlap as those of
-    an embedding do, with the mean where they overlap. `patches_at_once` bounds memory.
+    Parameters
+    ----------
+    embedder : Embedder
+        The model.
+    log_mel : array_like, shape (M, T)
+        Of any length from one frame.
+    hop_frames : int
+        Frames between vectors.
+    layers : sequence of int
+        Side by side, numbered as in ``embed.layers``, which is the default: 0 is the extractor,
+        which sees a patch alone; from 1 on the patches at k, k + W / hop_frames, ..., which touch,
+        go through the bottleneck together, in windows of trained length that overlap as those of an
+        embedding do, with the mean where they overlap.
+    patches_at_once : int
+        Bounds memory; the result does not depend on it.
+
+    Returns
+    -------
+    vectors : ndarray, shape (K, D * number of layers), float32, K = 1 + (T - 1) // hop_frames
+    times_s : ndarray, shape (K,), float64
+        k hop_frames hop / sample_rate.
 
     Raises
     ------
@@ -146,9 +163,21 @@ def mel_frames(
     hop_frames: int = HOP_FRAMES,
     context_frames: int = CONTEXT_FRAMES,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-mel (M, T) of each moment and of the frames around it: the model's own input, no model.
+    """Log-mel of each moment and of the frames around it: the model's own input, no model.
 
-    Returns features (K, M (2 context_frames + 1)), float32, and times in seconds (K,).
+    Parameters
+    ----------
+    log_mel : array_like, shape (M, T)
+        Of any length from one frame.
+    config : SpectrogramConfig
+        The one it was made with.
+    hop_frames, context_frames : int
+        Frames between moments, and to each side of one.
+
+    Returns
+    -------
+    features : ndarray, shape (K, M (2 context_frames + 1)), float32
+    times_s : ndarray, shape (K,), float64
     """
     config = config or SpectrogramConfig()
     # (K, M, 2 context + 1)

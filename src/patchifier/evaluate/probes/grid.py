@@ -55,9 +55,20 @@ def jukemir(
 ) -> Probed:
     """Train the grid, choose on validation, and predict the test clips with the chosen model.
 
-    Arguments and errors are those of :func:`patchifier.evaluate.probes.probe`, and the grid and its
-    schedule. `chosen` has the setting, its best step and validation score, and the number of runs
-    that reached the limit of steps.
+    Parameters and errors are those of :func:`patchifier.evaluate.probes.probe`, and:
+
+    Parameters
+    ----------
+    settings : sequence of Hyperparameters
+        The grid.
+    schedule : Schedule
+        Of validation and stopping; the protocol's by default.
+
+    Returns
+    -------
+    Probed
+        `chosen` has the setting, its best step and validation score, and the number of runs that
+        reached the limit of steps.
     """
     check(task, features, targets, splits)
     splits = with_validation(splits, seed)

@@ -34,11 +34,16 @@ def linear(
 
     With a validation split, the strength is that which does best there; without, on folds of the
     training clips, by group. Then the probe is fitted again on training and validation clips
-    together: on small sets more clips are worth more than a clip held out. C is from 1e-4 to 100,
-    alpha from 0.01 to 10,000.
+    together: on small sets more clips are worth more than a clip held out.
 
-    Arguments and errors are those of :func:`patchifier.evaluate.probes.probe`; `seed` has no
-    effect. `chosen` has the strength, C or alpha, and its validation score.
+    Logistic regression (C from 1e-4 to 100) for multiclass and multilabel tasks, ridge regression
+    (alpha from 0.01 to 10,000) for regression. Parameters and errors are those of
+    :func:`patchifier.evaluate.probes.probe`; `seed` has no effect.
+
+    Returns
+    -------
+    Probed
+        `chosen` has the strength, C or alpha, and its validation score.
     """
     check(task, features, targets, splits)
     fitted = np.concatenate([splits.train, splits.valid]).astype(np.int64)
@@ -92,11 +97,26 @@ def fit_predict(
     *,
     strength: float | None = None,
 ) -> np.ndarray:
-    """Fit a probe on training features (n, E) and predict test clips (m, E): (m, C).
+    """Fit a probe on training features and predict test clips.
 
-    Multiclass and multilabel: probabilities by logistic regression, one against the rest for tags;
-    regression: values by ridge. Without a `strength`, C is 0.1, and alpha is chosen by
-    leave-one-out.
+    Parameters
+    ----------
+    task : Task
+        Multiclass and multilabel: logistic regression (C = 0.1, one against the rest for tags);
+        regression: ridge.
+    train : ndarray, shape (n, E)
+        Features of training clips.
+    targets : ndarray, shape (n, ...)
+        As :func:`patchifier.tasks.encode_targets` gives them.
+    test : ndarray, shape (m, E)
+        Features of test clips.
+    strength : float
+        C or alpha; by default C is 0.1, and alpha is chosen by leave-one-out.
+
+    Returns
+    -------
+    ndarray, shape (m, C)
+        Probabilities, or values.
     """
     from sklearn.linear_model import LogisticRegression, RidgeCV
     from sklearn.preprocessing import StandardScaler

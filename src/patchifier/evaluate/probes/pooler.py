@@ -42,9 +42,20 @@ def paper(
     on those of most encoders; validation and stopping are those of the grid (every 8 steps, ended
     by 256 validations without a better score).
 
-    Arguments and errors are those of :func:`patchifier.evaluate.probes.probe`, and the rates and
-    the schedule. `chosen` has the rate, its best step and validation score, and the number of runs
-    that reached the limit of steps.
+    Parameters and errors are those of :func:`patchifier.evaluate.probes.probe`, and:
+
+    Parameters
+    ----------
+    rates : sequence of float
+        Learning rates to choose among.
+    schedule : Schedule
+        Of validation and stopping.
+
+    Returns
+    -------
+    Probed
+        `chosen` has the rate, its best step and validation score, and the number of runs that
+        reached the limit of steps.
     """
     check(task, features, targets, splits)
     splits = with_validation(splits, seed)

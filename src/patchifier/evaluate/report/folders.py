@@ -238,12 +238,21 @@ def method_rows(run: RunFolder, method: str, problems: list[str]) -> list[dict[s
 
 
 def read_reconstructions(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read ``reconstructions.safetensors``: arrays, and facts as text.
+    """Read ``reconstructions.safetensors``.
 
-    Arrays are ``original`` (N, M, W) float32, and for each ratio such as 0.75 ``masked_0.75`` (N,)
-    uint8 and ``reconstructed_0.75`` (N, M, W). Facts are ``clip``, ``title``, ``frame_s`` in
-    seconds, ``scale`` (value / scale is dB), ``band_hz`` (JSON), ``silence``. A missing or damaged
-    file is refused.
+    Returns
+    -------
+    arrays : dict of ndarray
+        ``original`` (N, M, W) float32, and for each ratio such as 0.75 ``masked_0.75`` (N,) uint8
+        and ``reconstructed_0.75`` (N, M, W).
+    facts : dict of str
+        ``clip``, ``title``, ``frame_s`` in seconds, ``scale`` (value / scale is dB), ``band_hz``
+        (JSON), ``silence``.
+
+    Raises
+    ------
+    RequestError
+        If the file is missing or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
